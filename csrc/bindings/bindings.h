@@ -1,0 +1,75 @@
+// What the binding files share: the registration functions, checked views of arrays, threads, and Ctrl-C.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include "kernels.h"
+
+namespace rnnfast::bindings {
+
+namespace py = pybind11;
+
+void register_config(py::module_ &module);  // instruction sets, threads, build facts
+void register_kernels(py::module_ &module); // Kernel, Dense
+
+const char *active_isa();
+std::string require_isa(const std::optional<std::string> &name); // a usable name, or ValueError
+int threads_for(int asked, double work);                         // asked <= 0: the default; small work: 1
+
+[[noreturn]] void fail(const std::string &argument, const std::string &expected, const std::string &got);
+std::string describe(py::handle value); // "float64 array of shape (3, 4)", "None", "str"
+
+using Shape = std::initializer_list<index>;
+
+// An array of exactly this dtype and shape, aligned, native; C-contiguous unless `strided`, then with unit stride in the last axis.
+py::array checked(py::handle value, const char *name, const py::dtype &dtype, Shape shape, bool writeable, bool strided);
+
+template <class T> T *contiguous(py::handle value, const char *name, Shape shape) {
+    const py::array a = checked(value, name, py::dtype::of<std::remove_const_t<T>>(), shape, !std::is_const_v<T>, false);
+    return static_cast<T *>(const_cast<void *>(a.data()));
+}
+
+template <class T> T *optional(py::handle value, const char *name, Shape shape) {
+    return value.is_none() ? nullptr : contiguous<T>(value, name, shape);
+}
+
+// [T, B, features], or [T, B] for ids and resets.
+template <class T> Strided<T> strided(py::handle value, const char *name, const py::dtype &dtype, Shape shape) {
+    const py::array a = checked(value, name, dtype, shape, !std::is_const_v<T>, true);
+    const auto item = static_cast<index>(sizeof(T));
+    return {static_cast<T *>(const_cast<void *>(a.data())), a.strides(0) / item, a.strides(1) / item};
+}
+
+// Lets Ctrl-C end a call that runs without the GIL: the kernel polls, and raise() hands the exception on.
+class Signals {
+    Interrupt interrupt_;
+    std::optional<py::error_already_set> error_;
+
+    static bool poll(void *self);
+
+  public:
+    Signals() {
+        interrupt_.poll = poll;
+        interrupt_.context = this;
+    }
+    Interrupt *interrupt() { return &interrupt_; }
+    void raise() {
+        if (error_) throw std::move(*error_);
+    }
+};
+
+// Runs work(interrupt) without the GIL; a Python exception raised by a signal handler meanwhile comes out.
+template <class Work> void without_gil(Work work) {
+    Signals signals;
+    {
+        const py::gil_scoped_release release;
+        work(signals.interrupt());
+    }
+    signals.raise();
+}
+
+} // namespace rnnfast::bindings

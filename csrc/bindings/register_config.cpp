@@ -1,0 +1,168 @@
+// Which instruction set and how many threads; facts about the build; a checksum.
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#if defined(__linux__)
+#include <sched.h>
+#endif
+#include <pthread.h>
+
+#include <pybind11/stl.h>
+
+#include "bindings/bindings.h"
+#include "isa/dispatch.h"
+
+namespace rnnfast::bindings {
+
+namespace {
+
+const char *names[max_isas];
+int names_count = 0;
+std::atomic<const char *> active{nullptr};
+std::atomic<int> default_threads{1};
+std::atomic<bool> forked{false};
+
+std::string joined() {
+    std::string text;
+    for (int i = 0; i < names_count; ++i) text += (i ? ", " : "") + std::string(names[i]);
+    return text;
+}
+
+const char *find(const std::string &name, const std::string &argument) {
+    for (int i = 0; i < names_count; ++i) {
+        if (name == names[i]) return names[i];
+    }
+    fail(argument, "one of " + joined() + " (what this build has and this CPU runs)", "'" + name + "'");
+}
+
+int usable_cpus() {
+#if defined(__linux__)
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+    const unsigned n = std::thread::hardware_concurrency();
+    return n ? static_cast<int>(n) : 1;
+}
+
+void set_threads(py::int_ n) {
+    const long value = n.cast<long>();
+    if (value < 1 || value > 4096) fail("num_threads", "an integer in 1 .. 4096", std::to_string(value));
+    default_threads = static_cast<int>(value);
+}
+
+void read_environment() {
+    names_count = available(names);
+    active = names[names_count - 1];
+    if (const char *isa = std::getenv("RNNFAST_ISA"); isa && *isa) active = find(isa, "environment variable RNNFAST_ISA");
+    default_threads = usable_cpus();
+    if (const char *text = std::getenv("RNNFAST_NUM_THREADS"); text && *text) {
+        char *end = nullptr;
+        const long n = std::strtol(text, &end, 10);
+        if (*end || n < 1 || n > 4096) fail("environment variable RNNFAST_NUM_THREADS", "an integer in 1 .. 4096", text);
+        default_threads = static_cast<int>(n);
+    }
+}
+
+std::string openmp() {
+#if defined(_OPENMP)
+#if defined(__clang__)
+    return "libomp (OpenMP " + std::to_string(_OPENMP) + ")";
+#else
+    return "libgomp (OpenMP " + std::to_string(_OPENMP) + ")";
+#endif
+#else
+    return "none";
+#endif
+}
+
+py::dict build_info() {
+    py::dict info;
+    info["version"] = RNNFAST_VERSION;
+#if defined(__clang__)
+    info["compiler"] = "Clang " __clang_version__;
+#else
+    info["compiler"] = "GCC " __VERSION__;
+#endif
+    info["openmp"] = openmp();
+    return info;
+}
+
+// Four independent multiply-xor chains over 8-byte words, then the tail: as fast as memory, and any single change shows.
+struct Hash {
+    std::uint64_t lane[4] = {0x9e3779b97f4a7c15u, 0xbf58476d1ce4e5b9u, 0x94d049bb133111ebu, 0x2545f4914f6cdd1du};
+    static constexpr std::uint64_t prime = 0x100000001b3u * 0x9e3779b1u + 2;
+
+    void add(const char *p, index bytes) {
+        std::uint64_t word[4];
+        for (; bytes >= 32; p += 32, bytes -= 32) {
+            std::memcpy(word, p, 32);
+            for (int i = 0; i < 4; ++i) mix(i, word[i]);
+        }
+        std::memset(word, 0, sizeof word);
+        if (bytes) std::memcpy(word, p, static_cast<std::size_t>(bytes));
+        for (int i = 0; i < 4 && bytes; ++i) mix(i, word[i]);
+    }
+    void mix(int i, std::uint64_t word) {
+        lane[i] = (lane[i] ^ word) * (prime | 1);
+        lane[i] ^= lane[i] >> 29;
+    }
+    std::uint64_t value() const { return lane[0] ^ (lane[1] << 1) ^ (lane[2] << 2) ^ (lane[3] << 3); }
+};
+
+void walk(const py::array &a, index axis, const char *data, Hash &hash) {
+    const index rank = a.ndim();
+    if (axis == rank) return hash.add(data, a.itemsize());
+    if (axis == rank - 1 && a.strides(axis) == a.itemsize()) return hash.add(data, a.shape(axis) * a.itemsize());
+    for (index i = 0; i < a.shape(axis); ++i) walk(a, axis + 1, data + i * a.strides(axis), hash);
+}
+
+std::uint64_t checksum(const py::array &a) {
+    if (a.dtype().has_fields() || a.dtype().kind() == 'O') fail("array", "a numeric array", describe(a));
+    Hash hash;
+    if (a.size() == 0) return hash.value();
+    const bool flat = (a.flags() & py::array::c_style) != 0;
+    const auto *data = static_cast<const char *>(a.data());
+    {
+        const py::gil_scoped_release release;
+        if (flat) {
+            hash.add(data, a.nbytes());
+        } else {
+            walk(a, 0, data, hash);
+        }
+    }
+    return hash.value();
+}
+
+} // namespace
+
+const char *active_isa() { return active; }
+
+std::string require_isa(const std::optional<std::string> &name) { return name ? find(*name, "isa") : active.load(); }
+
+// Below this many multiply-adds a second thread costs more than it saves (measured: a fork and join is 5 to 10 us).
+int threads_for(int asked, double work) {
+    constexpr double small = 4e5;
+    if (forked || work < small) return 1; // OpenMP's threads do not survive fork()
+    return asked > 0 ? asked : default_threads.load();
+}
+
+void register_config(py::module_ &module) {
+    read_environment();
+    pthread_atfork(nullptr, nullptr, [] { forked = true; });
+    module.def("isa_available", [] { return std::vector<std::string>(names, names + names_count); },
+               "Instruction sets that this build has and this CPU runs, slowest first.");
+    module.def("isa", [] { return std::string(active_isa()); }, "The instruction set that new kernels use.");
+    module.def("set_isa", [](const std::string &name) { active = find(name, "name"); }, py::arg("name"),
+               "Choose the instruction set that kernels made from now on use.");
+    module.def("build_info", build_info, "Version, compiler and OpenMP runtime.");
+    module.def("get_num_threads", [] { return default_threads.load(); });
+    module.def("set_num_threads", set_threads, py::arg("n"));
+    module.def("checksum", checksum, py::arg("array"), "A 64-bit checksum of an array's content in logical order.");
+}
+
+} // namespace rnnfast::bindings

@@ -1,0 +1,43 @@
+// LSTM, Hochreiter & Schmidhuber (1997) with the forget gate of Gers et al. (2000):
+// i, f, o = s(..), g = tanh(..), c = f * c_prev + i * g, h = o * tanh(c). tanh(c) is computed again in backward, not kept.
+#pragma once
+
+#include "cells/cell.h"
+
+namespace rnnfast::RNNFAST_ISA {
+
+struct Lstm {
+    static constexpr int gates = 4, slots = 4, x_slot = 0, phases = 1;
+    static constexpr int h_slot[] = {0, 1, 2, 3}, phase_gate[] = {0, 4};
+    static constexpr bool has_c = true, keeps_aux = true, has_direct = false;
+
+    template <int phase, class T> RNNFAST_INLINE static vec<T> start(int gate, const T *z, const T *) {
+        return load(z + gate * lanes<T>);
+    }
+
+    template <int phase, class T> RNNFAST_INLINE static vec<T> forward(const vec<T> (&sum)[4], const Unit<T> &u) {
+        const vec<T> i = sigmoid<T>(sum[0]), f = sigmoid<T>(sum[1]), g = tanh<T>(sum[2]), o = sigmoid<T>(sum[3]);
+        const vec<T> c = fma(f, load(u.c_prev), i * g);
+        store(u.aux, c);
+        if (u.keep) {
+            u.set_slot(0, i);
+            u.set_slot(1, f);
+            u.set_slot(2, g);
+            u.set_slot(3, o);
+        }
+        return o * tanh<T>(c);
+    }
+
+    template <class T> RNNFAST_INLINE static void backward(vec<T> dh, vec<T> &dc, const Unit<T> &u) {
+        const vec<T> i = u.slot(0), f = u.slot(1), g = u.slot(2), o = u.slot(3);
+        const vec<T> tanh_c = tanh<T>(load(u.aux));
+        dc = fma(dh * o, d_tanh<T>(tanh_c), dc);
+        u.set_slot(0, dc * g * d_sigmoid<T>(i));
+        u.set_slot(1, dc * load(u.c_prev) * d_sigmoid<T>(f));
+        u.set_slot(2, dc * i * d_tanh<T>(g));
+        u.set_slot(3, dh * tanh_c * d_sigmoid<T>(o));
+        dc = dc * f;
+    }
+};
+
+} // namespace rnnfast::RNNFAST_ISA

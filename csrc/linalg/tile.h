@@ -1,0 +1,101 @@
+// The register tile: R rows times Q panels of N vectors, every sum one chain of fma over k in rising order.
+//
+// All of the package's arithmetic that is not pointwise runs through the two loops below. A chain has one accumulator, whatever
+// R and Q are, so a result does not depend on its neighbours, on the tile's shape, or on where a sequence was cut: that is what
+// makes step == chunk == sequence bitwise. Rejected: several partial sums per output (faster for one row, but the cut
+// points would show) and packing the left operand (its broadcasts hit L1 anyway; row pointers give masks for free).
+#pragma once
+
+#include "parallel/team.h"
+#include "simd/vec.h"
+
+namespace rnnfast::RNNFAST_ISA {
+
+constexpr int largest_power_of_two(int n) { return n < 2 ? 1 : 2 * largest_power_of_two(n / 2); }
+
+// Tile shapes for N vectors per panel and k: as many accumulators as the register file holds beside the operands.
+template <int N> struct Shape {
+    static constexpr int budget = RNNFAST_ACCUMULATORS; // 12 of 16 registers, 24 of 32
+    static constexpr int rows = N == 3 ? budget / 3 : budget / 4;
+    static constexpr int panels(int r) {
+        const int q = largest_power_of_two(budget / (r * N));
+        return q > 8 ? 8 : q;
+    }
+};
+
+// k runs over `outer` stretches of `inner` neighbours, `step` elements apart (gates of one unit lie together in a tape row,
+// beside slots that this product leaves out).
+struct Span {
+    index outer, inner, step;
+};
+RNNFAST_INLINE Span contiguous(index k) { return {1, k, 0}; }
+
+// acc[r][q][n] += a[r] * panel[q][n]: the innermost step of all
+template <class T, int R, int Q, int N>
+RNNFAST_INLINE void multiply_add(vec<T> (&acc)[R][Q][N], const vec<T> (&a)[R], const T *panel, index stride) {
+    unroll<Q>([&](auto q) RNNFAST_LAMBDA {
+        unroll<N>([&](auto n) RNNFAST_LAMBDA {
+            const vec<T> w = load(panel + q * stride + n * lanes<T>);
+            unroll<R>([&](auto r) RNNFAST_LAMBDA { acc[r][q][n] = fma(a[r], w, acc[r][q][n]); });
+        });
+    });
+}
+
+// acc[r][q][n] += sum_k row[r][k] * panel[q][k][n]
+template <class T, int R, int Q, int N>
+RNNFAST_INLINE void accumulate(vec<T> (&acc)[R][Q][N], const T *const *row, Span k, const T *panel, index stride) {
+    for (index o = 0; o < k.outer; ++o) {
+        const index at = o * k.step;
+        for (index i = at; i < at + k.inner; ++i, panel += N * lanes<T>) {
+            vec<T> a[R];
+            unroll<R>([&](auto r) RNNFAST_LAMBDA { a[r] = broadcast(row[r][i]); });
+            multiply_add<T>(acc, a, panel, stride);
+        }
+    }
+}
+
+// acc[r][q][n] += sum_m row[m][r] * panel[q][m][n]: the transposed left operand of the weight gradients.
+template <class T, int R, int Q, int N>
+RNNFAST_INLINE void accumulate_outer(vec<T> (&acc)[R][Q][N], const T *const *row, index column, index count,
+                                     const T *panel, index stride) {
+    for (index m = 0; m < count; ++m, panel += N * lanes<T>) {
+        const T *const at = row[m] + column;
+        vec<T> a[R];
+        unroll<R>([&](auto r) RNNFAST_LAMBDA { a[r] = broadcast(at[r]); });
+        multiply_add<T>(acc, a, panel, stride);
+    }
+}
+
+// Calls f<R, Q>() for the shape that stands in (r, q).
+template <int N, int R = Shape<N>::rows, int Q = Shape<N>::panels(R), class F>
+RNNFAST_INLINE void with_shape(int r, int q, F &&f) {
+    if (r == R && q == Q) return f.template operator()<R, Q>();
+    if constexpr (Q > 1) {
+        if (r == R) return with_shape<N, R, Q / 2>(r, q, f);
+    }
+    if constexpr (R > 1) with_shape<N, R - 1>(r, q, f);
+}
+
+// Calls body(row, panel, r, q) so that every (row, panel) of the ranges is met once in a tile of r x q; enter(panel, q) before each group of
+// panels, which is the outer loop: a panel stays in L1 while the rows pass. Rows are dealt to tiles as evenly as they go,
+// so no tile is left with one row for which a fourth of the registers would do.
+template <int N, class Enter, class Body>
+RNNFAST_INLINE void sweep(Team &team, Range rows, Range panels, Enter enter, Body body) {
+    const index many = rows.end - rows.begin;
+    if (many <= 0) return;
+    const index height = many < Shape<N>::rows ? many : Shape<N>::rows;
+    const index tiles = (many + height - 1) / height, size = many / tiles, larger = many % tiles;
+    int q = Shape<N>::panels(int(height));
+    for (index panel = panels.begin; panel < panels.end && !team.stopped(many * q); panel += q) {
+        while (panel + q > panels.end) q /= 2;
+        enter(panel, q);
+        index row = rows.begin;
+        for (index t = 0; t < tiles; ++t) {
+            const int r = int(size) + (t < larger);
+            body(row, panel, r, q);
+            row += r;
+        }
+    }
+}
+
+} // namespace rnnfast::RNNFAST_ISA

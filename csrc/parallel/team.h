@@ -1,0 +1,159 @@
+// The threads of one call: who am I, how do we wait for each other, and has somebody pressed Ctrl-C.
+//
+// One parallel region per call. Rejected: a region per time step (a fork and a join cost as much as a small step) and
+// libgomp's barrier (it enters the kernel when a core is shared; a spin that yields after a while costs 0.1 us).
+#pragma once
+
+#include <ctime>
+#include <new>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#if defined(__SSE2__)
+#include <xmmintrin.h>
+#endif
+#include <sched.h>
+
+#include "kernels.h"
+#include "simd/vec.h"
+
+namespace rnnfast::RNNFAST_ISA {
+
+struct Barrier {
+    int waiting = 0, generation = 0;
+
+    void wait(int threads) {
+        if (threads == 1) return;
+        const int now = __atomic_load_n(&generation, __ATOMIC_RELAXED);
+        if (__atomic_add_fetch(&waiting, 1, __ATOMIC_ACQ_REL) == threads) {
+            __atomic_store_n(&waiting, 0, __ATOMIC_RELAXED);
+            __atomic_store_n(&generation, now + 1, __ATOMIC_RELEASE);
+            return;
+        }
+        for (int spins = 0; __atomic_load_n(&generation, __ATOMIC_ACQUIRE) == now; ++spins) {
+#if defined(__SSE2__)
+            _mm_pause();
+#endif
+            if (spins > 2000) sched_yield();
+        }
+    }
+};
+
+// Denormals are flushed to zero inside a kernel; the caller's mode is put back.
+class FlushDenormals {
+#if defined(__SSE2__)
+    unsigned saved = _mm_getcsr();
+
+  public:
+    FlushDenormals() { _mm_setcsr(saved | 0x8040); }
+    ~FlushDenormals() { _mm_setcsr(saved); }
+#elif defined(__aarch64__)
+    std::uint64_t saved;
+
+  public:
+    FlushDenormals() {
+        asm volatile("mrs %0, fpcr" : "=r"(saved));
+        asm volatile("msr fpcr, %0" ::"r"(saved | (std::uint64_t(1) << 24)));
+    }
+    ~FlushDenormals() { asm volatile("msr fpcr, %0" ::"r"(saved)); }
+#else
+  public:
+    FlushDenormals() {}
+#endif
+    FlushDenormals(const FlushDenormals &) = delete;
+    FlushDenormals &operator=(const FlushDenormals &) = delete;
+};
+
+struct Range {
+    index begin, end;
+};
+
+class Team {
+    Barrier &barrier_;
+    Interrupt *interrupt_;
+    index budget_ = polling_interval;
+    timespec polled_{};
+    static constexpr index polling_interval = 2000; // tiles between two looks at the clock, well under 10 ms
+
+  public:
+    const int rank, size;
+
+    Team(Barrier &barrier, Interrupt *interrupt, int rank_, int size_)
+        : barrier_(barrier), interrupt_(interrupt), rank(rank_), size(size_) {}
+
+    void wait() { barrier_.wait(size); }
+
+    // True once the call is to end early. Whoever sees it stops working but still meets every barrier.
+    bool stopped(index cost) {
+        if (!interrupt_) return false;
+        budget_ -= cost;
+        if (budget_ < 0) {
+            budget_ = polling_interval;
+            if (rank == 0) poll();
+        }
+        return __atomic_load_n(&interrupt_->stop, __ATOMIC_RELAXED);
+    }
+
+    // This thread's share of 0 .. count.
+    Range share(index count) const { return {count * rank / size, count * (rank + 1) / size}; }
+
+  private:
+    void poll() {
+        timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        if (polled_.tv_sec == 0) polled_ = now;
+        const double elapsed = double(now.tv_sec - polled_.tv_sec) + 1e-9 * double(now.tv_nsec - polled_.tv_nsec);
+        if (elapsed < 0.05) return;
+        polled_ = now;
+        if (interrupt_->poll(interrupt_->context)) __atomic_store_n(&interrupt_->stop, 1, __ATOMIC_RELAXED);
+    }
+};
+
+// Runs work(team) on each thread of one parallel region. The team may be smaller than asked for.
+template <class Work> void run_team(int threads, Interrupt *interrupt, Work work) {
+    Barrier barrier;
+#ifdef _OPENMP
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        const FlushDenormals flush;
+        Team team(barrier, interrupt, omp_get_thread_num(), omp_get_num_threads());
+        work(team);
+    }
+#else
+    (void)threads;
+    const FlushDenormals flush;
+    Team team(barrier, interrupt, 0, 1);
+    work(team);
+#endif
+}
+
+// Hands out 64-byte aligned pieces of one block. With no block it only counts, so a layout is written once and run twice.
+class Carver {
+    char *base_;
+
+  public:
+    std::size_t used = 0;
+
+    explicit Carver(void *base) : base_(static_cast<char *>(base)) {}
+
+    template <class U> U *take(index count) {
+        U *const piece = base_ ? reinterpret_cast<U *>(base_ + used) : nullptr;
+        used += (std::size_t(count) * sizeof(U) + 63) / 64 * 64;
+        return piece;
+    }
+};
+
+// The memory of one call, taken before the parallel region, where a failure can still be reported.
+class Memory {
+    void *data_;
+
+  public:
+    explicit Memory(std::size_t bytes) : data_(::operator new(bytes, std::align_val_t(64))) {}
+    ~Memory() { ::operator delete(data_, std::align_val_t(64)); }
+    Memory(const Memory &) = delete;
+    Memory &operator=(const Memory &) = delete;
+    void *data() const { return data_; }
+};
+
+} // namespace rnnfast::RNNFAST_ISA

@@ -1,0 +1,76 @@
+// A dense layer, y = W x + b, over any number of rows: the heads. It is the input side of a recurrent layer without the
+// recurrence, so it has that side's contracts: bitwise equal for any thread count and any cut of the rows.
+#pragma once
+
+#include "linalg/products.h"
+
+namespace rnnfast::RNNFAST_ISA {
+
+template <class T> struct Dense {
+    static constexpr int V = lanes<T>;
+    static constexpr index block_rows = 128; // rows whose left operand stays in L2 while all panels pass
+
+    static index panel_size(Sizes s) { return blocks<T>(s.hidden) * V * (s.input + 1); }
+    static index panel_size_backward(Sizes s) { return blocks<T>(s.input) * V * s.hidden; }
+
+    template <bool unpack, class Panel, class M> static void move(Sizes s, Panel *panels, const Weights<M> &w) {
+        transfer<unpack>(panels, w.weight_ih, s.hidden, s.input, 0, 1);
+        transfer<unpack>(panels + blocks<T>(s.hidden) * V * s.input, w.bias_ih, s.hidden, 1, 0, 1);
+    }
+    static void pack(Sizes s, const Weights<const T> &w, T *panels) { move<false>(s, panels, w); }
+    static void unpack(Sizes s, const T *panels, const Weights<T> &w) { move<true>(s, panels, w); }
+
+    // [input block][o][lane]: no padding over o, because dy [N, O] has none.
+    static void pack_backward(Sizes s, const Weights<const T> &w, T *panels) {
+        for (index i = 0; i < s.input; i += V) {
+            for (index o = 0; o < s.hidden; ++o, panels += V) {
+                store(panels, load(w.weight_ih + o * s.input + i, s.input - i));
+            }
+        }
+    }
+
+    static void rows_times_panels(Team &team, const DenseCall<T> &c, const T *left, index stride, index k, index outputs,
+                                  const T *bias, T *result) {
+        const Range mine = team.share(c.rows);
+        for (index first = mine.begin; first < mine.end; first += block_rows) {
+            const index end = first + block_rows < mine.end ? first + block_rows : mine.end;
+            product<1>(
+                team, {first, end}, {0, blocks<T>(outputs)}, [&](index i) RNNFAST_LAMBDA { return left + i * stride; },
+                contiguous(k), c.panels, k * V,
+                [&](index, index p, int) RNNFAST_LAMBDA { return bias ? load(bias + p * V) : vec<T>{}; },
+                [&](index i, index p, const vec<T> *sum) RNNFAST_LAMBDA {
+                    store(result + i * outputs + p * V, sum[0], outputs - p * V);
+                });
+        }
+    }
+
+    static void forward(const DenseCall<T> &c) {
+        run_team(c.threads, c.interrupt, [&](Team &team) {
+            rows_times_panels(team, c, c.x, c.x_stride, c.sizes.input, c.sizes.hidden,
+                              c.panels + blocks<T>(c.sizes.hidden) * V * c.sizes.input, c.y);
+        });
+    }
+
+    // Rows fall in the sums, as t falls in a recurrent layer's: cutting the rows and running the cuts last to first changes nothing.
+    // Rows of one step are in one call, so b rising within t, the recurrent layers' order, is not at stake here.
+    static void backward(const DenseCall<T> &c) {
+        const index I = c.sizes.input, O = c.sizes.hidden, packed_size = outer_rows * 8 * V;
+        Carver count(nullptr);
+        count.take<const T *>(c.rows);
+        count.take<T>(c.threads * packed_size);
+        const Memory memory(count.used);
+        Carver carver(memory.data());
+        const T **const left = carver.take<const T *>(c.rows);
+        T *const packed = carver.take<T>(c.threads * packed_size);
+        for (index m = 0; m < c.rows; ++m) left[m] = c.x + (c.rows - 1 - m) * c.x_stride;
+        run_team(c.threads, c.interrupt, [&](Team &team) {
+            if (c.dx) rows_times_panels(team, c, c.dy, O, O, I, nullptr, c.dx);
+            outer_product<1>(
+                team, c.rows, left, nullptr, I, team.share(blocks<T>(O)),
+                [&](index m, index p, int) RNNFAST_LAMBDA { return load(c.dy + (c.rows - 1 - m) * O + p * V, O - p * V); },
+                c.dpanels, c.dpanels + blocks<T>(O) * V * I, V, packed + team.rank * packed_size);
+        });
+    }
+};
+
+} // namespace rnnfast::RNNFAST_ISA

@@ -1,0 +1,129 @@
+// Where everything lies: a cell's panels, and what a step leaves behind for backward.
+#pragma once
+
+#include "linalg/panels.h"
+#include "parallel/team.h"
+
+namespace rnnfast::RNNFAST_ISA {
+
+template <class Cell> constexpr int phase_gates(int phase) {
+    return Cell::phase_gate[phase + 1] - Cell::phase_gate[phase];
+}
+
+// The cell's own gate g has a recurrent bias that does not simply add to the input-side one.
+template <class Cell> constexpr bool separate_bias(int gate) { return Cell::h_slot[gate] != Cell::x_slot + gate; }
+
+// Slots of one phase's recurrent-side gradients: contiguous, `first` the lowest; gate[i] is the one in slot first + i.
+template <class Cell, int phase> struct BackSlots {
+    static constexpr int count = phase_gates<Cell>(phase);
+    int first = Cell::slots, gate[count];
+
+    constexpr BackSlots() : gate{} {
+        for (int g = Cell::phase_gate[phase]; g < Cell::phase_gate[phase + 1]; ++g) {
+            first = Cell::h_slot[g] < first ? Cell::h_slot[g] : first;
+        }
+        for (int g = Cell::phase_gate[phase]; g < Cell::phase_gate[phase + 1]; ++g) gate[Cell::h_slot[g] - first] = g;
+    }
+};
+
+template <class Cell, class T> struct Layout {
+    static constexpr int V = lanes<T>, G = Cell::gates, S = Cell::slots;
+    const index I, H, P, padded;               // P unit blocks, padded = P * V
+    const index u[2], bias_ih, bias_hh, size;  // panels: W first, U by phases, then the biases [P][G][V]
+    const index back_u[2], back_w, back_size;  // backward panels
+    const index slots;                         // elements of one row's slots: P * S * V
+
+    explicit Layout(Sizes s)
+        : I(s.input), H(s.hidden), P(blocks<T>(H)), padded(P * V),
+          u{padded * G * I, padded * G * I + padded * phase_gates<Cell>(0) * H}, bias_ih(padded * G * (I + H)),
+          bias_hh(bias_ih + padded * G), size(bias_hh + padded * G), //
+          back_u{0, blocks<T>(H) * V * padded * phase_gates<Cell>(0)}, back_w(blocks<T>(H) * V * padded * G),
+          back_size(back_w + blocks<T>(I) * V * padded * G), slots(P * S * V) {}
+
+    template <bool unpack, class Panel, class M> void move(Panel *panels, const Weights<M> &w) const {
+        transfer<unpack>(panels, w.weight_ih, H, I, 0, G);
+        transfer<unpack>(panels + u[0], w.weight_hh, H, H, 0, phase_gates<Cell>(0));
+        if constexpr (Cell::phases == 2) {
+            transfer<unpack>(panels + u[1], w.weight_hh, H, H, Cell::phase_gate[1], phase_gates<Cell>(1));
+        }
+        transfer<unpack>(panels + bias_ih, w.bias_ih, H, 1, 0, G);
+        transfer<unpack>(panels + bias_hh, w.bias_hh, H, 1, 0, G);
+    }
+
+    void pack_backward(T *panels, const Weights<const T> &w) const {
+        pack_phase<0>(panels, w);
+        if constexpr (Cell::phases == 2) pack_phase<1>(panels, w);
+        int gate[G];
+        for (int g = 0; g < G; ++g) gate[g] = g;
+        pack_transposed(panels + back_w, w.weight_ih, H, I, gate, G);
+    }
+
+  private:
+    template <int phase> void pack_phase(T *panels, const Weights<const T> &w) const {
+        constexpr BackSlots<Cell, phase> back;
+        pack_transposed(panels + back_u[phase], w.weight_hh, H, H, back.gate, back.count);
+    }
+};
+
+// Rows [B][width] of the last `depth` steps, or of all of them (a tape).
+template <class T> struct History {
+    T *data = nullptr;
+    index batch = 0, width = 0, depth = 1; // depth a power of two, or 0: all steps
+
+    T *row(index t, index b) const { return data + ((depth ? t & (depth - 1) : t) * batch + b) * width; }
+};
+
+// What a sequence leaves behind: slots, h, and aux where the cell keeps it.
+template <class Cell, class T> struct Records {
+    History<T> slots, h, aux;
+
+    static index size(const Layout<Cell, T> &at, index steps, index batch) {
+        return steps * batch * (at.slots + at.padded * (1 + Cell::keeps_aux));
+    }
+
+    static Records on_tape(const Layout<Cell, T> &at, index steps, index batch, T *tape) {
+        T *const h = tape + steps * batch * at.slots;
+        return {{tape, batch, at.slots, 0}, {h, batch, at.padded, 0}, {h + steps * batch * at.padded, batch, at.padded, 0}};
+    }
+};
+
+// [B][padded] copy of a state [B, H]; null stays null.
+template <class T> struct State {
+    T *data = nullptr;
+    const T *zero = nullptr;
+    index width = 0;
+
+    static State carve(Carver &carver, const T *given, const T *zero, index batch, index width) {
+        return {given ? carver.take<T>(batch * width) : nullptr, zero, width};
+    }
+    void fill(const T *given, index batch, index units) const {
+        if (!given) return;
+        for (index b = 0; b < batch; ++b) {
+            for (index i = 0; i < width; ++i) data[b * width + i] = i < units ? given[b * units + i] : 0;
+        }
+    }
+    const T *row(index b) const { return data ? data + b * width : zero; }
+};
+
+// The four states a call may be given, and the row of zeros that stands for each that is missing.
+template <class Cell, class T> struct States {
+    T *zero;
+    State<T> h0, c0, reset_h, reset_c;
+
+    States(const Sequence<T> &call, const Layout<Cell, T> &at, Carver &carver) : zero(carver.take<T>(at.padded)) {
+        h0 = State<T>::carve(carver, call.h0, zero, call.batch, at.padded);
+        c0 = State<T>::carve(carver, call.c0, zero, call.batch, at.padded);
+        reset_h = State<T>::carve(carver, call.reset_h, zero, call.batch, at.padded);
+        reset_c = State<T>::carve(carver, call.reset_c, zero, call.batch, at.padded);
+    }
+
+    void fill(const Sequence<T> &call, const Layout<Cell, T> &at) const {
+        for (index i = 0; i < at.padded; ++i) zero[i] = 0;
+        h0.fill(call.h0, call.batch, at.H);
+        c0.fill(call.c0, call.batch, at.H);
+        reset_h.fill(call.reset_h, call.batch, at.H);
+        reset_c.fill(call.reset_c, call.batch, at.H);
+    }
+};
+
+} // namespace rnnfast::RNNFAST_ISA

@@ -1,0 +1,111 @@
+// A vector of T as wide as the instruction set that this file is compiled for.
+//
+// GCC/Clang vector extensions: they read like arithmetic and recompile per instruction set. The one thing they lack is a
+// fused multiply-add that is fused *everywhere*; -ffp-contract=fast fuses as the optimiser likes, so two copies of one
+// formula could round differently. Hence contraction is off and fma() below is the only place that names an instruction.
+// Rejected: Highway (no package index carries it, so an sdist cannot depend on it), std::experimental::simd (no NEON
+// maturity, slow compiles), intrinsics throughout (one source per instruction set).
+//
+// Everything here lives in a namespace of its own per instruction set: a function compiled with -mavx512f must never be
+// the copy that the linker keeps for an older machine. For the same reason no file below isa/ calls a function template
+// of the standard library.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#if defined(__FMA__) || defined(__AVX512F__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#if !defined(RNNFAST_ISA) || !defined(RNNFAST_VECTOR_BYTES) || !defined(RNNFAST_ACCUMULATORS)
+#error "include this file from csrc/isa/<instruction set>.cpp only"
+#endif
+
+#define RNNFAST_INLINE inline __attribute__((always_inline))
+#define RNNFAST_LAMBDA __attribute__((always_inline))
+
+namespace rnnfast::RNNFAST_ISA {
+
+using index = std::ptrdiff_t;
+
+template <class T> struct vector_of {
+    typedef T type __attribute__((vector_size(RNNFAST_VECTOR_BYTES)));
+    using bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+    typedef bits bits_type __attribute__((vector_size(RNNFAST_VECTOR_BYTES)));
+};
+template <class T> using vec = typename vector_of<T>::type;
+template <class T> using bits = typename vector_of<T>::bits_type;
+template <class T> constexpr int lanes = RNNFAST_VECTOR_BYTES / int(sizeof(T));
+
+template <int N, class F> RNNFAST_INLINE void unroll(F &&f) {
+    [&]<int... i>(std::integer_sequence<int, i...>)
+        RNNFAST_LAMBDA { (f(std::integral_constant<int, i>{}), ...); }(std::make_integer_sequence<int, N>{});
+}
+
+template <class T> RNNFAST_INLINE vec<T> load(const T *p) {
+    vec<T> v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+
+template <class T> RNNFAST_INLINE void store(T *p, vec<T> v) { __builtin_memcpy(p, &v, sizeof v); }
+
+// The first n lanes; the others are zero on load, untouched on store.
+template <class T> RNNFAST_INLINE vec<T> load(const T *p, index n) {
+    if (n >= lanes<T>) return load(p);
+    vec<T> v = {};
+    for (index i = 0; i < n; ++i) v[i] = p[i];
+    return v;
+}
+
+template <class T> RNNFAST_INLINE void store(T *p, vec<T> v, index n) {
+    if (n >= lanes<T>) return store(p, v);
+    for (index i = 0; i < n; ++i) p[i] = v[i];
+}
+
+template <class T> RNNFAST_INLINE vec<T> broadcast(T s) { return s - vec<T>{}; } // x - 0 is x for every x
+
+#if defined(__AVX512F__) && RNNFAST_VECTOR_BYTES == 64
+RNNFAST_INLINE vec<float> fma(vec<float> a, vec<float> b, vec<float> c) { return (vec<float>)_mm512_fmadd_ps(a, b, c); }
+RNNFAST_INLINE vec<double> fma(vec<double> a, vec<double> b, vec<double> c) {
+    return (vec<double>)_mm512_fmadd_pd(a, b, c);
+}
+#elif defined(__FMA__) && RNNFAST_VECTOR_BYTES == 32
+RNNFAST_INLINE vec<float> fma(vec<float> a, vec<float> b, vec<float> c) { return (vec<float>)_mm256_fmadd_ps(a, b, c); }
+RNNFAST_INLINE vec<double> fma(vec<double> a, vec<double> b, vec<double> c) {
+    return (vec<double>)_mm256_fmadd_pd(a, b, c);
+}
+#elif defined(__FMA__) && RNNFAST_VECTOR_BYTES == 64 // AVX-512's width and tiles on AVX2's instructions, for its tests
+template <class V, class Half, class F> RNNFAST_INLINE V by_halves(V a, V b, V c, F f) {
+    Half x[2], y[2], z[2];
+    __builtin_memcpy(x, &a, sizeof a);
+    __builtin_memcpy(y, &b, sizeof b);
+    __builtin_memcpy(z, &c, sizeof c);
+    z[0] = f(x[0], y[0], z[0]);
+    z[1] = f(x[1], y[1], z[1]);
+    __builtin_memcpy(&c, z, sizeof c);
+    return c;
+}
+RNNFAST_INLINE vec<float> fma(vec<float> a, vec<float> b, vec<float> c) {
+    return by_halves<vec<float>, __m256>(a, b, c, [](__m256 x, __m256 y, __m256 z) RNNFAST_LAMBDA {
+        return _mm256_fmadd_ps(x, y, z);
+    });
+}
+RNNFAST_INLINE vec<double> fma(vec<double> a, vec<double> b, vec<double> c) {
+    return by_halves<vec<double>, __m256d>(a, b, c, [](__m256d x, __m256d y, __m256d z) RNNFAST_LAMBDA {
+        return _mm256_fmadd_pd(x, y, z);
+    });
+}
+#elif defined(__aarch64__)
+RNNFAST_INLINE vec<float> fma(vec<float> a, vec<float> b, vec<float> c) { return (vec<float>)vfmaq_f32(c, a, b); }
+RNNFAST_INLINE vec<double> fma(vec<double> a, vec<double> b, vec<double> c) { return (vec<double>)vfmaq_f64(c, a, b); }
+#else
+template <class V> RNNFAST_INLINE V fma(V a, V b, V c) { return a * b + c; } // two roundings, the same two everywhere
+#endif
+
+} // namespace rnnfast::RNNFAST_ISA

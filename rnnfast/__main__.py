@@ -1,0 +1,5 @@
+"""`python -m rnnfast`: the command line."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,262 @@
+"""Every check of what a caller passes in: arrays, sizes, options.
+
+One rule for all messages: `argument: expected ..., got ...`. A bad type is a TypeError, a bad value a ValueError. The
+checks return what the rest of the package works with (aligned native arrays, plain ints), so nothing is checked twice,
+and they write nothing, so a call that fails has changed nothing.
+
+Arrays come in through `numbers`, the one place that knows what an array may be: an ndarray, anything with `__dlpack__`
+on the CPU, or what `np.asarray` makes of it. `real` then converts at most once. Rejected: `np.asarray(x, dtype)` in
+every call, which takes complex numbers (with a warning), strings of digits, and the data of a masked array without its
+mask; and a copy for every strided array, because batch-first and sliced arrays are the common case.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+Array = NDArray[Any]
+
+MAX_ELEMENTS = 2**47
+_FOREIGN_ERRORS = (TypeError, ValueError, BufferError, RuntimeError, AttributeError)
+
+
+def describe(value: object) -> str:
+    """What came, in a few words."""
+    if isinstance(value, np.ndarray):
+        kind = "array" if type(value) is np.ndarray else type(value).__name__
+        return f"{kind} of {value.dtype}, shape {_show(value.shape)}"
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def numbers(name: str, value: Any) -> Array:
+    """`value` as an ndarray of real numbers; its own memory if it has any.
+
+    Raises TypeError for masked arrays and for anything but booleans, integers and real floats.
+    """
+    array = value if type(value) is np.ndarray else _as_array(name, value)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name}: expected an array of real numbers, got {describe(value)} (dtype {array.dtype})")
+    return array
+
+
+def _as_array(name: str, value: Any) -> Array:
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name}: expected an array without a mask, got {describe(value)}; fill it, or use lengths=")
+    try:
+        foreign = not isinstance(value, np.ndarray) and hasattr(value, "__dlpack__")
+        return np.from_dlpack(value) if foreign else np.asarray(value)
+    except _FOREIGN_ERRORS as error:
+        raise TypeError(f"{name}: expected an array of real numbers, got {type(value).__name__} ({error})") from error
+
+
+def real(name: str, value: Any, dtype: np.dtype[Any], *, contiguous: bool = False, copy: bool = False) -> Array:
+    """`value` as an aligned, native array of `dtype` with unit stride in its last axis.
+
+    It is the caller's memory where that already fits, unless `copy`; else it is converted, once.
+    """
+    return _converted(numbers(name, value), dtype, contiguous, copy)
+
+
+def _converted(array: Array, dtype: np.dtype[Any], contiguous: bool, copy: bool) -> Array:
+    flags = array.flags
+    fits = flags.c_contiguous or (not contiguous and (array.shape[-1] == 1 or array.strides[-1] == array.itemsize))
+    if array.dtype == dtype and flags.aligned and fits and not copy:
+        return array
+    return np.array(array, dtype=dtype, order="C")
+
+
+def shape(name: str, array: Array, expected: tuple[int, ...], letters: str = "") -> None:
+    """ValueError unless `array` has the `expected` shape; `letters` says what its axes are."""
+    if array.shape != expected:
+        axes = f" {letters}" if letters else ""
+        raise ValueError(f"{name}: expected shape{axes} {_show(expected)}, got {_show(array.shape)}")
+
+
+def real_of_shape(
+    name: str,
+    value: Any,
+    dtype: np.dtype[Any],
+    expected: tuple[int, ...],
+    letters: str = "",
+    *,
+    contiguous: bool = False,
+    copy: bool = False,
+) -> Array:
+    """`real` of one shape, which is checked before anything is converted."""
+    array = numbers(name, value)
+    shape(name, array, expected, letters)
+    return _converted(array, dtype, contiguous, copy)
+
+
+def output(
+    name: str, out: Any, expected: tuple[int, ...], dtype: np.dtype[Any], inputs: Iterable[tuple[str, Array | None]]
+) -> Array:
+    """The caller's array to write into: it must match exactly and share no memory with an input."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"{name}: expected a NumPy array to write into, got {describe(out)}")
+    if out.dtype != dtype:
+        raise TypeError(f"{name}: expected dtype {dtype}, got {out.dtype}")
+    shape(name, out, expected)
+    for wanted in ("writeable", "c_contiguous", "aligned"):
+        if not getattr(out.flags, wanted):
+            raise ValueError(f"{name}: expected an array that is {wanted}, got one that is not")
+    for other, array in inputs:
+        if array is not None and np.may_share_memory(out, array) and np.shares_memory(out, array):
+            raise ValueError(f"{name}: expected memory of its own, got memory that it shares with {other}")
+    return out
+
+
+def ids(name: str, array: Array, count: int, lengths: Array | None) -> Array:
+    """`array` [T, B] of integers as int64 ids; those within the lengths must be in 0..count-1."""
+    if array.size and (array.min() < 0 or array.max() >= count):
+        bad = (array < 0) | (array >= count)
+        if lengths is not None:
+            bad &= np.arange(len(array))[:, None] < lengths
+        if bad.any():
+            t, b = (int(index) for index in np.argwhere(bad)[0])
+            raise ValueError(f"{name}: expected ids in 0..{count - 1}, got {array[t, b]} at step {t} of row {b}")
+    return np.array(array, dtype=np.int64) if array.dtype != np.int64 or not array.flags.aligned else array
+
+
+def integers(name: str, value: Any) -> Array:
+    """`value` as an array of integers; floats are refused even where they are whole, and so are booleans."""
+    array = numbers(name, value)
+    if not array.size and not hasattr(value, "dtype"):
+        array = array.astype(np.int64)  # an empty list has no integers to tell by
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected integers, got dtype {array.dtype}")
+    return array
+
+
+def lengths(value: Any, steps: int, rows: int, *, batched: bool = True) -> Array | None:
+    """A copy of the rows' lengths, int64 [B]; an unbatched sequence has one, a number or [1]."""
+    if value is None:
+        return None
+    array = integers("lengths", value)
+    if not batched and array.ndim == 0:
+        array = array[None]
+    shape("lengths", array, (rows,), "[B]")
+    wrong = np.flatnonzero((array < 0) | (array > steps))
+    if wrong.size:
+        raise ValueError(f"lengths: expected values in 0..T, 0..{steps}, got {array[wrong[0]]} in row {wrong[0]}")
+    return np.array(array, dtype=np.int64)
+
+
+def flags(name: str, value: Any, expected: tuple[int, ...], letters: str) -> Array | None:
+    """An array of booleans; 0 and 1 of another dtype are refused, because a mask of ids or weights looks the same."""
+    if value is None:
+        return None
+    array = numbers(name, value)
+    if not array.size and not hasattr(value, "dtype"):
+        array = array.astype(bool)
+    if array.dtype != np.bool_:
+        raise TypeError(f"{name}: expected booleans, got dtype {array.dtype}")
+    shape(name, array, expected, letters)
+    return array
+
+
+def integer(name: str, value: Any, minimum: int = 1, maximum: int | None = None) -> int:
+    """An integer of at least `minimum` and at most `maximum`; a bool is not one."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: expected an integer, got {describe(value)}")
+    if number < minimum or (maximum is not None and number > maximum):
+        wanted = f"of at least {minimum}" if maximum is None else f"in {minimum}..{maximum}"
+        raise ValueError(f"{name}: expected an integer {wanted}, got {number}")
+    return number
+
+
+def number(name: str, value: Any) -> float:
+    """A finite real number."""
+    if isinstance(value, bool | np.bool_ | str | bytes) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name}: expected a real number, got {describe(value)}")
+    try:
+        result = float(value)
+    except (TypeError, OverflowError) as error:
+        raise TypeError(f"{name}: expected a real number, got {describe(value)}") from error
+    if not math.isfinite(result):
+        raise ValueError(f"{name}: expected a finite number, got {result}")
+    return result
+
+
+def probability(name: str, value: Any) -> float:
+    """A real number in 0..1."""
+    result = number(name, value)
+    if not 0.0 <= result <= 1.0:
+        raise ValueError(f"{name}: expected a number in 0..1, got {result}")
+    return result
+
+
+def truth(name: str, value: Any) -> bool:
+    """True or False, and nothing that only passes for one."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: expected True or False, got {describe(value)}")
+    return bool(value)
+
+
+def choice(name: str, value: Any, choices: Iterable[str]) -> str:
+    """One of the strings `choices`."""
+    options = tuple(choices)
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected one of {', '.join(map(repr, options))}, got {describe(value)}")
+    if value not in options:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r}")
+    return value
+
+
+def float_dtype(name: str, value: DTypeLike) -> np.dtype[Any]:
+    """float32 or float64, native."""
+    try:
+        dtype = np.dtype(value if value is not None else np.void)  # NumPy takes None for float64
+    except TypeError:
+        dtype = np.dtype(np.void)
+    if dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise TypeError(f"{name}: expected float32 or float64, got {value!r}")
+    return dtype
+
+
+def generator(name: str, value: Any) -> np.random.Generator:
+    """`np.random.default_rng(value)` (SPEC 7)."""
+    try:
+        return np.random.default_rng(value)
+    except (TypeError, ValueError) as error:
+        kind = type(error)
+        raise kind(f"{name}: expected None, a seed or a numpy.random.Generator, got {describe(value)}") from error
+
+
+def size(name: str, value: Any) -> int:
+    """An integer in 1..2**24: what the kernels take."""
+    return integer(name, value, maximum=2**24)
+
+
+def threads(value: Any) -> int | None:
+    """The `num_threads` of one call, in 1..4096; None is the default."""
+    return None if value is None else integer("num_threads", value, maximum=4096)
+
+
+def mapping(name: str, value: Any) -> Mapping[str, Any]:
+    """A mapping from names to arrays."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name}: expected a mapping from names to arrays, got {describe(value)}")
+    return value
+
+
+def elements(count: int, **sizes: int) -> None:
+    """ValueError if an array of `count` elements, the product of `sizes`, is beyond what a machine can address."""
+    if count > MAX_ELEMENTS:
+        listed = ", ".join(f"{name}={size}" for name, size in sizes.items())
+        raise ValueError(f"{listed}: expected a product of at most 2**47 elements, got {count}")
+
+
+def _show(axes: tuple[int, ...]) -> str:
+    return f"[{', '.join(map(str, axes))}]"

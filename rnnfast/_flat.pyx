@@ -1,0 +1,222 @@
+# cython: language_level=3, freethreading_compatible=True, boundscheck=False, wraparound=False, cdivision=True
+"""One-pass loops over flat, contiguous float32 and float64 buffers: what optimisers and gradient clipping are made of.
+
+All parameters of a model lie in one buffer, its gradients in another of the same layout, so an optimiser step is one loop
+that reads every number once and writes it once. The functions here check only what keeps memory safe (dtype, size, alignment,
+writeable); what a step *means* is in `optim.py`.
+
+A) Scalars arrive as doubles and are rounded to the buffer's type once, before the loop; float32 loops stay float32 throughout.
+B) Conditions that do not change inside a loop are written inside it: the compiler makes one loop of each combination.
+C) Sums go into `LANES` independent float64 accumulators (element i into lane i mod LANES), combined in one fixed tree: the order
+   depends on the size alone, and still fills vectors.
+
+Rejected: NumPy expressions (six to ten passes and temporaries per step); threads (the loops are memory-bound, and sums would
+depend on the number of threads); the NumPy C headers (typed memoryviews do all that is needed); loops per instruction set
+(without fused multiply-add the results would be the same bits, and the time is spent on memory).
+"""
+
+from cython cimport floating
+from libc.math cimport pow, sqrt, sqrtf
+from libc.stdint cimport uintptr_t
+
+cdef enum:
+    LANES = 8
+
+
+cdef inline floating root(floating a) noexcept nogil:
+    if floating is float:
+        return sqrtf(a)
+    else:
+        return sqrt(a)
+
+
+cdef const floating* data(str name, const floating[::1] array, Py_ssize_t size) except? NULL:
+    """The address of the first element, after the checks; NULL for None."""
+    if array is None:
+        return NULL
+    if array.shape[0] != size:
+        raise ValueError(f"{name}: expected {size} elements, got {array.shape[0]}")
+    cdef const floating* first = &array[0]
+    if <uintptr_t>first % sizeof(floating) != 0:
+        raise ValueError(f"{name}: expected an aligned array, got one that starts inside an element")
+    return first
+
+
+# --- optimisers --------------------------------------------------------------------------------------------------------
+
+
+cdef void sgd_loop(
+    Py_ssize_t size, floating* p, const floating* g, floating* velocity,
+    floating lr, floating momentum, bint nesterov, floating weight_decay,
+) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef floating d, v
+    if velocity == NULL:
+        for i in range(size):
+            d = g[i] + weight_decay * p[i]
+            p[i] -= lr * d
+        return
+    for i in range(size):
+        d = g[i] + weight_decay * p[i]
+        v = momentum * velocity[i] + d
+        velocity[i] = v
+        if nesterov:
+            p[i] -= lr * (d + momentum * v)
+        else:
+            p[i] -= lr * v
+
+
+def sgd(
+    floating[::1] params not None, const floating[::1] gradients not None, floating[::1] momentum_buffer, *,
+    double lr, double momentum, bint nesterov, double weight_decay,
+):
+    """Step of stochastic gradient descent; a `momentum_buffer` of None is plain descent."""
+    cdef Py_ssize_t size = params.shape[0]
+    cdef floating* p = <floating*>data("params", params, size)
+    cdef const floating* g = data("gradients", gradients, size)
+    cdef floating* velocity = <floating*>data("momentum_buffer", momentum_buffer, size)
+    with nogil:
+        sgd_loop(size, p, g, velocity, <floating>lr, <floating>momentum, nesterov, <floating>weight_decay)
+
+
+cdef void rmsprop_loop(
+    Py_ssize_t size, floating* p, const floating* g, floating* square, floating* mean, floating* velocity,
+    floating lr, floating alpha, floating one_minus_alpha, floating eps, floating momentum, floating weight_decay,
+) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef floating d, s, m
+    for i in range(size):
+        d = g[i] + weight_decay * p[i]
+        s = alpha * square[i] + one_minus_alpha * d * d
+        square[i] = s
+        if mean != NULL:
+            m = alpha * mean[i] + one_minus_alpha * d
+            mean[i] = m
+            s = s - m * m
+            s = 0 if s < 0 else s  # a variance that rounding made negative; NaN stays
+        d = d / (root(s) + eps)
+        if velocity != NULL:
+            d = momentum * velocity[i] + d
+            velocity[i] = d
+        p[i] -= lr * d
+
+
+def rmsprop(
+    floating[::1] params not None, const floating[::1] gradients not None, floating[::1] square_avg not None,
+    floating[::1] grad_avg, floating[::1] momentum_buffer, *,
+    double lr, double alpha, double eps, double momentum, double weight_decay,
+):
+    """Step of RMSprop; `grad_avg` is None unless centred, `momentum_buffer` is None without momentum."""
+    cdef Py_ssize_t size = params.shape[0]
+    cdef floating* p = <floating*>data("params", params, size)
+    cdef const floating* g = data("gradients", gradients, size)
+    cdef floating* square = <floating*>data("square_avg", square_avg, size)
+    cdef floating* mean = <floating*>data("grad_avg", grad_avg, size)
+    cdef floating* velocity = <floating*>data("momentum_buffer", momentum_buffer, size)
+    with nogil:
+        rmsprop_loop(
+            size, p, g, square, mean, velocity, <floating>lr, <floating>alpha, <floating>(1 - alpha), <floating>eps,
+            <floating>momentum, <floating>weight_decay,
+        )
+
+
+cdef void adam_loop(
+    Py_ssize_t size, floating* p, const floating* g, floating* mean, floating* square,
+    floating beta1, floating one_minus_beta1, floating beta2, floating one_minus_beta2,
+    floating step_size, floating scale, floating eps, floating weight_decay, floating keep,
+) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef floating d, m, v
+    for i in range(size):
+        d = g[i] + weight_decay * p[i]
+        m = beta1 * mean[i] + one_minus_beta1 * d
+        v = beta2 * square[i] + one_minus_beta2 * d * d
+        mean[i] = m
+        square[i] = v
+        p[i] = keep * p[i] - step_size * (m / (root(v) * scale + eps))
+
+
+def adam(
+    floating[::1] params not None, const floating[::1] gradients not None, floating[::1] exp_avg not None,
+    floating[::1] exp_avg_sq not None, *,
+    long long step, double lr, double beta1, double beta2, double eps, double weight_decay, bint decoupled,
+):
+    """Step number `step` (the first is 1) of Adam, or of AdamW where the weight decay is `decoupled`."""
+    if step < 1:
+        raise ValueError(f"step: expected at least 1, got {step}")
+    cdef Py_ssize_t size = params.shape[0]
+    cdef floating* p = <floating*>data("params", params, size)
+    cdef const floating* g = data("gradients", gradients, size)
+    cdef floating* mean = <floating*>data("exp_avg", exp_avg, size)
+    cdef floating* square = <floating*>data("exp_avg_sq", exp_avg_sq, size)
+    cdef double step_size = lr / (1 - pow(beta1, step))
+    cdef double scale = 1 / sqrt(1 - pow(beta2, step))
+    cdef double keep = 1 - lr * weight_decay if decoupled else 1
+    cdef double coupled = 0 if decoupled else weight_decay
+    with nogil:
+        adam_loop(
+            size, p, g, mean, square, <floating>beta1, <floating>(1 - beta1), <floating>beta2, <floating>(1 - beta2),
+            <floating>step_size, <floating>scale, <floating>eps, <floating>coupled, <floating>keep,
+        )
+
+
+# --- sums and clipping -------------------------------------------------------------------------------------------------
+
+
+cdef double sum_of_squares_loop(Py_ssize_t size, const floating* a) noexcept nogil:
+    cdef double lane[LANES]
+    cdef double d
+    cdef Py_ssize_t k, _, rest = size % LANES
+    for k in range(LANES):
+        lane[k] = 0
+    for _ in range(size // LANES):
+        for k in range(LANES):
+            d = a[k]
+            lane[k] += d * d
+        a += LANES
+    for k in range(rest):
+        d = a[k]
+        lane[k] += d * d
+    return ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]))
+
+
+def sum_of_squares(const floating[::1] array not None):
+    """The sum of the squares, in float64, in an order that depends on the size alone."""
+    cdef Py_ssize_t size = array.shape[0]
+    cdef const floating* a = data("array", array, size)
+    cdef double total
+    with nogil:
+        total = sum_of_squares_loop(size, a)
+    return total
+
+
+cdef void scale_loop(Py_ssize_t size, floating* a, floating factor) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(size):
+        a[i] *= factor
+
+
+def scale(floating[::1] array not None, double factor):
+    """Multiply by `factor` in place."""
+    cdef Py_ssize_t size = array.shape[0]
+    cdef floating* a = <floating*>data("array", array, size)
+    with nogil:
+        scale_loop(size, a, <floating>factor)
+
+
+cdef void clamp_loop(Py_ssize_t size, floating* a, floating bound) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef floating d
+    for i in range(size):
+        d = a[i]
+        d = bound if d > bound else d
+        d = -bound if d < -bound else d
+        a[i] = d
+
+
+def clamp(floating[::1] array not None, double bound):
+    """Clamp to `[-bound, bound]` in place; NaN stays NaN."""
+    cdef Py_ssize_t size = array.shape[0]
+    cdef floating* a = <floating*>data("array", array, size)
+    with nogil:
+        clamp_loop(size, a, <floating>bound)

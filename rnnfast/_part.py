@@ -1,0 +1,188 @@
+"""What all parts of a model share: parameters, configuration, packed weights.
+
+A part is a recurrent layer, a cell or a head. Its attributes of the names in `_options` are its constructor's
+arguments, so that configuration, `repr` and reconstruction read one list. Kernels and packed weights are derived from
+them and from the parameters; they are left out of pickles and copies and built again.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import _checks
+from ._checks import Array
+from .parameters import Gradients, Parameters, aligned_empty
+
+__all__ = ["Packed", "Part", "from_config"]
+
+
+class Packed:
+    """A kernel with its weights packed for it, packed again only when the parameters' version has moved.
+
+    Two threads may use it at once: new panels are complete before they are put in the place of the old ones, and are
+    filed under the version that was read before the packing began.
+
+    Parameters
+    ----------
+    kernel : _core.Kernel or _core.Dense
+    params : Parameters
+    weights, biases : tuple of str
+        The names in the order of the kernel's `pack`; a bias that the parameters lack is packed as None.
+    """
+
+    def __init__(self, kernel: Any, params: Parameters, weights: tuple[str, ...], biases: tuple[str, ...]) -> None:
+        self.kernel = kernel
+        self._params = params
+        self._weights, self._all = weights, weights + biases
+        self._panels: dict[str, tuple[int, Array]] = {}
+
+    def forward(self) -> Array:
+        """The panels that forward reads."""
+        return self._current("forward", self.kernel.panel_size, self.kernel.pack, self._all)
+
+    def backward(self) -> Array:
+        """The panels that backward reads besides."""
+        return self._current("backward", self.kernel.panel_size_backward, self.kernel.pack_backward, self._weights)
+
+    def _current(self, key: str, size: int, pack: Any, names: tuple[str, ...]) -> Array:
+        version = self._params.version
+        cached = self._panels.get(key)
+        if cached is None or cached[0] != version:
+            panels = aligned_empty((size,), self._params.dtype)
+            pack(*map(self._params.get, names), panels)
+            cached = self._panels[key] = version, panels
+        return cached[1]
+
+    def load_gradients(self, gradients: Gradients | None, panels: Array) -> None:
+        """Fill gradient panels with the gradients so far, to which backward adds; None is zeros."""
+        if gradients is None:
+            panels.fill(0)
+        else:
+            self.kernel.pack(*map(gradients.get, self._all), panels)
+
+    def store_gradients(self, panels: Array, gradients: Gradients) -> None:
+        """Write gradient panels into the gradients."""
+        self.kernel.unpack(panels, *map(gradients.get, self._all))
+
+
+class Part(ABC):
+    """A part of a model. Not for use by itself."""
+
+    _options: ClassVar[tuple[str, ...]] = ()
+    _kinds: ClassVar[dict[str, Any]] = {}
+
+    params: Parameters
+    rng: np.random.Generator
+    dtype: np.dtype[Any]
+    init: str | None
+    """None where it was a function."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if not cls.__name__.startswith("_"):
+            Part._kinds.setdefault(cls.__name__, cls)
+
+    _packed: Any
+    """The part's `Packed`, or a list of them."""
+
+    @abstractmethod
+    def _pack(self) -> None:
+        """Make `_packed` from the options and `params`."""
+
+    def load(self, mapping: Mapping[str, ArrayLike]) -> None:
+        """Replace all parameters.
+
+        Parameters
+        ----------
+        mapping : mapping from str to array_like
+            Exactly the names of `params`, with their shapes.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A name is missing or unknown, or an array is not real or has another shape; nothing is written.
+        """
+        self.params.load(mapping)
+
+    def update(self, mapping: Mapping[str, ArrayLike]) -> None:
+        """Replace some parameters.
+
+        Parameters
+        ----------
+        mapping : mapping from str to array_like
+            Some of the names of `params`, with their shapes.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A name is unknown, or an array is not real or has another shape; nothing is written.
+        """
+        self.params.update(mapping)
+
+    def config(self) -> dict[str, Any]:
+        """A JSON-able description, from which `rnnfast.layers.from_config` builds an equal, freshly initialised part.
+
+        Returns
+        -------
+        dict
+            "type" and the constructor's arguments, without `rng`, and without `init` where that is a function.
+        """
+        options = {name: getattr(self, name) for name in self._options}
+        options["dtype"] = self.dtype.name
+        if self.init is not None:
+            options["init"] = self.init
+        return {"type": type(self).__name__, **options}
+
+    def __repr__(self) -> str:
+        options = self.config()
+        return f"{options.pop('type')}({', '.join(f'{name}={value!r}' for name, value in options.items())})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_packed"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._pack()
+
+    def _gradients(self, into: Gradients | None) -> Gradients:
+        """The gradients to write to: `into` if it fits these parameters, else new ones."""
+        if into is None:
+            return self.params.zeros()
+        if not isinstance(into, Gradients):
+            raise TypeError(f"into: expected Gradients or None, got {_checks.describe(into)}")
+        if into.dtype != self.params.dtype or into.shapes != self.params.shapes:
+            raise ValueError(f"into: expected the layout of params, {self.params!r}; got {into!r}")
+        return into
+
+
+def from_config(config: Mapping[str, Any], *, rng: Any = None) -> Any:
+    """Build a part from what `config()` returned.
+
+    Parameters
+    ----------
+    config : mapping
+        "type" (the class's name) and the constructor's arguments.
+    rng : optional
+        Seeds the new part's initial values and dropout, `np.random.default_rng(rng)`.
+
+    Returns
+    -------
+    RNN, LSTM, GRU, RNNCell, LSTMCell, GRUCell or Dense
+        Equal but for its freshly initialised parameters.
+
+    Raises
+    ------
+    TypeError, ValueError
+        There is no such type, or it does not take these arguments.
+    """
+    options = dict(_checks.mapping("config", config))
+    kind = _checks.choice("config['type']", options.pop("type", ""), Part._kinds)
+    try:
+        return Part._kinds[kind](rng=rng, **options)
+    except TypeError as error:
+        raise TypeError(f"config: {error}") from error

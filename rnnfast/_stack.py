@@ -1,0 +1,392 @@
+"""The recurrent parts' common body: parameters, kernels, and the walk over layers and directions.
+
+Here everything is time-major with all axes: `x[T, B, I]` (or ids `[T, B]`), `y[T, B, D*H]`, states `[L*D, B, H]`. What
+the caller's arrays look like is the business of `layers` and `cells`, which hand in views. Each layer and direction is
+one call of the binding. The two directions write into the two halves of one array, so nothing is ever concatenated; in
+backward the second direction's dx goes to scratch and is added to the first's, always in this order.
+
+Training keeps per layer its input, per direction the kernel's memory, and the dropout between layers. Gradients of the
+parameters are made in panels (the kernel's own layout) and unpacked only when the whole backward is done; gradients to
+add to are packed first, so that the sums go on where they stopped, and a call that fails has changed nothing.
+
+Rejected: a loop over layers in C++ (it would save microseconds and need dropout, its generator and all of these shapes
+there); transposing batch-first arrays (the kernels take strides).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from . import _checks, _core
+from . import init as initialisation
+from ._checks import Array
+from ._part import Packed, Part
+from .parameters import Gradients, Parameters, aligned_empty
+from .tape import Grads, Tape, recording
+
+_GATES = {"elman_tanh": 1, "elman_relu": 1, "elman_sigmoid": 1, "lstm": 4, "gru_after": 3, "gru_before": 3}
+_WEIGHTS, _BIASES = ("weight_ih", "weight_hh"), ("bias_ih", "bias_hh")
+
+States = tuple[Array, ...]
+
+
+class Run(NamedTuple):
+    """The checked arguments of one call."""
+
+    x: Array  # [T, B, I] of the layer's dtype, or ids int64 [T, B]
+    batched: bool  # whether the caller's arrays have a batch axis
+    state: States | None  # h, or h and c, each [L*D, B, H]
+    reset_state: States | None = None
+    lengths: Array | None = None  # int64 [B]
+    resets: Array | None = None  # bool [T, B]
+
+
+class Recording(NamedTuple):
+    """What a training forward keeps on its tape."""
+
+    run: Run
+    inputs: list[Array]  # of each layer, [T, B, features] or ids
+    memory: list[Array]  # of each layer and direction, the kernel's
+    dropout: list[Array]  # between layers, [T, B, D*H], each 0 or 1 / (1 - p); empty without dropout
+
+
+class Stack(Part):
+    """L layers of D directions of one kind of cell. Not for use by itself."""
+
+    _rank: ClassVar[int]
+    """The axes of a batch of real inputs."""
+    _state_axes: ClassVar[str]
+    """Those of a batch of states, for messages."""
+
+    input_size: int
+    hidden_size: int
+    bias: bool
+    num_layers: int = 1
+    bidirectional: bool = False
+    dropout: float = 0.0
+
+    def __init__(
+        self,
+        kind: str,
+        input_size: int,
+        hidden_size: int,
+        suffixes: Iterable[str],
+        *,
+        bias: bool,
+        dtype: DTypeLike,
+        rng: Any,
+        init: initialisation.Init,
+        forget_bias: float | None = None,
+    ) -> None:
+        self._kind = kind
+        self.input_size = _checks.size("input_size", input_size)
+        self.hidden_size = _checks.size("hidden_size", hidden_size)
+        self.bias = _checks.truth("bias", bias)
+        self.dtype = _checks.float_dtype("dtype", dtype)
+        self.rng = _checks.generator("rng", rng)
+        self.init = init if isinstance(init, str) else None
+        self.forget_bias = None if forget_bias is None else _checks.number("forget_bias", forget_bias)
+        self._check_size()
+        self._suffixes = tuple(suffixes)
+
+        shapes = self._shapes()
+        values = initialisation.initial(shapes, init, self.rng, n=self.hidden_size, gates=_GATES[kind])
+        if self.forget_bias is not None:
+            values |= initialisation.forget_bias(values, self.forget_bias)
+        self.params = Parameters(shapes, self.dtype)
+        self.params.load(values)
+        self._pack()
+
+    # Sizes and kernels
+
+    @property
+    def _directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @property
+    def _features(self) -> int:
+        return self._directions * self.hidden_size
+
+    def _input_size(self, k: int) -> int:
+        return self.input_size if k < self._directions else self._features
+
+    def _check_size(self) -> None:
+        rows = self._directions * _GATES[self._kind] * self.hidden_size
+        columns = self.input_size + (self.num_layers - 1) * self._features + self.num_layers * (self.hidden_size + 2)
+        sizes = {"input_size": self.input_size, "hidden_size": self.hidden_size, "num_layers": self.num_layers}
+        _checks.elements(rows * columns, **sizes)
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        rows = _GATES[self._kind] * self.hidden_size
+        shapes: dict[str, tuple[int, ...]] = {}
+        for k, suffix in enumerate(self._suffixes):
+            for name, columns in zip(_WEIGHTS, (self._input_size(k), self.hidden_size), strict=True):
+                shapes[name + suffix] = (rows, columns)
+            for name in _BIASES if self.bias else ():
+                shapes[name + suffix] = (rows,)
+        return shapes
+
+    def _pack(self) -> None:
+        self._packed = [
+            Packed(
+                _core.Kernel(self._kind, self.dtype.name, self._input_size(k), self.hidden_size),
+                self.params,
+                tuple(name + suffix for name in _WEIGHTS),
+                tuple(name + suffix for name in _BIASES),
+            )
+            for k, suffix in enumerate(self._suffixes)
+        ]
+
+    # The caller's arrays
+
+    @property
+    @abstractmethod
+    def _axes(self) -> str:
+        """The axes of a caller's input, for messages."""
+
+    @abstractmethod
+    def _sequence_shape(self, steps: int, batch: int, features: int, batched: bool) -> tuple[int, ...]:
+        """The shape of a caller's sequence."""
+
+    @abstractmethod
+    def _sequence_view(self, array: Array, batched: bool) -> Array:
+        """The time-major view of a caller's sequence."""
+
+    @abstractmethod
+    def _state_shape(self, batch: int, batched: bool) -> tuple[int, ...]:
+        """The shape of a caller's state."""
+
+    @abstractmethod
+    def _state_view(self, array: Array, batched: bool) -> Array:
+        """The view [L*D, B, H] of a caller's state."""
+
+    def _state_names(self, name: str) -> tuple[str, ...]:
+        return (f"{name}[0]", f"{name}[1]") if self._kind == "lstm" else (name,)
+
+    def _check_x(self, x: Any) -> tuple[Array, bool]:
+        """The time-major view of `x`, not yet converted (with two axes it is ids), and whether it has a batch axis."""
+        array = _checks.numbers("x", x)
+        ids = array.dtype.kind in "iu" and array.ndim < self._rank
+        batched = array.ndim + ids == self._rank
+        if not batched and array.ndim + ids != self._rank - 1:
+            expected = f"{self._axes}, or integer ids without the I axis"
+            raise ValueError(f"x: expected {expected}; got {_checks.describe(array)}")
+        if not ids and array.shape[-1] != self.input_size:
+            raise ValueError(f"x: expected {self._axes} with I={self.input_size}, got {_checks.describe(array)}")
+        return self._sequence_view(array, batched), batched
+
+    def _convert_x(self, array: Array, lengths: Array | None = None) -> Array:
+        if array.ndim == 2:
+            return _checks.ids("x", array, self.input_size, lengths)
+        return _checks.real("x", array, self.dtype)
+
+    def _check_states(
+        self, name: str, value: Any, batch: int, batched: bool, *, halves: bool = False, copy: bool = False
+    ) -> tuple[Any, ...] | None:
+        """The views [L*D, B, H] of a caller's state; with `halves`, each of an LSTM's may be None."""
+        if value is None:
+            return None
+        names = self._state_names(name)
+        if len(names) == 1:
+            value = (value,)
+        elif not isinstance(value, tuple | list) or len(value) != len(names):
+            raise TypeError(f"{name}: expected a tuple (h, c), got {_checks.describe(value)}")
+        shape = self._state_shape(batch, batched)
+
+        def check(part: str, array: Any) -> Array | None:
+            if array is None and halves:
+                return None
+            checked = _checks.real_of_shape(
+                part, array, self.dtype, shape, self._state_axes, contiguous=True, copy=copy
+            )
+            return self._state_view(checked, batched)
+
+        return tuple(check(part, array) for part, array in zip(names, value, strict=True))
+
+    def _new_sequence(self, steps: int, batch: int, features: int, batched: bool) -> Array:
+        _checks.elements(steps * batch * features, T=steps, B=batch, features=features)
+        return self._empty(self._sequence_shape(steps, batch, features, batched))
+
+    def _new_states(self, batch: int, batched: bool) -> States:
+        shape = self._state_shape(batch, batched)
+        return tuple(self._empty(shape) for _ in self._state_names(""))
+
+    def _empty(self, shape: tuple[int, ...]) -> Array:
+        """Memory for a result, aligned if it is large; a small one would only take longer to allocate."""
+        return np.empty(shape, self.dtype) if math.prod(shape) < 1024 else aligned_empty(shape, self.dtype)
+
+    def _state_views(self, states: States, batched: bool) -> States:
+        return tuple(self._state_view(array, batched) for array in states)
+
+    # Forward
+
+    def _forward(self, run: Run, y: Array, final: States, recorder: Tape | None, num_threads: int) -> None:
+        """Write `y` [T, B, D*H] and the `final` states [L*D, B, H]; with a tape, record and drop out between layers."""
+        shape = (*run.x.shape[:2], self._features)
+        kept = Recording(run, [], [], [])
+        inputs = run.x
+        for layer in range(self.num_layers):
+            if recorder is not None:
+                if layer and self.dropout:
+                    kept.dropout.append(self._drop_out(inputs, recorder, layer))
+                kept.inputs.append(inputs)
+            last = layer == self.num_layers - 1
+            outputs = y if last else _buffer(recorder, ("y", layer), shape, self.dtype)
+            for direction in range(self._directions):
+                k = layer * self._directions + direction
+                kernel, panels = self._packed[k].kernel, self._packed[k].forward()
+                memory = None
+                if recorder is not None:
+                    memory = recorder.buffer(("memory", k), (kernel.tape_size(*shape[:2]),), self.dtype)
+                    kept.memory.append(memory)
+                kernel.forward(
+                    panels,
+                    inputs,
+                    self._half(outputs, direction),
+                    *_pair(run.state, k),
+                    *_pair(final, k),
+                    **self._masks(run, k),
+                    tape=memory,
+                    num_threads=num_threads,
+                )
+            inputs = outputs
+        if recorder is not None:
+            recorder.finish(run.x, kept)
+
+    def _drop_out(self, inputs: Array, recorder: Tape, layer: int) -> Array:
+        """Draw a mask of 0 and 1 / (1 - p), multiply a layer's inputs by it, and return it."""
+        mask = recorder.buffer(("dropout", layer), inputs.shape, self.dtype)
+        self.rng.random(dtype=self.dtype.type, out=mask)
+        scale = 1.0 / (1.0 - self.dropout) if self.dropout < 1.0 else 0.0
+        np.multiply(mask >= self.dropout, self.dtype.type(scale), out=mask)
+        inputs *= mask
+        return mask
+
+    # Backward
+
+    def _backward(
+        self,
+        recorder: Any,
+        dy: Any,
+        dstate: Any,
+        into: Gradients | None,
+        input_gradient: bool,
+        num_threads: int | None,
+    ) -> Grads:
+        """All of backward, from the caller's arguments to what the caller gets."""
+        kept: Recording = recording(recorder, self, self.params)
+        run, (steps, batch) = kept.run, kept.run.x.shape[:2]
+        threads = _checks.threads(num_threads)
+        wants_dx = _checks.truth("input_gradient", input_gradient) and run.x.ndim == 3
+        dfinal = self._check_states("dstate", dstate, batch, run.batched, halves=True)
+        if dy is not None:
+            shape = self._sequence_shape(steps, batch, self._features, run.batched)
+            dy = self._sequence_view(_checks.real_of_shape("dy", dy, self.dtype, shape), run.batched)
+        gradients = self._gradients(into)
+        dx = self._new_sequence(steps, batch, self.input_size, run.batched) if wants_dx else None
+        initial = self._new_states(batch, run.batched)
+        reset = None if run.reset_state is None else self._new_states(batch, run.batched)
+
+        recorder.spend()
+        walk = _Walk(
+            recorder,
+            kept,
+            dfinal,
+            self._state_views(initial, run.batched),
+            None if reset is None else self._state_views(reset, run.batched),
+            into,
+            threads or 0,
+        )
+        for layer in reversed(range(self.num_layers)):
+            target = recorder.buffer(("dx", layer % 2), kept.inputs[layer].shape, self.dtype) if layer else None
+            if not layer and dx is not None:
+                target = self._sequence_view(dx, run.batched)
+            self._layer_backward(walk, layer, dy, target)
+            dy = target
+        for k, packed in enumerate(self._packed):
+            packed.store_gradients(walk.panels(k, packed.kernel.panel_size), gradients)
+        return Grads(dx, self._structure(initial), gradients, None if reset is None else self._structure(reset))
+
+    def _layer_backward(self, walk: _Walk, layer: int, dy: Array | None, dx: Array | None) -> None:
+        """Write dLoss/dinput of one layer into `dx`, before the dropout that made that input."""
+        kept, shared = walk.recording, None
+        for direction in range(self._directions):
+            k = layer * self._directions + direction
+            packed = self._packed[k]
+            dpanels = walk.panels(k, packed.kernel.panel_size)
+            packed.load_gradients(walk.into, dpanels)
+            if direction and dx is not None:
+                shared = walk.recorder.buffer("second dx", dx.shape, self.dtype)
+            d_reset_h, d_reset_c = _pair(walk.reset, k)
+            h0, c0 = _pair(kept.run.state, k)
+            packed.kernel.backward(
+                packed.forward(),
+                packed.backward(),
+                kept.inputs[layer],
+                kept.memory[k],
+                None if dy is None else self._half(dy, direction),
+                *_pair(walk.final, k),
+                shared if direction else dx,
+                *_pair(walk.initial, k),
+                dpanels,
+                h0=h0,
+                c0=c0,
+                **self._masks(kept.run, k),
+                d_reset_h=d_reset_h,
+                d_reset_c=d_reset_c,
+                num_threads=walk.num_threads,
+            )
+        if dx is not None:
+            if shared is not None:
+                dx += shared
+            if layer and kept.dropout:
+                dx *= kept.dropout[layer - 1]
+
+    def _half(self, sequence: Array, direction: int) -> Array:
+        return sequence[..., direction * self.hidden_size : (direction + 1) * self.hidden_size]
+
+    def _masks(self, run: Run, k: int) -> dict[str, Any]:
+        reset_h, reset_c = _pair(run.reset_state, k)
+        return {
+            "reset_h": reset_h,
+            "reset_c": reset_c,
+            "lengths": run.lengths,
+            "resets": run.resets,
+            "reverse": k % self._directions == 1,
+        }
+
+    def _structure(self, states: States) -> Any:
+        """A state as the caller knows it: the array h, or the tuple (h, c)."""
+        return states if len(states) > 1 else states[0]
+
+
+class _Walk(NamedTuple):
+    """What one backward hands from layer to layer."""
+
+    recorder: Tape
+    recording: Recording
+    final: tuple[Any, ...] | None
+    initial: States
+    reset: States | None
+    into: Gradients | None
+    num_threads: int
+
+    def panels(self, k: int, size: int) -> Array:
+        """The gradient panels of one layer and direction."""
+        return self.recorder.buffer(("dpanels", k), (size,), self.initial[0].dtype)
+
+
+def _pair(states: tuple[Any, ...] | None, k: int) -> tuple[Array | None, Array | None]:
+    """h and c of one layer and direction, each None if there is none."""
+    h, c = (*(states or ()), None, None)[:2]
+    return None if h is None else h[k], None if c is None else c[k]
+
+
+def _buffer(recorder: Tape | None, key: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    return aligned_empty(shape, dtype) if recorder is None else recorder.buffer(key, shape, dtype)

@@ -1,0 +1,305 @@
+"""The cells: one step of one layer, for programs that keep their own loop over time.
+
+A cell runs the layers' kernels with T = 1, so its steps equal a layer's to the last bit. A layer over the whole
+sequence is many times faster than a loop over a cell; a cell is for what happens between the steps.
+
+Rejected: cells of their own in NumPy (other rounding than the layers'), and a layer per cell inside (its checks and
+messages speak of sequences).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from . import _checks
+from ._checks import Array
+from ._stack import Run, Stack
+from .init import Init
+from .parameters import Gradients
+from .tape import Grads, Tape, begin
+
+__all__ = ["GRUCell", "LSTMCell", "RNNCell"]
+
+
+class _Cell(Stack):
+    """What the three cells share: everything but the choice of the arithmetic."""
+
+    _options: ClassVar[tuple[str, ...]] = ("input_size", "hidden_size", "bias")
+    _rank = 2
+    _state_axes = "[B, H]"
+
+    def __init__(self, kind: str, input_size: int, hidden_size: int, **options: Any) -> None:
+        super().__init__(kind, input_size, hidden_size, ("",), **options)
+
+    def __call__(self, x: ArrayLike, state: Any = None, *, out: Any = None) -> Any:
+        """One step; keep nothing.
+
+        Parameters
+        ----------
+        x : array_like, shape [B, I] or [I]
+            The input; or integer ids in 0..I-1, [B] or a number, that stand for one-hot vectors.
+        state : array_like, shape [B, H] or [H], or a tuple (h, c) of them for an LSTM, optional
+            The state before the step; zeros by default.
+        out : as the state, optional
+            Where to write the new state: of the cell's dtype, C-contiguous, sharing no memory with an input.
+
+        Returns
+        -------
+        ndarray or tuple of ndarray
+            The state after the step.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument is of a wrong kind, shape or range; nothing is written.
+        """
+        return self._evaluate(x, state, out, training=False)[0]
+
+    def forward(
+        self, x: ArrayLike, state: Any = None, *, out: Any = None, tape: Tape | None = None
+    ) -> tuple[Any, Tape]:
+        """One step for training: record what `backward` needs.
+
+        The tape refers to `x`, which must not change before `backward`; all else it copies.
+
+        Parameters
+        ----------
+        x, state, out
+            As in a call.
+        tape : Tape, optional
+            An old tape of this cell, to record in its memory; what it holds is lost.
+
+        Returns
+        -------
+        state
+            As from a call.
+        tape : Tape
+            For one `backward`; the one given, if one was given.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument is of a wrong kind, shape or range; nothing is written, and a tape keeps what it holds.
+        """
+        final, recorder = self._evaluate(x, state, out, training=True, old=tape)
+        assert recorder is not None
+        return final, recorder
+
+    def backward(self, tape: Tape, dstate: Any, *, into: Gradients | None = None, input_gradient: bool = True) -> Grads:
+        """The gradients of a loss, from those with respect to the new state.
+
+        Parameters
+        ----------
+        tape : Tape
+            From `forward`; it is used up.
+        dstate : as the state, or None
+            dLoss/dstate of the new state; None is zeros. Either half of an LSTM's may be None.
+        into : Gradients, optional
+            Parameter gradients to add to.
+        input_gradient : bool, optional
+            Whether to compute `grads.x`.
+
+        Returns
+        -------
+        Grads
+            `x` (None for ids), `state` and `params` (`into`, if given).
+
+        Raises
+        ------
+        TypeError, ValueError
+            The tape is used or of another cell, the parameters or the contents of `x` have changed since `forward`, or
+            an argument is of a wrong kind or shape; nothing is written, and the tape is as it was.
+        """
+        return self._backward(tape, None, dstate, into, input_gradient, None)
+
+    def _evaluate(
+        self, x: Any, state: Any, out: Any, *, training: bool, old: Tape | None = None
+    ) -> tuple[Any, Tape | None]:
+        """Check everything, then allocate, then run."""
+        sequence, batched = self._check_x(x)
+        batch = sequence.shape[1]
+        run = Run(self._convert_x(sequence), batched, self._check_states("state", state, batch, batched, copy=training))
+        final = self._new_states(batch, batched) if out is None else self._check_out(out, run)
+        recorder = begin(old, self, self.params) if training else None
+        y = self._empty((1, batch, self.hidden_size))
+        self._forward(run, y, self._state_views(final, batched), recorder, 0)
+        return self._structure(final), recorder
+
+    def _check_out(self, out: Any, run: Run) -> tuple[Array, ...]:
+        names = self._state_names("out")
+        if len(names) > 1 and (not isinstance(out, tuple | list) or len(out) != len(names)):
+            raise TypeError(f"out: expected a tuple (h, c) of arrays, got {_checks.describe(out)}")
+        arrays = tuple(out) if len(names) > 1 else (out,)
+        shape = self._state_shape(run.x.shape[1], run.batched)
+        inputs = [("x", run.x), *(("state", array) for array in run.state or ())]
+        for name, array in zip(names, arrays, strict=True):
+            inputs.append((name, _checks.output(name, array, shape, self.dtype, inputs)))
+        return arrays
+
+    # The caller's arrays: [B, features] or [features]; states [B, H] or [H].
+
+    @property
+    def _axes(self) -> str:
+        return "[B, I] or [I]"
+
+    def _sequence_shape(self, steps: int, batch: int, features: int, batched: bool) -> tuple[int, ...]:
+        return (batch, features) if batched else (features,)
+
+    def _sequence_view(self, array: Array, batched: bool) -> Array:
+        return array[None] if batched else array[None, None]
+
+    def _state_shape(self, batch: int, batched: bool) -> tuple[int, ...]:
+        return self._sequence_shape(1, batch, self.hidden_size, batched)
+
+    def _state_view(self, array: Array, batched: bool) -> Array:
+        return self._sequence_view(array, batched)
+
+
+class RNNCell(_Cell):
+    """One step of an Elman layer: `h = act(W x + b_ih + U h_prev + b_hh)`.
+
+    Parameters
+    ----------
+    input_size : int
+        The features of `x`.
+    hidden_size : int
+        The features of the state.
+    nonlinearity : {"tanh", "relu", "sigmoid"}, optional
+        The activation.
+    bias : bool, optional
+        Whether there are biases.
+    dtype : dtype-like, optional
+        float32 or float64.
+    rng : optional
+        Seeds the initial weights: `np.random.default_rng(rng)`.
+    init : {"pytorch", "xavier"} or callable, optional
+        The initial weights; see `rnnfast.init`.
+
+    Attributes
+    ----------
+    params : Parameters
+        `weight_ih` [H, I], `weight_hh` [H, H], `bias_ih` [H], `bias_hh` [H].
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of a wrong kind or range.
+    """
+
+    _options = (*_Cell._options, "nonlinearity")
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        dtype: DTypeLike = np.float32,
+        rng: Any = None,
+        init: Init = "pytorch",
+    ) -> None:
+        self.nonlinearity = _checks.choice("nonlinearity", nonlinearity, ("tanh", "relu", "sigmoid"))
+        kind = f"elman_{self.nonlinearity}"
+        super().__init__(kind, input_size, hidden_size, bias=bias, dtype=dtype, rng=rng, init=init)
+
+
+class LSTMCell(_Cell):
+    """One step of an LSTM: `c = f * c_prev + i * g`, `h = o * tanh(c)`; the state is the tuple (h, c).
+
+    Parameters
+    ----------
+    input_size : int
+        The features of `x`.
+    hidden_size : int
+        The features of h and of c.
+    bias : bool, optional
+        Whether there are biases.
+    dtype : dtype-like, optional
+        float32 or float64.
+    rng : optional
+        Seeds the initial weights: `np.random.default_rng(rng)`.
+    init : {"pytorch", "xavier"} or callable, optional
+        The initial weights; see `rnnfast.init`.
+    forget_bias : float, optional
+        The initial bias of the forget gate, in place of what `init` gives; see `rnnfast.init.forget_bias`.
+
+    Attributes
+    ----------
+    params : Parameters
+        In the gate order i, f, g, o: `weight_ih` [4*H, I], `weight_hh` [4*H, H], `bias_ih` [4*H], `bias_hh` [4*H].
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of a wrong kind or range.
+    """
+
+    _options = (*_Cell._options, "forget_bias")
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        bias: bool = True,
+        dtype: DTypeLike = np.float32,
+        rng: Any = None,
+        init: Init = "pytorch",
+        forget_bias: float | None = None,
+    ) -> None:
+        super().__init__(
+            "lstm", input_size, hidden_size, bias=bias, dtype=dtype, rng=rng, init=init, forget_bias=forget_bias
+        )
+
+
+class GRUCell(_Cell):
+    """One step of gated recurrent units: `h = (1 - z) * n + z * h_prev`.
+
+    Parameters
+    ----------
+    input_size : int
+        The features of `x`.
+    hidden_size : int
+        The features of the state.
+    reset_after : bool, optional
+        Whether the reset gate acts after the recurrent product (PyTorch) or before it (Cho et al. 2014); see `GRU`.
+    bias : bool, optional
+        Whether there are biases.
+    dtype : dtype-like, optional
+        float32 or float64.
+    rng : optional
+        Seeds the initial weights: `np.random.default_rng(rng)`.
+    init : {"pytorch", "xavier"} or callable, optional
+        The initial weights; see `rnnfast.init`.
+
+    Attributes
+    ----------
+    params : Parameters
+        In the gate order r, z, n: `weight_ih` [3*H, I], `weight_hh` [3*H, H], `bias_ih` [3*H], `bias_hh` [3*H].
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of a wrong kind or range.
+    """
+
+    _options = (*_Cell._options, "reset_after")
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        reset_after: bool = True,
+        bias: bool = True,
+        dtype: DTypeLike = np.float32,
+        rng: Any = None,
+        init: Init = "pytorch",
+    ) -> None:
+        self.reset_after = _checks.truth("reset_after", reset_after)
+        kind = "gru_after" if self.reset_after else "gru_before"
+        super().__init__(kind, input_size, hidden_size, bias=bias, dtype=dtype, rng=rng, init=init)

@@ -1,0 +1,226 @@
+"""Checkpoints: one safetensors file with a model, its optimiser's state and whatever else a run needs to go on.
+
+The file is a plain safetensors file. Its tensors are the parameters under their own names (`rnn.weight_ih_l0`, ...),
+so any safetensors reader gets the weights; the optimiser's arrays are `optimizer/...` and the caller's `extra/...`.
+What is not an array (configuration, step counts, generator states) is one JSON document in the file's metadata, in
+which a reference stands for each array.
+
+A file appears whole or not at all: it is written beside its place, flushed to the disk, and renamed onto its name. A
+run killed at any moment leaves the checkpoint before. Rejected: pickle, which runs code on loading; several metadata
+entries in place of one document, because safetensors orders them at random, and equal runs would then write unequal
+files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import layers
+from .model import Model
+
+__all__ = ["Checkpoint", "load", "save", "write_atomically"]
+
+_METADATA_KEY = "rnnfast"
+_FORMAT = "rnnfast checkpoint 1"
+_ARRAY, _TUPLE = "$array", "$tuple"
+_SECTIONS = ("optimizer", "extra")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes
+    ----------
+    path : Path
+        The file it came from.
+    model : Model or layer
+        A new model with the saved weights.
+    optimizer : dict or None
+        The optimiser's state, for its `load_state_dict`; None when none was saved.
+    extra : dict
+        What `save` was given as `extra`.
+    """
+
+    path: Path
+    model: Any
+    optimizer: dict[str, Any] | None
+    extra: dict[str, Any]
+
+
+def save(
+    path: str | os.PathLike[str], model: Any, *, optimizer: Any = None, extra: Mapping[str, Any] | None = None
+) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Parameters
+    ----------
+    path : path-like
+        The file; one that exists is replaced.
+    model : Model or layer
+        Its configuration and parameters are saved.
+    optimizer : optional
+        An optimiser; its `state_dict()` is saved.
+    extra : mapping, optional
+        Anything made of dicts with string keys, lists, tuples, arrays, numbers, strings, booleans and None.
+    """
+    tensors: dict[str, NDArray[Any]] = {name: np.asarray(value) for name, value in model.params.items()}
+    document = {
+        "format": _FORMAT,
+        "config": model.config(),
+        "optimizer": None if optimizer is None else _pack(dict(optimizer.state_dict()), "optimizer", tensors),
+        "extra": _pack(dict(extra or {}), "extra", tensors),
+    }
+    data = _safetensors().numpy.save(tensors, metadata={_METADATA_KEY: json.dumps(document)})
+    write_atomically(path, data)
+
+
+def load(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read a checkpoint and check all of it.
+
+    Parameters
+    ----------
+    path : path-like
+        A file written by `save`.
+
+    Returns
+    -------
+    Checkpoint
+        The rebuilt model, the optimiser's state and the extra.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        The file is truncated, damaged, or not a checkpoint of rnnfast.
+    """
+    path = Path(path)
+    document, tensors = _read(path)
+    try:
+        parameters = {
+            name: tensors.pop(name) for name in list(tensors) if not name.startswith(tuple(f"{s}/" for s in _SECTIONS))
+        }
+        model = _build(document["config"], parameters)
+        optimizer, extra = (_unpack(document[section], tensors) for section in _SECTIONS)
+        if tensors:
+            raise ValueError(f"tensors that nothing refers to: {', '.join(sorted(tensors))}")
+        if not isinstance(extra, dict) or not isinstance(optimizer, dict | None):
+            raise ValueError("'extra' and 'optimizer' must be objects")
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path}: not a valid rnnfast checkpoint: {reason}") from error
+    return Checkpoint(path, model, optimizer, extra)
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write `data` to `path`: at any moment, also after a crash, the file is the old one or the new one, whole."""
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error  # the caller knows no temporary file
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the renaming itself durable; Windows can neither do it nor needs it."""
+    if os.name != "nt":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise ImportError("checkpoints need safetensors: pip install rnnfast[cli]") from error
+    return safetensors
+
+
+def _pack(value: Any, name: str, tensors: dict[str, NDArray[Any]]) -> Any:
+    """The JSON form of `value`; its arrays go into `tensors`, under names that begin with `name`."""
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "biuf" or value.dtype.itemsize > 8:
+            raise TypeError(f"{name}: expected an array of booleans or real numbers, got dtype {value.dtype}")
+        tensors[name] = np.array(value, dtype=value.dtype.newbyteorder("="), order="C")
+        return {_ARRAY: name}
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str) or key.startswith("$"):
+                raise TypeError(f"{name}: expected keys that are strings not beginning with '$', got {key!r}")
+        return {key: _pack(item, f"{name}/{key}", tensors) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [_pack(item, f"{name}/{index}", tensors) for index, item in enumerate(value)]
+        return {_TUPLE: items} if isinstance(value, tuple) else items
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(
+        f"{name}: expected dicts, lists, tuples, arrays, numbers, strings or None, got {type(value).__name__}"
+    )
+
+
+def _unpack(value: Any, tensors: dict[str, NDArray[Any]]) -> Any:
+    """The inverse of `_pack`; arrays are taken out of `tensors`."""
+    if isinstance(value, list):
+        return [_unpack(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {_ARRAY}:
+        return tensors.pop(value[_ARRAY])
+    if value.keys() == {_TUPLE}:
+        return tuple(_unpack(item, tensors) for item in value[_TUPLE])
+    return {key: _unpack(item, tensors) for key, item in value.items()}
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """The metadata's document and all tensors of a file that claims to be a checkpoint."""
+    if not path.is_file():
+        what = "is not a file" if path.exists() else "does not exist"
+        raise FileNotFoundError(f"path: expected a checkpoint file, but {path} {what}")
+    safetensors = _safetensors()
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {}).get(_METADATA_KEY)
+            document = json.loads(text) if text is not None else None
+            if not isinstance(document, dict) or document.get("format") != _FORMAT:
+                found = document.get("format") if isinstance(document, dict) else None
+                raise ValueError(f"expected the format {_FORMAT!r} in its metadata, got {found!r}")
+            return document, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise ValueError(f"{path}: truncated, damaged, or not a checkpoint of rnnfast: {error}") from error
+
+
+def _build(config: Any, parameters: Mapping[str, NDArray[Any]]) -> Any:
+    """The model of a configuration, with these parameters in it."""
+    if not isinstance(config, dict):
+        raise ValueError("'config' must be an object")
+    model: Any = Model.from_config(config) if config.get("type") == "Model" else layers.from_config(config)
+    for name, value in parameters.items():
+        if name in model.params and value.dtype != model.params.dtype:
+            raise ValueError(f"{name}: expected dtype {model.params.dtype}, got {value.dtype}")
+    model.params.load(parameters)
+    return model

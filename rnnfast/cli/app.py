@@ -1,0 +1,212 @@
+"""The commands: train, sample, info.
+
+Mistakes of the user end in one line and an exit code, never in a traceback. On a terminal there is a progress bar;
+elsewhere (a file, a pipe, CI) plain lines, one per evaluation.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from .. import checkpoint, config
+from .corpus import Corpus, load
+from .sample import sample as draw
+from .train import CELLS, PRESETS, Report, Training, load_model
+
+__all__ = ["app"]
+
+_AT_LEAST_1 = click.IntRange(min=1)
+_POSITIVE = click.FloatRange(min=0, min_open=True)
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_SETTINGS = [
+    click.option("--cell", type=click.Choice(list(CELLS)), help="Kind of cell."),
+    click.option("--hidden", type=_AT_LEAST_1, help="Units per layer."),
+    click.option("--layers", type=_AT_LEAST_1, help="Layers."),
+    click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="Dropout between layers."),
+    click.option("--steps", type=_AT_LEAST_1, help="Updates in all; the learning rate's schedule ends with them."),
+    click.option("--batch-size", type=_AT_LEAST_1, help="Places of the text read side by side."),
+    click.option("--window", type=_AT_LEAST_1, help="Characters per row and update (k1)."),
+    click.option("--truncation", type=_AT_LEAST_1, help="Characters that gradients flow back (k2 >= k1)."),
+    click.option("--lr", type=_POSITIVE, help="Highest learning rate."),
+    click.option("--clip", type=_POSITIVE, help="Bound for the gradient's norm."),
+    click.option("--seed", type=click.IntRange(min=0), help="Seed of weights and dropout."),
+]
+_threads = click.option("--threads", type=_AT_LEAST_1, help="Most threads to use; results do not depend on it.")
+
+
+def _settings(command: Any) -> Any:
+    for option in reversed(_SETTINGS):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """What the user got wrong, in one line."""
+    try:
+        yield
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise click.ClickException(f"{where}{error.strerror or error}") from error
+    except (ValueError, TypeError, FloatingPointError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(package_name="rnnfast")
+def app() -> None:
+    """Recurrent networks for NumPy."""
+
+
+@app.command()
+@click.option("--text", type=_FILE, help="UTF-8 text to learn.  [default: Python's help topics]")
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="Settings to begin with.  [default: default]")
+@_settings
+@click.option("--checkpoint", "path", type=_FILE, default="rnnfast-char.safetensors", help="File to write and resume.")
+@click.option("--checkpoint-every", type=_AT_LEAST_1, default=200, help="Updates between checkpoints.")
+@click.option("--eval-every", type=_AT_LEAST_1, default=200, help="Updates between evaluations.")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint.")
+@click.option("--overwrite", is_flag=True, help="Begin anew though the checkpoint exists.")
+@click.option("--curve", type=_FILE, help="CSV file to write the evaluations to.")
+@click.option("--sample-length", type=click.IntRange(min=0), default=300, help="Characters to draw at the end.")
+@_threads
+def train(
+    text: Path | None,
+    preset: str | None,
+    path: Path,
+    checkpoint_every: int,
+    eval_every: int,
+    resume: bool,
+    overwrite: bool,
+    curve: Path | None,
+    sample_length: int,
+    threads: int | None,
+    **given: Any,
+) -> None:
+    """Train a character model by truncated backpropagation through time.
+
+    Prints bits per character on training and held-out text, characters per second and the gradient's norm, and at the
+    end a sample. A run that was stopped, however, goes on with --resume and ends with bitwise the same weights.
+    """
+    if resume and overwrite:
+        raise click.UsageError("--resume and --overwrite exclude each other.")
+    if path.exists() and not (resume or overwrite):
+        raise click.ClickException(f"--checkpoint: {path} exists; go on with --resume, or begin anew with --overwrite")
+    given = {name: value for name, value in given.items() if value is not None}
+    with _one_line():
+        corpus = load(text)
+        training = _begin(path, corpus, preset, given, resume, threads)
+        _describe(training)
+        _write_curve(
+            curve, training.history
+        )  # whether this and the checkpoint can be written shows now, not at the end
+        if not resume:
+            training.save(path)
+        try:
+            _run(training, path, checkpoint_every, eval_every, curve)
+        except KeyboardInterrupt:
+            raise click.ClickException(f"stopped after step {training.step}; go on from {path} with --resume") from None
+        click.echo(f"\n{_sample(training, sample_length, threads)}")
+
+
+def _begin(
+    path: Path, corpus: Corpus, preset: str | None, given: dict[str, Any], resume: bool, threads: int | None
+) -> Training:
+    """A new run, or the one in the checkpoint if it has the settings that are given."""
+    if resume:
+        expected = asdict(PRESETS[preset]) | given if preset else given
+        return Training.resume(path, corpus, expected, num_threads=threads)
+    return Training(corpus, replace(PRESETS[preset or "default"], **given), num_threads=threads)
+
+
+def _describe(training: Training) -> None:
+    corpus, settings = training.corpus, training.settings
+    click.echo(
+        f"{len(corpus.train):,} characters to learn, {len(corpus.held_out):,} held out, "
+        f"{len(corpus.vocabulary)} distinct; {settings.layers} x {settings.cell} of {settings.hidden}, "
+        f"{training.model.params.size:,} parameters; step {training.step} of {settings.steps}"
+    )
+
+
+def _run(training: Training, path: Path, checkpoint_every: int, eval_every: int, curve: Path | None) -> None:
+    """All steps that are left. Evaluations come before checkpoints, which hold them."""
+    # disable=None: no bar where standard error is no terminal.
+    with tqdm(total=training.settings.steps, initial=training.step, unit="step", disable=None, leave=False) as bar:
+        while not training.done:
+            training.advance()
+            bar.update()
+            if training.step % eval_every == 0 or training.done:
+                bar.clear()
+                click.echo(_line(training.report()))
+                _write_curve(curve, training.history)
+            if training.step % checkpoint_every == 0 or training.done:
+                training.save(path)
+
+
+def _line(report: Report) -> str:
+    return (
+        f"step {report.step:6d}  train {report.train_bpc:.3f}  held out {report.held_out_bpc:.3f} bits per character  "
+        f"{report.chars_per_second:9,.0f} characters/s  gradient norm {report.grad_norm:.3f}"
+    )
+
+
+def _write_curve(curve: Path | None, history: list[Report]) -> None:
+    if curve is None:
+        return
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(Report._fields)
+    writer.writerows(history)
+    checkpoint.write_atomically(curve, table.getvalue().encode())
+
+
+def _sample(training: Training, length: int, threads: int | None) -> str:
+    """A prompt from the held-out text and what the model makes of it."""
+    vocabulary = training.corpus.vocabulary
+    prompt = "".join(vocabulary[i] for i in training.corpus.held_out[:40])
+    options: dict[str, Any] = {"temperature": 0.7, "rng": training.settings.seed, "num_threads": threads}
+    return f"{prompt}|{draw(training.model, vocabulary, prompt, length, **options)}"
+
+
+@app.command()
+@click.argument("path", metavar="CHECKPOINT", type=_FILE)
+@click.option("--prompt", default="\n", show_default="a new line", help="Text to continue.")
+@click.option("--length", type=click.IntRange(min=0), default=500, help="Characters to draw.")
+@click.option("--temperature", type=click.FloatRange(min=0), default=0.7, help="0 takes the likeliest character.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of the draws.  [default: another each time]")
+@_threads
+def sample(path: Path, prompt: str, length: int, temperature: float, seed: int | None, threads: int | None) -> None:
+    """Let the model of CHECKPOINT continue a prompt."""
+    with _one_line():
+        model, extra = load_model(path)
+        options: dict[str, Any] = {"temperature": temperature, "rng": seed, "num_threads": threads}
+        click.echo(prompt + draw(model, extra["vocabulary"], prompt, length, **options))
+
+
+@app.command()
+@click.argument("path", metavar="[CHECKPOINT]", type=_FILE, required=False)
+def info(path: Path | None) -> None:
+    """Show the build and its configuration, or what CHECKPOINT holds."""
+    if path is None:
+        config.show_config()
+        return
+    with _one_line():
+        model, extra = load_model(path)
+    for name, part in model.parts.items():
+        click.echo(f"{name}: {part!r}")
+    click.echo(f"parameters: {model.params.size:,} of {model.dtype}")
+    click.echo(f"vocabulary: {len(extra['vocabulary'])} characters {extra['vocabulary']!r}")
+    for name, value in extra["settings"].items():
+        click.echo(f"{name}: {value}")
+    click.echo(f"step: {extra['step']}")
+    for row in extra["history"]:
+        click.echo(_line(Report(*row)))

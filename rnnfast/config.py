@@ -1,0 +1,101 @@
+"""What is installed and in use: version, instruction set, threads, compiler, extras."""
+
+from __future__ import annotations
+
+import os
+import re
+from importlib import metadata
+from typing import Any, TextIO
+
+from . import _checks, _core
+
+__all__ = ["get_num_threads", "info", "set_num_threads", "show_config", "version"]
+
+
+def version() -> str:
+    """The version of the installed package.
+
+    Returns
+    -------
+    str
+    """
+    return metadata.version("rnnfast")
+
+
+def get_num_threads() -> int:
+    """The most threads that a call uses, unless its `num_threads` says otherwise.
+
+    It is what `set_num_threads` set, else `RNNFAST_NUM_THREADS`, else the number of CPUs that this process may use.
+
+    Returns
+    -------
+    int
+    """
+    return _core.get_num_threads()
+
+
+def set_num_threads(num_threads: int) -> None:
+    """Set the most threads that a call uses. Results do not depend on it.
+
+    Parameters
+    ----------
+    num_threads : int
+        In 1..4096.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is not such a number.
+    """
+    _core.set_num_threads(_checks.integer("num_threads", num_threads, maximum=4096))
+
+
+def info() -> dict[str, Any]:
+    """What `show_config` prints.
+
+    Returns
+    -------
+    dict
+        "version", "isa" (in use), "isa_available", "RNNFAST_ISA" (None where it is not set), "num_threads", what the
+        build says of itself ("compiler", "openmp", ...), and "extras": the version of each optional package, None where
+        it is not installed.
+    """
+    return {
+        "version": version(),
+        "isa": _core.isa(),
+        "isa_available": _core.isa_available(),
+        "RNNFAST_ISA": os.environ.get("RNNFAST_ISA"),
+        "num_threads": get_num_threads(),
+        **_core.build_info(),
+        "extras": {name: _installed(name) for name in _optional_packages()},
+    }
+
+
+def show_config(file: TextIO | None = None) -> None:
+    """Print version, instruction set, threads, OpenMP, compiler and extras.
+
+    Parameters
+    ----------
+    file : text file, optional
+        Where to print; the standard output by default.
+    """
+    for name, value in info().items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {found or 'not installed'}" for key, found in value.items())
+        elif isinstance(value, list | tuple):
+            value = ", ".join(map(str, value))
+        print(f"{name}: {value if value not in (None, '') else 'not set'}", file=file)
+
+
+def _optional_packages() -> list[str]:
+    """The packages that the extras of this one require."""
+    optional = [line for line in metadata.requires("rnnfast") or () if "extra ==" in line]
+    names = (re.match(r"[\w.-]+", line) for line in optional)
+    return sorted({name.group() for name in names if name is not None} - {"rnnfast"})
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,233 @@
+"""Initial values of parameters.
+
+Each function returns new float64 values, so that one seed gives a float32 and a float64 layer the same weights but for
+rounding. The stacked matrix `[G*H, I]` of a gated cell is G matrices `[H, I]`: where a scheme depends on the number of
+inputs and outputs, or makes a matrix orthogonal, it is one such block that counts, and each is drawn by itself.
+
+The named schemes, for `init=` of layers, cells and heads:
+
+- "pytorch" (default): everything from U(-1/sqrt(n), 1/sqrt(n)), n the hidden size (for a head, the input size).
+- "xavier": Xavier uniform for input weights and heads, orthogonal recurrent weights, zero biases.
+
+Or a function `init(name, shape, rng)` that returns an array for each parameter.
+
+Sources: Xavier: Glorot & Bengio, "Understanding the difficulty of training deep feedforward neural networks" (2010).
+Orthogonal: Saxe, McClelland & Ganguli, "Exact solutions to the nonlinear dynamics of learning in deep linear neural
+networks" (2014). Forget bias: Jozefowicz, Zaremba & Sutskever, "An empirical exploration of recurrent network
+architectures" (2015).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import _checks
+from ._checks import Array
+
+__all__ = ["SCHEMES", "forget_bias", "orthogonal", "uniform", "xavier_normal", "xavier_uniform", "zeros"]
+
+SCHEMES = ("pytorch", "xavier")
+
+Init = str | Callable[[str, tuple[int, ...], np.random.Generator], ArrayLike]
+Draw = Callable[[tuple[int, ...], np.random.Generator], Array]
+
+
+def uniform(shape: tuple[int, ...], n: int, rng: Any = None) -> Array:
+    """PyTorch's default: U(-1/sqrt(n), 1/sqrt(n)).
+
+    Parameters
+    ----------
+    shape : tuple of int
+    n : int
+        The hidden size of a recurrent layer, the input size of a head.
+    rng : optional
+        A seed or a generator, `np.random.default_rng(rng)`.
+
+    Returns
+    -------
+    ndarray of float64
+    """
+    bound = 1.0 / math.sqrt(_checks.integer("n", n))
+    return _checks.generator("rng", rng).uniform(-bound, bound, _shape(shape))
+
+
+def xavier_uniform(shape: tuple[int, ...], rng: Any = None, *, gain: float = 1.0) -> Array:
+    """Uniform values of variance 2 gain^2 / (outputs + inputs).
+
+    Parameters
+    ----------
+    shape : tuple of int
+        [outputs, inputs] of one gate.
+    rng : optional
+        A seed or a generator, `np.random.default_rng(rng)`.
+    gain : float, optional
+
+    Returns
+    -------
+    ndarray of float64
+    """
+    bound = math.sqrt(3.0) * _xavier_scale(shape, gain)
+    return _checks.generator("rng", rng).uniform(-bound, bound, shape)
+
+
+def xavier_normal(shape: tuple[int, ...], rng: Any = None, *, gain: float = 1.0) -> Array:
+    """Normal values of variance 2 gain^2 / (outputs + inputs).
+
+    Parameters
+    ----------
+    shape : tuple of int
+        [outputs, inputs] of one gate.
+    rng : optional
+        A seed or a generator, `np.random.default_rng(rng)`.
+    gain : float, optional
+
+    Returns
+    -------
+    ndarray of float64
+    """
+    return _checks.generator("rng", rng).normal(0.0, _xavier_scale(shape, gain), shape)
+
+
+def orthogonal(shape: tuple[int, ...], rng: Any = None, *, gain: float = 1.0) -> Array:
+    """A random matrix with orthonormal rows or columns, whichever are fewer, times `gain`.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        [outputs, inputs] of one gate.
+    rng : optional
+        A seed or a generator, `np.random.default_rng(rng)`.
+    gain : float, optional
+
+    Returns
+    -------
+    ndarray of float64
+    """
+    rows, columns = _matrix(shape)
+    normal = _checks.generator("rng", rng).normal(size=(max(rows, columns), min(rows, columns)))
+    q, r = np.linalg.qr(normal)
+    q *= np.where(np.diag(r) < 0, -1.0, 1.0)  # without the signs, q would not be uniformly distributed
+    return _checks.number("gain", gain) * (q if rows >= columns else q.T)
+
+
+def zeros(shape: tuple[int, ...], rng: Any = None) -> Array:
+    """Zeros; `rng` is taken, and not used, so that all of these functions are called alike.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    rng : optional
+
+    Returns
+    -------
+    ndarray of float64
+    """
+    return np.zeros(_shape(shape))
+
+
+def forget_bias(params: Mapping[str, ArrayLike], value: float = 1.0) -> dict[str, Array]:
+    """The biases of an LSTM with those of the forget gates replaced, so that it begins by remembering.
+
+    Parameters
+    ----------
+    params : mapping from str to array_like
+        An LSTM's or LSTMCell's parameters.
+    value : float, optional
+        The forget gates' total bias: it is put into `bias_ih`, and that part of `bias_hh` is zero.
+
+    Returns
+    -------
+    dict
+        New arrays of all biases, for `layer.update`.
+
+    Raises
+    ------
+    ValueError
+        There are no biases.
+
+    Examples
+    --------
+    >>> layer = rnnfast.LSTM(3, 4)
+    >>> layer.update(rnnfast.init.forget_bias(layer.params, 1.0))
+    """
+    value = _checks.number("forget_bias", value)
+    biases = {name: np.array(array) for name, array in _checks.mapping("params", params).items() if "bias_" in name}
+    if not biases:
+        raise ValueError("forget_bias: expected parameters with biases, got none (bias=False)")
+    for name, array in biases.items():
+        hidden = len(array) // 4
+        array[hidden : 2 * hidden] = value if "bias_ih" in name else 0.0
+    return biases
+
+
+def initial(
+    shapes: Mapping[str, tuple[int, ...]], init: Init, rng: np.random.Generator, *, n: int, gates: int = 1
+) -> dict[str, Array]:
+    """The initial values of a part's parameters, drawn in order.
+
+    Parameters
+    ----------
+    shapes : mapping from str to tuple of int
+    init : str or callable
+        A named scheme or a function of name, shape and rng.
+    rng : numpy.random.Generator
+    n : int
+        What the "pytorch" scheme divides by.
+    gates : int, optional
+        The number of blocks in each parameter.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    TypeError, ValueError
+        There is no such scheme, or the function returned something else than real values of the shape.
+    """
+    if not callable(init):
+        scheme = _checks.choice("init", init, SCHEMES)
+
+    values = {}
+    for name, shape in shapes.items():
+        if callable(init):
+            value = _checks.numbers(f"init({name!r})", init(name, shape, rng))
+            _checks.shape(f"init({name!r})", value, shape)
+        elif scheme == "pytorch":
+            value = uniform(shape, n, rng)
+        else:
+            value = _blocks(_xavier_draw(name), shape, gates, rng)
+        values[name] = value
+    return values
+
+
+def _xavier_draw(name: str) -> Draw:
+    if name.startswith("bias"):
+        return zeros
+    return orthogonal if name.startswith("weight_hh") else xavier_uniform
+
+
+def _blocks(draw: Draw, shape: tuple[int, ...], gates: int, rng: np.random.Generator) -> Array:
+    block = (shape[0] // gates, *shape[1:])
+    return np.concatenate([draw(block, rng) for _ in range(gates)])
+
+
+def _shape(shape: Any) -> tuple[int, ...]:
+    return tuple(_checks.integer("shape", axis, 0) for axis in shape)
+
+
+def _matrix(shape: Any) -> tuple[int, int]:
+    axes = _shape(shape)
+    if len(axes) != 2:
+        raise ValueError(f"shape: expected [outputs, inputs], got {list(axes)}")
+    return axes[0], axes[1]
+
+
+def _xavier_scale(shape: Any, gain: float) -> float:
+    rows, columns = _matrix(shape)
+    return _checks.number("gain", gain) * math.sqrt(2.0 / max(rows + columns, 1))

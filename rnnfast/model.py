@@ -1,0 +1,429 @@
+"""Model: layers and heads in a row, on one flat parameter buffer.
+
+A model is called as a layer is, and keeps the same promises; its state is a dict from part name to state. When the
+parts join a model, their parameters move into its buffer and become views of it, so an optimiser, clipping and a
+checkpoint see one array, and the parts' packed weights see one version. Gradients are one array too: each part adds
+to its slice.
+
+Heads work on single steps and know nothing of lengths. So the model blanks beyond them what goes into a head and what
+comes out of it: predictions there are zero, and neither `x` nor `dy` is read there, as in a layer.
+
+Rejected: a graph of parts (two heads or a skip connection are a few lines in the caller's own loop); copying the
+parts (the caller's `layer` and the model's would silently drift apart); attribute access to parts, which could
+collide with methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import _checks
+from ._checks import Array
+from .heads import Dense
+from .layers import GRU, LSTM, RNN, from_config
+from .parameters import Gradients, Parameters, Store
+from .tape import Grads, Tape, begin, recording
+
+__all__ = ["Model", "ModelTape"]
+
+_Part = RNN | LSTM | GRU | Dense
+
+
+class ModelTape(Tape):
+    """A model's tape: those of its parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: dict[str, Tape] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of memory held, without the input."""
+        return sum(tape.nbytes for tape in self.parts.values())
+
+
+class _Rows(NamedTuple):
+    """Where the rows of one call end."""
+
+    lengths: Array | None  # int64 [B]; None where no row ends early
+    batched: bool
+    batch_first: bool
+
+    def blank(self, sequence: Array) -> Array:
+        """Zero in place what lies beyond the lengths."""
+        if self.lengths is not None:
+            if not self.batched:
+                sequence[self.lengths[0] :] = 0
+            else:
+                view = sequence.swapaxes(0, 1) if self.batch_first else sequence
+                view[np.arange(len(view))[:, None] >= self.lengths] = 0
+        return sequence
+
+    def blanked(self, name: str, sequence: ArrayLike, dtype: np.dtype[Any]) -> ArrayLike:
+        """A blanked copy of a caller's sequence, or the sequence itself where no row ends early."""
+        return sequence if self.lengths is None else self.blank(_checks.real(name, sequence, dtype, copy=True))
+
+
+class Model:
+    """Recurrent layers and heads, each working on the output of the one before.
+
+    Parameters
+    ----------
+    **parts : RNN, LSTM, GRU or Dense
+        In order. Their sizes and dtypes must fit, `batch_first` be the same for all layers, and each part be in this
+        model alone.
+
+    Attributes
+    ----------
+    params : Parameters
+        All parameters: ``name.weight_ih_l0``, ... on one buffer; the parts' own `params` are views of it.
+    dtype : numpy.dtype
+    batch_first, bidirectional : bool
+        Of the layers; `bidirectional` if any is.
+    """
+
+    def __init__(self, **parts: _Part) -> None:
+        _check_parts(parts)
+        self._parts: dict[str, Any] = dict(parts)
+        layers = [part for part in parts.values() if not isinstance(part, Dense)]
+        self.dtype = next(iter(parts.values())).dtype
+        self.batch_first = bool(layers) and layers[0].batch_first
+        self.bidirectional = any(layer.bidirectional for layer in layers)
+        shapes = {f"{name}.{key}": shape for name, part in parts.items() for key, shape in part.params.shapes.items()}
+        store = Store(sum(part.params.size for part in parts.values()), self.dtype)
+        self._offsets: dict[str, int] = {}
+        offset = 0
+        for name, part in parts.items():
+            part.params.adopt(store, offset)
+            vars(part)["_in_model"] = True
+            self._offsets[name] = offset
+            offset += part.params.size
+        self.params = Parameters(shapes, self.dtype, store)
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The parts by name, in order."""
+        return dict(self._parts)
+
+    def __repr__(self) -> str:
+        return f"Model({', '.join(f'{name}={part!r}' for name, part in self._parts.items())})"
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        state: Mapping[str, Any] | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
+        reset_state: Mapping[str, Any] | None = None,
+        out: Array | None = None,
+        logits: bool = False,
+        num_threads: int | None = None,
+    ) -> tuple[Array, dict[str, Any]]:
+        """Run the model: inference, which keeps nothing.
+
+        Parameters
+        ----------
+        x : array_like
+            [T, B, I], ids [T, B] if the first part is a layer, or unbatched [T, I], [T]; see the layers.
+        state, reset_state : mapping, optional
+            States by the names of the layers among the parts; those left out are zeros.
+        lengths, resets : array_like, optional
+            As for a layer. Beyond the lengths the prediction is 0.
+        out : ndarray, optional
+            Receives the prediction.
+        logits : bool
+            The last part, which must be a head then, skips its activation.
+        num_threads : int, optional
+            As for a layer.
+
+        Returns
+        -------
+        y : ndarray
+            The last part's output.
+        state : dict
+            The final states of the layers.
+        """
+        y, states, _ = self._evaluate(x, state, reset_state, lengths, resets, out, logits, num_threads, None)
+        return y, states
+
+    def forward(
+        self,
+        x: ArrayLike,
+        state: Mapping[str, Any] | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
+        reset_state: Mapping[str, Any] | None = None,
+        out: Array | None = None,
+        tape: Tape | None = None,
+        logits: bool = False,
+        num_threads: int | None = None,
+    ) -> tuple[Array, dict[str, Any], Tape]:
+        """Run the model for training: with dropout, and a tape for `backward`.
+
+        Parameters
+        ----------
+        x, state, lengths, resets, reset_state, out, logits, num_threads
+            As for inference.
+        tape : Tape, optional
+            An old tape of this model, whose memory is used again.
+
+        Returns
+        -------
+        y : ndarray
+        state : dict
+        tape : Tape
+            For one backward.
+        """
+        recorder = begin(ModelTape() if tape is None else tape, self, self.params)
+        if not isinstance(recorder, ModelTape):
+            raise TypeError("tape: expected a tape of a Model, got one of no part")
+        y, states, rows = self._evaluate(x, state, reset_state, lengths, resets, out, logits, num_threads, recorder)
+        first: Any = recorder.parts[next(iter(self._parts))]
+        recorder.finish(first._x, rows)
+        return y, states, recorder
+
+    def backward(
+        self,
+        tape: Tape,
+        dy: ArrayLike | None,
+        dstate: Mapping[str, Any] | None = None,
+        *,
+        into: Gradients | None = None,
+        input_gradient: bool = True,
+        num_threads: int | None = None,
+    ) -> Grads:
+        """Gradients of a loss, from those with respect to the prediction and the final states.
+
+        Parameters
+        ----------
+        tape : Tape
+            Of a forward of this model; it is used up.
+        dy : array_like or None
+            dLoss/dy, or dLoss/dlogits if the forward gave logits; None is zeros.
+        dstate : mapping, optional
+            dLoss/dstate by the names of the layers; those left out are zeros.
+        into : Gradients, optional
+            Gradients of `params` to add to.
+        input_gradient : bool
+            Whether ``grads.x`` is wanted.
+        num_threads : int, optional
+            As for a layer.
+
+        Returns
+        -------
+        Grads
+            As a layer's, `state` and `reset_state` by the layers' names. If anything is wrong, nothing has been
+            added.
+        """
+        rows: _Rows = recording(tape, self, self.params)
+        tapes = tape.parts  # type: ignore[attr-defined]  # `forward` makes no others
+        _checks.truth("input_gradient", input_gradient), _checks.threads(num_threads)
+        given = self._by_layer("dstate", dstate)
+        self._check_dstates(given, tapes)
+        gradients = self._gradients(into)
+        names = list(self._parts)
+        head_last = isinstance(self._parts[names[-1]], Dense)
+        d: Any = rows.blanked("dy", dy, self.dtype) if head_last and dy is not None else dy
+        states: dict[str, Any] = {}
+        reset_states: dict[str, Any] = {}
+        for name in reversed(names):
+            part = self._parts[name]
+            options: dict[str, Any] = {
+                "into": self._slice(gradients, name),
+                "input_gradient": input_gradient or name != names[0],
+                "num_threads": num_threads,
+            }
+            if not isinstance(part, Dense):
+                d, states[name], _, reset_states[name] = part.backward(tapes[name], d, given.get(name), **options)
+            elif d is not None:
+                d = part.backward(tapes[name], d, **options).x
+        tape.spend()
+        has_reset_states = any(value is not None for value in reset_states.values())
+        return Grads(d, dict(reversed(states.items())), gradients, reset_states if has_reset_states else None)
+
+    def load(self, mapping: Mapping[str, ArrayLike]) -> None:
+        """Replace all parameters; see `Parameters.load`."""
+        self.params.load(mapping)
+
+    def update(self, mapping: Mapping[str, ArrayLike]) -> None:
+        """Replace some parameters; see `Parameters.update`."""
+        self.params.update(mapping)
+
+    def config(self) -> dict[str, Any]:
+        """A JSON-able description from which `from_config` builds an equal, freshly initialised model."""
+        return {"type": "Model", "parts": {name: part.config() for name, part in self._parts.items()}}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], *, rng: Any = None) -> Model:
+        """Build a model from what `config` returned.
+
+        Parameters
+        ----------
+        config : mapping
+        rng : optional
+            Seed or generator; each part gets a generator of its own, spawned from it.
+
+        Returns
+        -------
+        Model
+        """
+        config = _checks.mapping("config", config)
+        if set(config) != {"type", "parts"} or config["type"] != cls.__name__:
+            raise ValueError(
+                f"config: expected 'type', which is 'Model', and 'parts', got {_checks.describe(dict(config))}"
+            )
+        parts = _checks.mapping("config['parts']", config["parts"])
+        generators = _checks.generator("rng", rng).spawn(len(parts))
+        return cls(
+            **{name: from_config(part, rng=own) for (name, part), own in zip(parts.items(), generators, strict=True)}
+        )
+
+    def rng_state(self) -> dict[str, Any]:
+        """The states of the layers' generators, from which dropout draws, by the layers' names."""
+        return {name: layer.rng.bit_generator.state for name, layer in self._layers()}
+
+    def set_rng_state(self, state: Mapping[str, Any]) -> None:
+        """Set the layers' generators to what `rng_state` returned.
+
+        Parameters
+        ----------
+        state : mapping
+            The states by the names of all layers.
+        """
+        layers = dict(self._layers())
+        if set(_checks.mapping("state", state)) != set(layers):
+            raise ValueError(f"state: expected the names {list(layers)}, got {list(state)}")
+        for name, layer in layers.items():
+            layer.rng.bit_generator.state = state[name]
+
+    def _layers(self) -> Iterator[tuple[str, Any]]:
+        return ((name, part) for name, part in self._parts.items() if not isinstance(part, Dense))
+
+    def _evaluate(
+        self,
+        x: Any,
+        state: Any,
+        reset_state: Any,
+        lengths: Any,
+        resets: Any,
+        out: Any,
+        logits: Any,
+        num_threads: Any,
+        recorder: ModelTape | None,
+    ) -> tuple[Array, dict[str, Any], _Rows]:
+        """One walk through the parts, recorded or not."""
+        x, rows = self._rows(x, lengths)
+        given, given_resets = self._by_layer("state", state), self._by_layer("reset_state", reset_state)
+        last = next(reversed(self._parts))
+        if _checks.truth("logits", logits) and not isinstance(self._parts[last], Dense):
+            raise ValueError(f"logits: expected a head as last part, got {type(self._parts[last]).__name__}")
+        y, states = x, {}
+        for name, part in self._parts.items():
+            run = part if recorder is None else part.forward
+            options = {"num_threads": num_threads}
+            if recorder is not None:
+                options["tape"] = recorder.parts.get(name)
+            if isinstance(part, Dense):
+                result = run(y, logits=logits and name == last, **options)
+                y, *tapes = (result,) if recorder is None else result
+                rows.blank(y)
+            else:
+                options |= {"lengths": lengths, "resets": resets, "reset_state": given_resets.get(name)}
+                y, states[name], *tapes = run(y, given.get(name), out=out if name == last else None, **options)
+            if recorder is not None:
+                recorder.parts[name] = tapes[0]
+        if out is not None and y is not out:
+            _checks.output("out", out, y.shape, self.dtype, [("x", x), *_arrays("state", given)])[...] = y
+            y = out
+        return y, states, rows
+
+    def _rows(self, x: Any, lengths: Any) -> tuple[Array, _Rows]:
+        """The input, blanked if a head is first, and where its rows end."""
+        array = _checks.numbers("x", x)
+        head_first = isinstance(next(iter(self._parts.values())), Dense)
+        axes = array.ndim + (not head_first and array.dtype.kind in "iu" and array.ndim < 3)
+        if axes not in (2, 3):
+            expected = "[T, B, I] or [T, I]" + ("" if head_first else ", or integer ids without the I axis")
+            raise ValueError(f"x: expected {expected}; got {_checks.describe(array)}")
+        batched = axes == 3
+        batch_axis = 0 if self.batch_first else 1
+        steps, batch = (array.shape[1 - batch_axis], array.shape[batch_axis]) if batched else (array.shape[0], 1)
+        ends = _checks.lengths(lengths, steps, batch, batched=batched)
+        rows = _Rows(None if ends is None or (ends == steps).all() else ends, batched, self.batch_first)
+        return (np.asarray(rows.blanked("x", array, self.dtype)) if head_first else array), rows
+
+    def _by_layer(self, name: str, states: Any) -> Mapping[str, Any]:
+        """A caller's dict of states."""
+        if states is None:
+            return {}
+        if not isinstance(states, Mapping):
+            raise TypeError(
+                f"{name}: expected a mapping from the layers' names to states, got {_checks.describe(states)}"
+            )
+        layers = [layer for layer, _ in self._layers()]
+        if surplus := [key for key in states if key not in layers]:
+            raise ValueError(f"{name}: expected names among {layers}, got {surplus}")
+        return states
+
+    def _check_dstates(self, dstates: Mapping[str, Any], tapes: Mapping[str, Tape]) -> None:
+        """Raise before anything is added what the layers would raise in the midst of it."""
+        for name, layer in self._layers():
+            run = recording(tapes[name], layer, layer.params).run
+            layer._check_states(f"dstate[{name!r}]", dstates.get(name), run.x.shape[1], run.batched, halves=True)
+
+    def _gradients(self, into: Any) -> Gradients:
+        if into is None:
+            return self.params.zeros()
+        if not isinstance(into, Gradients):
+            raise TypeError(f"into: expected Gradients or None, got {_checks.describe(into)}")
+        if into.dtype != self.dtype or into.shapes != self.params.shapes:
+            raise ValueError(f"into: expected the layout of params, {self.params!r}; got {into!r}")
+        return into
+
+    def _slice(self, gradients: Gradients, name: str) -> Gradients:
+        """The gradients of one part: a view."""
+        params, start = self._parts[name].params, self._offsets[name]
+        return Gradients(params.shapes, self.dtype, gradients.flat[start : start + params.size])
+
+
+def _arrays(name: str, states: Mapping[str, Any]) -> Iterator[tuple[str, Array]]:
+    """The arrays of a caller's states."""
+    for state in states.values():
+        yield from (
+            (name, np.asarray(array))
+            for array in (state if isinstance(state, tuple | list) else [state])
+            if array is not None
+        )
+
+
+def _check_parts(parts: Mapping[str, Any]) -> None:
+    """Whether these parts can make up one model."""
+    if not parts:
+        raise ValueError("parts: expected at least one part, got none")
+    for name, part in parts.items():
+        if not isinstance(part, _Part):
+            raise TypeError(f"{name}: expected an RNN, LSTM, GRU or Dense, got {_checks.describe(part)}")
+        if not name.isidentifier():
+            raise ValueError(f"parts: expected names that are identifiers, got {name!r}")
+        if getattr(part, "_in_model", False) or sum(other is part for other in parts.values()) > 1:
+            raise ValueError(f"{name}: expected a part that is in no model yet; load() can copy weights to another one")
+    for (before, one), (name, part) in pairwise(parts.items()):
+        if part.dtype != one.dtype:
+            raise ValueError(f"{name}: expected dtype {one.dtype} as {before} has, got {part.dtype}")
+        if part.input_size != _output_size(one):
+            raise ValueError(
+                f"{name}: expected input_size {_output_size(one)}, the output of {before}, got {part.input_size}"
+            )
+    if len({part.batch_first for part in parts.values() if not isinstance(part, Dense)}) > 1:
+        raise ValueError("batch_first: expected the same for all layers, got layers with and layers without it")
+
+
+def _output_size(part: _Part) -> int:
+    return part.output_size if isinstance(part, Dense) else part.hidden_size * (2 if part.bidirectional else 1)

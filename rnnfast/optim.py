@@ -1,0 +1,447 @@
+"""Optimisers and gradient clipping: each step is one pass over the flat buffers of parameters and gradients.
+
+The formulas, their defaults and the names of the state's arrays are PyTorch's. The loops are in `_flat.pyx`; here is
+what they mean, what is checked, and what a checkpoint keeps.
+
+A) Nothing judges the gradients' values: a step with a NaN or an infinity in them is taken as told. Who wants to skip it
+   looks at the norm that `clip_grad_norm` returns.
+B) A norm that is not finite scales nothing (PyTorch would turn every gradient into NaN): the caller can still look at
+   the gradients and drop the step.
+C) Every check comes before the first write, also in `load_state_dict`.
+
+Rejected: parameter groups (one model, one flat buffer, one rule); schedules (assign to `lr`); `dampening`, `amsgrad`
+and `maximize`, which hardly anybody sets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from . import _checks, _flat
+from ._checks import Array
+from .parameters import Gradients, Parameters
+
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "clip_grad_norm", "clip_grad_value"]
+
+_MAX_STEPS = 2**53  # beyond, a float64 cannot count
+
+
+def _at_least_0(name: str, value: Any) -> float:
+    number = _checks.number(name, value)
+    if number < 0:
+        raise ValueError(f"{name}: expected a number of at least 0, got {number}")
+    return number
+
+
+def _memory(name: str, value: Any) -> float:
+    number = _checks.number(name, value)
+    if not 0 <= number < 1:
+        raise ValueError(f"{name}: expected a number in [0, 1), got {number}")
+    return number
+
+
+def _limit(name: str, value: Any) -> float:
+    return math.inf if isinstance(value, float) and value == math.inf else _at_least_0(name, value)
+
+
+class Optimizer:
+    """What all optimisers share: the learning rate, the flat state arrays, and their way into a checkpoint.
+
+    A subclass gives the checks of its hyperparameters, the names of its state's arrays, and the update.
+    """
+
+    name: ClassVar[str]
+    _checks_of: ClassVar[Mapping[str, Callable[[str, Any], Any]]]
+
+    def __init__(self, params: Parameters, hyper: Mapping[str, Any]) -> None:
+        if not isinstance(params, Parameters):
+            raise TypeError(f"params: expected a Parameters, such as layer.params, got {type(params).__name__}")
+        self._params = params
+        self._hyper = self._checked(hyper)
+        self._arrays = {name: np.zeros(params.size, params.dtype) for name in self._array_names(self._hyper)}
+        self._steps = 0
+
+    @property
+    def lr(self) -> float:
+        """The learning rate; assign to it to change it."""
+        return float(self._hyper["lr"])
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self._hyper["lr"] = _at_least_0("lr", value)
+
+    @property
+    def params(self) -> Parameters:
+        """The parameters that are optimised."""
+        return self._params
+
+    @property
+    def steps(self) -> int:
+        """How many steps have been taken."""
+        return self._steps
+
+    def step(self, gradients: Gradients) -> None:
+        """Change the parameters by one step.
+
+        Parameters
+        ----------
+        gradients : Gradients
+            Of the layout of the parameters. Its values are not judged: one that is not finite makes its parameter so.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The gradients are not of these parameters; nothing has changed.
+        """
+        _check_gradients(gradients)
+        if gradients.dtype != self._params.dtype:
+            raise TypeError(f"gradients: expected dtype {self._params.dtype}, got {gradients.dtype}")
+        if list(gradients.shapes.items()) != list(self._params.shapes.items()):
+            raise ValueError(f"gradients: expected the layout of {self._params!r}, got {gradients!r}")
+        with self._params.writing() as flat:
+            self._update(flat, gradients.flat)
+        self._steps += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on, besides the parameters.
+
+        Returns
+        -------
+        dict
+            "name", "step" (steps taken), the hyperparameters ("lr", ...) as plain numbers, and copies of the state's
+            arrays, flat.
+        """
+        arrays = {name: array.copy() for name, array in self._arrays.items()}
+        return {"name": self.name, "step": self._steps, **self._hyper, **arrays}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another optimiser of this kind stood; its hyperparameters replace the ones here.
+
+        Parameters
+        ----------
+        state : mapping
+            From `state_dict`; the arrays are copied.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Something is missing, surplus, of the wrong kind, size or range; nothing has changed.
+        """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state: expected a mapping from state_dict(), got {_checks.describe(state)}")
+        if state.get("name") != self.name:
+            raise ValueError(f"state: expected the state of {self.name!r}, got {state.get('name')!r}")
+        _check_keys(state, {"name", "step", *self._hyper}, complete=False)
+        steps = _checks.integer("step", state["step"], 0, _MAX_STEPS)
+        hyper = self._checked({name: state[name] for name in self._hyper})
+        names = self._array_names(hyper)
+        _check_keys(state, {"name", "step", *hyper, *names}, complete=True)
+        size, dtype = self._params.size, self._params.dtype
+        for name in names:
+            if (found := _checks.numbers(name, state[name]).dtype) != dtype:
+                raise TypeError(f"{name}: expected dtype {dtype}, got {found}")
+        arrays = {
+            name: _checks.real_of_shape(name, state[name], dtype, (size,), contiguous=True, copy=True) for name in names
+        }
+        self._steps, self._hyper, self._arrays = steps, hyper, arrays
+
+    def __repr__(self) -> str:
+        listed = ", ".join(f"{name}={value}" for name, value in self._hyper.items())
+        return f"{type(self).__name__}({listed}; {self._steps} steps of {self._params.size} {self._params.dtype})"
+
+    def _checked(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
+        """The hyperparameters as plain numbers; an error names the one that is wrong."""
+        return {name: check(name, hyper[name]) for name, check in self._checks_of.items()}
+
+    @staticmethod
+    def _array_names(hyper: Mapping[str, Any]) -> tuple[str, ...]:
+        """The arrays that these hyperparameters need."""
+        raise NotImplementedError
+
+    def _update(self, flat: Array, gradients: Array) -> None:
+        """Write the next parameters into `flat`."""
+        raise NotImplementedError
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent.
+
+    ::
+
+        d = gradient + weight_decay * param
+        v = momentum * v + d
+        param -= lr * v                          (nesterov: lr * (d + momentum * v))
+
+    Parameters
+    ----------
+    params : Parameters
+        What to optimise: `layer.params` or `model.params`.
+    lr : float
+        The learning rate, at least 0.
+    momentum : float
+        At least 0. State: "momentum_buffer", unless it is 0.
+    nesterov : bool
+        Look ahead; needs a momentum.
+    weight_decay : float
+        At least 0.
+    """
+
+    name = "sgd"
+    _checks_of = {  # noqa: RUF012 - annotated in the base
+        "lr": _at_least_0,
+        "momentum": _at_least_0,
+        "nesterov": _checks.truth,
+        "weight_decay": _at_least_0,
+    }
+
+    def __init__(
+        self, params: Parameters, lr: float, *, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay})
+
+    def _checked(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
+        checked = super()._checked(hyper)
+        if checked["nesterov"] and checked["momentum"] == 0:
+            raise ValueError("nesterov: expected a momentum above 0 to go with it, got momentum=0")
+        return checked
+
+    @staticmethod
+    def _array_names(hyper: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("momentum_buffer",) if hyper["momentum"] > 0 else ()
+
+    def _update(self, flat: Array, gradients: Array) -> None:
+        _flat.sgd(flat, gradients, self._arrays.get("momentum_buffer"), **self._hyper)
+
+
+class RMSprop(Optimizer):
+    """RMSprop.
+
+    ::
+
+        d = gradient + weight_decay * param
+        s = alpha * s + (1 - alpha) * d^2
+        m = alpha * m + (1 - alpha) * d          (centered; else 0)
+        u = d / (sqrt(s - m^2) + eps)
+        v = momentum * v + u
+        param -= lr * v
+
+    Rounding can make `s - m^2` negative; it then counts as 0.
+
+    Parameters
+    ----------
+    params : Parameters
+        What to optimise: `layer.params` or `model.params`.
+    lr : float
+        The learning rate, at least 0.
+    alpha : float
+        The memory of the averages, in [0, 1). State: "square_avg".
+    eps : float
+        At least 0.
+    momentum : float
+        At least 0. State: "momentum_buffer", unless it is 0.
+    centered : bool
+        Divide by an estimate of the standard deviation. State: "grad_avg".
+    weight_decay : float
+        At least 0.
+    """
+
+    name = "rmsprop"
+    _checks_of = {  # noqa: RUF012
+        "lr": _at_least_0,
+        "alpha": _memory,
+        "eps": _at_least_0,
+        "momentum": _at_least_0,
+        "centered": _checks.truth,
+        "weight_decay": _at_least_0,
+    }
+
+    def __init__(
+        self,
+        params: Parameters,
+        lr: float = 1e-2,
+        *,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        momentum: float = 0.0,
+        centered: bool = False,
+        weight_decay: float = 0.0,
+    ) -> None:
+        hyper = {"lr": lr, "alpha": alpha, "eps": eps, "momentum": momentum, "centered": centered}
+        super().__init__(params, {**hyper, "weight_decay": weight_decay})
+
+    @staticmethod
+    def _array_names(hyper: Mapping[str, Any]) -> tuple[str, ...]:
+        optional = (("grad_avg", hyper["centered"]), ("momentum_buffer", hyper["momentum"] > 0))
+        return ("square_avg", *(name for name, needed in optional if needed))
+
+    def _update(self, flat: Array, gradients: Array) -> None:
+        arrays = self._arrays
+        hyper = {name: value for name, value in self._hyper.items() if name != "centered"}
+        _flat.rmsprop(
+            flat, gradients, arrays["square_avg"], arrays.get("grad_avg"), arrays.get("momentum_buffer"), **hyper
+        )
+
+
+class Adam(Optimizer):
+    """Adam.
+
+    ::
+
+        d = gradient + weight_decay * param
+        m = beta1 * m + (1 - beta1) * d
+        v = beta2 * v + (1 - beta2) * d^2
+        param -= lr * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)     (t: the step, from 1)
+
+    Parameters
+    ----------
+    params : Parameters
+        What to optimise: `layer.params` or `model.params`.
+    lr : float
+        The learning rate, at least 0.
+    betas : (float, float)
+        The memories of the two averages, in [0, 1). State: "exp_avg", "exp_avg_sq"; "beta1" and "beta2" in a state
+        dictionary.
+    eps : float
+        At least 0.
+    weight_decay : float
+        At least 0.
+    """
+
+    name = "adam"
+    _checks_of = {  # noqa: RUF012
+        "lr": _at_least_0,
+        "beta1": _memory,
+        "beta2": _memory,
+        "eps": _at_least_0,
+        "weight_decay": _at_least_0,
+    }
+    _decoupled: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        params: Parameters,
+        lr: float = 1e-3,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        try:
+            beta1, beta2 = betas
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"betas: expected two numbers, got {_checks.describe(betas)}") from error
+        super().__init__(params, {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay})
+
+    @staticmethod
+    def _array_names(hyper: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq")
+
+    def _update(self, flat: Array, gradients: Array) -> None:
+        _flat.adam(
+            flat, gradients, *self._arrays.values(), step=self._steps + 1, decoupled=self._decoupled, **self._hyper
+        )
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay: `param` is first multiplied by `1 - lr * weight_decay`.
+
+    ::
+
+        m = beta1 * m + (1 - beta1) * gradient
+        v = beta2 * v + (1 - beta2) * gradient^2
+        param -= lr * weight_decay * param
+        param -= lr * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)     (t: the step, from 1)
+
+    Parameters
+    ----------
+    params : Parameters
+        What to optimise: `layer.params` or `model.params`.
+    lr : float
+        The learning rate, at least 0.
+    betas : (float, float)
+        The memories of the two averages, in [0, 1). State: "exp_avg", "exp_avg_sq"; "beta1" and "beta2" in a state
+        dictionary.
+    eps : float
+        At least 0.
+    weight_decay : float
+        At least 0.
+    """
+
+    name = "adamw"
+    _decoupled = True
+
+    def __init__(
+        self,
+        params: Parameters,
+        lr: float = 1e-3,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        super().__init__(params, lr, betas=betas, eps=eps, weight_decay=weight_decay)
+
+
+def clip_grad_norm(gradients: Gradients, max_norm: float) -> float:
+    """Scale all gradients so that their common L2 norm is at most `max_norm`.
+
+    Parameters
+    ----------
+    gradients : Gradients
+        Scaled in place, by `max_norm / (norm + 1e-6)` as in PyTorch, where that is below 1.
+    max_norm : float
+        At least 0; infinity only measures.
+
+    Returns
+    -------
+    float
+        The norm before, summed in float64 in one fixed order. If it is not finite, nothing has been scaled.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is wrong; nothing has changed.
+    """
+    _check_gradients(gradients)
+    limit = _limit("max_norm", max_norm)
+    norm = math.sqrt(_flat.sum_of_squares(gradients.flat))
+    coefficient = limit / (norm + 1e-6)
+    if math.isfinite(norm) and coefficient < 1:
+        _flat.scale(gradients.flat, coefficient)
+    return norm
+
+
+def clip_grad_value(gradients: Gradients, bound: float) -> None:
+    """Clamp every gradient to `[-bound, bound]`; NaN stays NaN.
+
+    Parameters
+    ----------
+    gradients : Gradients
+        Clamped in place.
+    bound : float
+        At least 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is wrong; nothing has changed.
+    """
+    _check_gradients(gradients)
+    _flat.clamp(gradients.flat, _limit("bound", bound))
+
+
+def _check_gradients(gradients: Gradients) -> None:
+    if not isinstance(gradients, Gradients):
+        raise TypeError(f"gradients: expected a Gradients, such as grads.params, got {type(gradients).__name__}")
+
+
+def _check_keys(state: Mapping[str, Any], keys: set[str], *, complete: bool) -> None:
+    missing = sorted(keys - set(state))
+    surplus = sorted(map(str, set(state) - keys)) if complete else []
+    if missing or surplus:
+        found = [f"{what}: {', '.join(names)}" for what, names in (("missing", missing), ("surplus", surplus)) if names]
+        raise ValueError(f"state: expected {', '.join(sorted(keys))}, got {'; '.join(found)}")

@@ -1,0 +1,112 @@
+"""What a training forward leaves for its backward, and what backward returns.
+
+A tape knows whose it is, which parameters it was made with, and what its input contained, because backward with any
+other of them would give wrong gradients without a sign of it. Its memory outlives its use: given back with `tape=`, it
+serves the next forward, so that a training loop stops allocating after its first step.
+
+Rejected: a copy of `x` instead of a checksum of it (as much memory again as the input); a fresh tape object per call
+with a memory pool in the layer (two Python threads could not train one layer).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import _core
+from ._checks import Array, describe
+from .parameters import Gradients, Parameters, aligned_empty
+
+__all__ = ["Grads", "Tape"]
+
+
+class Grads(NamedTuple):
+    """What `backward` returns.
+
+    Attributes
+    ----------
+    x : ndarray or None
+        dLoss/dx in the layout of `x`; None for ids and with `input_gradient=False`.
+    state : ndarray, tuple of ndarray or None
+        dLoss/dstate of the initial state, in the state's structure; None for parts without a state.
+    params : Gradients
+        dLoss/dparameters.
+    reset_state : ndarray, tuple of ndarray or None
+        dLoss/dreset_state; None unless one was given.
+    """
+
+    x: Array | None
+    state: Any
+    params: Gradients
+    reset_state: Any = None
+
+
+class Tape:
+    """The memory of one training forward, good for one backward, and reusable after it.
+
+    `forward` makes it; `forward(..., tape=old)` writes a new recording into an old one's memory.
+    """
+
+    def __init__(self) -> None:
+        self._owner: Any = None
+        self._version = -1
+        self._checksum = 0
+        self._x: Array | None = None
+        self._recording: Any = None
+        self._buffers: dict[Hashable, Array] = {}
+
+    def __repr__(self) -> str:
+        owner = type(self._owner).__name__ if self._owner is not None else "no part"
+        return f"Tape(of {owner}, {'recorded' if self._recording is not None else 'used'}, {self.nbytes} bytes)"
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of memory held, without the input."""
+        return sum(buffer.nbytes for buffer in self._buffers.values())
+
+    def buffer(self, key: Hashable, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Uninitialised aligned memory under a key of the owner's; the same as last time if that is large enough."""
+        size = math.prod(shape)
+        memory = self._buffers.get(key)
+        if memory is None or memory.size < size:
+            memory = self._buffers[key] = aligned_empty((size,), dtype)
+        return memory[:size].reshape(shape)
+
+    def finish(self, x: Array, recording: Any) -> None:
+        """The forward is complete: keep what backward needs."""
+        self._x, self._checksum, self._recording = x, _core.checksum(x), recording
+
+    def spend(self) -> None:
+        """Backward begins: from here on the recording is gone."""
+        self._recording = self._x = None
+
+
+def begin(tape: Any, owner: Any, params: Parameters) -> Tape:
+    """A tape for a forward that begins: a new one, or the memory of `tape`, whose recording is gone from here on."""
+    fresh = Tape() if tape is None else _tape_of(owner, tape)
+    fresh.spend()
+    fresh._owner, fresh._version = owner, params.version
+    return fresh
+
+
+def recording(tape: Any, owner: Any, params: Parameters) -> Any:
+    """What `owner` recorded on `tape`, if its backward may still use it; it may until `tape.spend`."""
+    held = _tape_of(owner, tape)
+    if held._recording is None or held._x is None:
+        raise ValueError("tape: expected one that holds a forward, got a used one; run forward again")
+    if held._version != params.version:
+        raise ValueError("tape: expected the parameters as they were in forward, got changed ones; run forward again")
+    if _core.checksum(held._x) != held._checksum:
+        raise ValueError("tape: expected x as it was in forward, got changed contents; run forward again")
+    return held._recording
+
+
+def _tape_of(owner: Any, tape: Any) -> Tape:
+    if not isinstance(tape, Tape):
+        raise TypeError(f"tape: expected a Tape, got {describe(tape)}")
+    if tape._owner is not None and tape._owner is not owner:
+        raise ValueError(f"tape: expected a tape of this {type(owner).__name__}, got one of another part")
+    return tape

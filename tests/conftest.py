@@ -1,0 +1,16 @@
+"""What every test run needs before the first import of rnnfast."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from hypothesis import settings
+
+# `python -m pytest` puts the source tree first on the path, where rnnfast/ has no extension modules.
+# An editable install finds its way without it.
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
+
+settings.register_profile("rnnfast", deadline=None, derandomize=True, database=None)
+settings.load_profile("rnnfast")

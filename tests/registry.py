@@ -1,0 +1,204 @@
+"""The one registry of cases, over which the generic tests run.
+
+Every pair of values of any two axes occurs in at least one row of `ROWS` (test_kernels.py holds that), and every row is
+run for every instruction set of this machine and both dtypes. A new kind of cell or instruction set joins by being in
+the `CELLS` of the oracle or in `isa_available()`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+import numpy as np
+from allpairspy import AllPairs
+
+import rnnfast
+from rnnfast import _core, reference
+
+KINDS = tuple(reference.CELLS)
+ISAS = tuple(_core.isa_available())
+DTYPES = (np.float32, np.float64)
+SIZES = (1, 3, 7, 15, 16, 17, 31, 33, 97, 100)  # astride the vector widths 4, 8 and 16
+
+AXES: dict[str, tuple[Any, ...]] = {
+    "kind": KINDS,
+    "bidirectional": (False, True),
+    "num_layers": (1, 2, 3),
+    "bias": (True, False),
+    "batch_first": (False, True),
+    "mask": ("none", "lengths", "resets", "both", "reset_state"),
+    "ids": (False, True),
+    "threads": (1, 2, 3),
+    "H": SIZES,
+    "I": SIZES,
+    "T": (0, 1, 2, 33),
+    "B": (0, 1, 5, 6, 7, 33),
+}
+ROWS = tuple(dict(zip(AXES, values, strict=True)) for values in AllPairs(list(AXES.values())))
+
+# Relative to the largest value of an array: forward, gradients.
+TOLERANCES = {np.dtype(np.float32): (1e-5, 1e-4), np.dtype(np.float64): (1e-12, 1e-11)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of one layer: what to construct, what to feed it, with which instruction set and number of threads."""
+
+    kind: str
+    isa: str
+    dtype: type[np.floating[Any]] = np.float32
+    bidirectional: bool = False
+    num_layers: int = 1
+    bias: bool = True
+    batch_first: bool = False
+    mask: str = "none"
+    ids: bool = False
+    threads: int = 1
+    H: int = 33
+    I: int = 17  # noqa: E741
+    T: int = 33
+    B: int = 7
+
+    def __str__(self) -> str:
+        flags = [name for name in ("bidirectional", "bias", "batch_first", "ids") if getattr(self, name)]
+        sizes = f"L{self.num_layers}-H{self.H}-I{self.I}-T{self.T}-B{self.B}"
+        return "-".join([self.isa, self.dtype.__name__, self.kind, sizes, self.mask, f"threads{self.threads}", *flags])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of the layer's class, apart from those that the kind decides."""
+        names = ("num_layers", "bias", "batch_first", "bidirectional", "dtype")
+        return {name: getattr(self, name) for name in names}
+
+    def layer(self, **options: Any) -> Any:
+        """A new layer; equal cases get equal weights."""
+        return make_layer(self.kind, self.I, self.H, isa=self.isa, rng=1, **self.options | options)
+
+    @cached_property
+    def data(self) -> Data:
+        """What to feed it, time-major; the same for every instruction set, dtype and number of threads."""
+        like = replace(self, isa="", threads=0, dtype=np.float64)
+        return Data(self, np.random.default_rng(zlib.crc32(str(like).encode())))
+
+
+class Data:
+    """Random arguments of one call, time-major. Where a row has ended, `x`, ids and `dy` are rotten: not to be read."""
+
+    def __init__(self, case: Case, rng: np.random.Generator) -> None:
+        T, B = case.T, case.B
+        D = 1 + case.bidirectional
+
+        def normal(*shape: int) -> np.ndarray[Any, Any]:
+            return rng.standard_normal(shape).astype(case.dtype)
+
+        def state() -> Any:
+            h, c = (normal(case.num_layers * D, B, case.H) for _ in range(2))
+            return (h, c) if case.kind == "lstm" else h
+
+        self.x = rng.integers(0, case.I, (T, B)) if case.ids else normal(T, B, case.I)
+        self.dy = normal(T, B, D * case.H)
+        self.state, self.dstate = state(), state()
+        self.masks: dict[str, Any] = {}
+        if case.mask in ("lengths", "both"):
+            self.masks["lengths"] = rng.integers(0, T + 1, B)
+        if case.mask in ("resets", "both", "reset_state"):
+            self.masks["resets"] = rng.random((T, B)) < 0.2
+        if case.mask == "reset_state":
+            self.masks["reset_state"] = state()
+        ended = np.arange(T)[:, None] >= self.masks.get("lengths", np.full(B, T))
+        self.x[ended] = -1 if case.ids else np.nan
+        self.dy[ended] = np.nan
+
+
+@contextmanager
+def active_isa(isa: str) -> Iterator[None]:
+    """Layers that are constructed inside keep this instruction set."""
+    before = _core.isa()
+    _core.set_isa(isa)
+    try:
+        yield
+    finally:
+        _core.set_isa(before)
+
+
+def _class_of(kind: str, suffix: str) -> tuple[Any, dict[str, Any]]:
+    """A public class (suffix "" or "Cell") and the argument that chooses the kind."""
+    family, _, variant = kind.partition("_")
+    if family == "elman":
+        return getattr(rnnfast, "RNN" + suffix), {"nonlinearity": variant}
+    return getattr(rnnfast, family.upper() + suffix), {"reset_after": variant == "after"} if variant else {}
+
+
+def make_layer(kind: str, input_size: int, hidden_size: int, *, isa: str, **options: Any) -> Any:
+    """A public layer of a kind, with an instruction set."""
+    cls, choice = _class_of(kind, "")
+    with active_isa(isa):
+        return cls(input_size, hidden_size, **choice, **options)
+
+
+def make_cell(kind: str, input_size: int, hidden_size: int, *, isa: str, **options: Any) -> Any:
+    """A public cell of a kind, with an instruction set."""
+    cls, choice = _class_of(kind, "Cell")
+    with active_isa(isa):
+        return cls(input_size, hidden_size, **choice, **options)
+
+
+def parts(state: Any) -> tuple[Any, ...]:
+    """A state as a tuple: `(h,)` or `(h, c)`."""
+    return state if isinstance(state, tuple) else (state,)
+
+
+def map_state(function: Any, *states: Any) -> Any:
+    """A state of the same structure, made part by part."""
+    if isinstance(states[0], tuple):
+        return tuple(function(*values) for values in zip(*states, strict=True))
+    return function(*states)
+
+
+def swap(case: Case, array: Any) -> Any:
+    """Between time-major and the layer's own order of axes."""
+    return array.swapaxes(0, 1) if case.batch_first else array
+
+
+def oracle(case: Case, layer: Any) -> tuple[Any, Any]:
+    """Forward and backward results of the float64 oracle, which gets no rotten values to stumble over."""
+    data = case.data
+    x, dy = (np.where(np.isnan(array), 0, array) for array in (data.x, data.dy))
+    if case.ids:
+        x = np.maximum(x, 0).astype(np.int64)
+    shape = {"num_layers": case.num_layers, "bidirectional": case.bidirectional}
+    result = reference.stack_forward(case.kind, dict(layer.params), x, data.state, **shape, **data.masks)
+    return result, reference.stack_backward(result, dy, data.dstate)
+
+
+def assert_close(actual: Any, expected: Any, tolerance: float) -> None:
+    """Largest difference at most `tolerance` times the largest value."""
+    assert actual.shape == expected.shape
+    error = np.abs(np.asarray(actual, np.float64) - expected).max(initial=0.0)
+    largest = np.abs(expected).max(initial=0.0)
+    assert error <= tolerance * largest, f"error {error:.3g}, largest value {largest:.3g}"
+
+
+def assert_same_bits(actual: Any, expected: Any) -> None:
+    """Equal, bit by bit."""
+    assert actual.dtype == expected.dtype
+    assert actual.shape == expected.shape
+    assert actual.tobytes() == expected.tobytes()
+
+
+def cases() -> list[Case]:
+    """All rows for all instruction sets and dtypes, and a few calls large enough for several threads and blocks."""
+    large = [
+        {"kind": kind, "T": 3, "B": 5, "H": 1000, "I": 7, "threads": 3, "mask": "both"}
+        for kind in ("lstm", "gru_after")
+    ] + [
+        {"kind": kind, "T": 33, "B": B, "H": 128, "I": 64, "threads": threads, "mask": "both"}
+        for kind, (B, threads) in product(KINDS, ((1, 2), (33, 3)))
+    ]
+    return [Case(**row, isa=isa, dtype=dtype) for row, isa, dtype in product([*ROWS, *large], ISAS, DTYPES)]

@@ -1,0 +1,344 @@
+"""Arrays of every make, and what surrounds a call: memory, Python threads, fork, Ctrl-C, denormals."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from registry import ISAS, KINDS, Case, map_state, parts
+
+CASE = Case("lstm", ISAS[-1], T=6, B=4, H=9, I=5)
+
+
+def strided(x):
+    wide = np.full((*x.shape[:2], 2 * x.shape[2]), np.nan, x.dtype)
+    wide[..., ::2] = x
+    return wide[..., ::2]
+
+
+def unaligned(x):
+    buffer = np.zeros(x.nbytes + 1, np.uint8)[1:].view(x.dtype).reshape(x.shape)
+    buffer[...] = x
+    assert not buffer.flags.aligned
+    return buffer
+
+
+def read_only(x):
+    x = x.copy()
+    x.flags.writeable = False
+    return x
+
+
+class OnlyDLPack:
+    """An array of another library: no buffer, no __array__."""
+
+    def __init__(self, array):
+        self._array = array
+
+    def __dlpack__(self, **options):
+        return self._array.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self._array.__dlpack_device__()
+
+
+MAKES = {
+    "Fortran order": np.asfortranarray,
+    "strided features": strided,
+    "reversed rows": lambda x: x[:, ::-1].copy()[:, ::-1],
+    "reversed time": lambda x: x[::-1].copy()[::-1],
+    "swapped axes": lambda x: x.swapaxes(0, 1).copy().swapaxes(0, 1),
+    "read-only": read_only,
+    "unaligned": unaligned,
+    "other byte order": lambda x: x.astype(x.dtype.newbyteorder()),
+    "float64": lambda x: x.astype(np.float64),
+    "list": lambda x: x.tolist(),
+    "DLPack": OnlyDLPack,
+    "memory view": memoryview,
+}
+
+
+@pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
+def test_every_make_of_array(make):
+    """As x, dy and states; the results are those of plain arrays."""
+    layer, data = CASE.layer(), CASE.data
+    y, state, tape = layer.forward(data.x, data.state)
+    grads = layer.backward(tape, data.dy, data.dstate)
+    y2, state2, tape = layer.forward(make(data.x), map_state(make, data.state))
+    grads2 = layer.backward(tape, make(data.dy), map_state(make, data.dstate))
+    assert y2.tobytes() == y.tobytes()
+    assert grads2.x.tobytes() == grads.x.tobytes()
+    assert grads2.params.flat.tobytes() == grads.params.flat.tobytes()
+    for actual, wanted in zip(parts(state2) + parts(grads2.state), parts(state) + parts(grads.state), strict=True):
+        assert actual.tobytes() == wanted.tobytes()
+
+
+def test_a_broadcast_input_is_an_input():
+    """One row, seen B times through a stride of 0."""
+    layer, data = CASE.layer(), CASE.data
+    repeated = np.broadcast_to(data.x[:, :1], data.x.shape)
+    assert layer(repeated)[0].tobytes() == layer(repeated.copy())[0].tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u2", "i8", ">i4", "bool", "f2"])
+def test_real_dtypes_are_converted(dtype):
+    """An integer array of full rank holds numbers, of one rank less holds ids; bool is never ids."""
+    layer = CASE.layer()
+    x = np.arange(6 * 4 * 5).reshape(6, 4, 5).astype(dtype) % np.array(2, dtype) if dtype != "bool" else np.eye(5) > 0
+    x = np.broadcast_to(x, (6, 4, 5))
+    assert layer(x)[0].tobytes() == layer(x.astype(np.float32))[0].tobytes()
+    if np.dtype(dtype).kind in "iu":
+        ids = (np.arange(24).reshape(6, 4) % 5).astype(dtype)
+        np.testing.assert_allclose(layer(ids)[0], layer(np.eye(5)[ids.astype(int)])[0], rtol=1e-5, atol=1e-6)
+    else:
+        with pytest.raises((ValueError, TypeError), match="x"):
+            layer(np.zeros((6, 4), dtype))
+
+
+@pytest.mark.parametrize("dtype", ["c8", "O", "S1", "U1", "M8[s]", "V4"])
+def test_what_is_not_real_is_refused(dtype):
+    layer, data = CASE.layer(), CASE.data
+    bad = np.zeros((6, 4, 5), dtype)
+    with pytest.raises(TypeError, match="x"):
+        layer(bad)
+    with pytest.raises(TypeError, match="state"):
+        layer(data.x, (np.zeros((1, 4, 9), dtype), data.state[1]))
+    *_, tape = layer.forward(data.x)
+    with pytest.raises(TypeError, match="dy"):
+        layer.backward(tape, np.zeros((6, 4, 9), dtype))
+
+
+def bad_outs():
+    wide = np.empty((6, 4, 18), np.float32)
+    yield "shape", np.empty((6, 4, 8), np.float32)
+    yield "rank", np.empty((6, 36), np.float32)
+    yield "dtype", np.empty((6, 4, 9), np.float64)
+    yield "byte order", np.empty((6, 4, 9), np.dtype(np.float32).newbyteorder())
+    yield "layout", wide[..., ::2]
+    yield "order", np.empty((6, 4, 9), np.float32, order="F")
+    yield "alignment", unaligned(np.zeros((6, 4, 9), np.float32))
+    yield "writeable", read_only(np.zeros((6, 4, 9), np.float32))
+    yield "list", [[[0.0] * 9] * 4] * 6
+
+
+@pytest.mark.parametrize("out", [pytest.param(out, id=name) for name, out in bad_outs()])
+def test_out_must_match(out):
+    layer, data = CASE.layer(), CASE.data
+    before = np.array(out).tobytes()
+    for call in (layer, layer.forward):
+        with pytest.raises((ValueError, TypeError), match="out"):
+            call(data.x, out=out)
+    assert np.array(out).tobytes() == before
+
+
+def test_out_must_not_overlap_an_input():
+    layer = Case("lstm", ISAS[-1], H=5, I=5).layer()
+    buffer = np.zeros(2 * 6 * 4 * 5, np.float32)
+    x = buffer[: 6 * 4 * 5].reshape(6, 4, 5)
+    for start in (0, 1, 60, 119):
+        out = buffer[start : start + 120].reshape(6, 4, 5)
+        with pytest.raises(ValueError, match="out"):
+            layer(x, out=out)
+    layer(x, out=buffer[120:].reshape(6, 4, 5))
+    h = buffer[120:140].reshape(1, 4, 5)
+    with pytest.raises(ValueError, match="out"):
+        layer(x, (h, h), out=buffer[120:].reshape(6, 4, 5))
+    assert not x.any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_empty_calls(kind):
+    for T, B in ((0, 3), (4, 0), (0, 0)):
+        case = Case(kind, ISAS[-1], T=T, B=B, num_layers=2, H=4, I=3)
+        layer, data = case.layer(), case.data
+        y, state, tape = layer.forward(data.x, data.state)
+        grads = layer.backward(tape, data.dy, data.dstate)
+        assert y.shape == (T, B, 4)
+        assert grads.x.shape == (T, B, 3)
+        assert not grads.params.flat.any()
+        for after, before in zip(
+            parts(state) + parts(grads.state), parts(data.state) + parts(data.dstate), strict=True
+        ):
+            np.testing.assert_array_equal(after, before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unbatched_is_a_batch_of_one(kind):
+    case = Case(kind, ISAS[-1], B=1, T=5, bidirectional=True, H=6, I=4)
+    layer, data = case.layer(), case.data
+    y, state, tape = layer.forward(data.x, data.state)
+    grads = layer.backward(tape, data.dy, data.dstate)
+    one, one_state, tape = layer.forward(data.x[:, 0], map_state(lambda part: part[:, 0], data.state))
+    one_grads = layer.backward(tape, data.dy[:, 0], map_state(lambda part: part[:, 0], data.dstate))
+    assert one.shape == (5, 12)
+    for actual, wanted in zip(
+        [one, *parts(one_state), one_grads.x, *parts(one_grads.state)],
+        [y[:, 0], parts(state)[0][:, 0], *(part[:, 0] for part in parts(state)[1:]), grads.x[:, 0]]
+        + [part[:, 0] for part in parts(grads.state)],
+        strict=True,
+    ):
+        np.testing.assert_array_equal(actual, wanted)
+
+
+def test_arguments_are_not_changed():
+    case = Case("gru_before", ISAS[-1], mask="reset_state", bidirectional=True, num_layers=2)
+    layer, data = case.layer(), case.data
+    arguments = [data.x, data.dy, *parts(data.state), *parts(data.dstate), data.masks["resets"], layer.params.flat]
+    before = [array.tobytes() for array in arguments]
+    _, _, tape = layer.forward(data.x, data.state, **data.masks)
+    layer.backward(tape, data.dy, data.dstate)
+    assert [array.tobytes() for array in arguments] == before
+
+
+# No copies ------------------------------------------------------------------------------------------------------------
+
+
+def peak_memory(function):
+    """The most memory that NumPy and Python held during a call, above what they held before."""
+    function()  # whatever is made once
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["contiguous", "batch first", "sliced", "reversed", "read-only", "DLPack"])
+def test_arrays_of_the_dtype_are_used_in_place(name):
+    """Inputs of 4 MB; a call may hold a tenth of that beside the outputs given to it."""
+    T, B, I = 128, 64, 128  # noqa: E741
+    big = np.zeros((T + 2, B + 3, I + 5), np.float32)
+    x = {
+        "contiguous": np.zeros((T, B, I), np.float32),
+        "batch first": np.zeros((B, T, I), np.float32),
+        "sliced": big[1:-1, 2:-1, 3:-2],
+        "reversed": np.zeros((T, B, I), np.float32)[::-1, ::-1],
+        "read-only": read_only(np.zeros((T, B, I), np.float32)),
+        "DLPack": OnlyDLPack(np.zeros((T, B, I), np.float32)),
+    }[name]
+    batch_first = name == "batch first"
+    layer = Case("gru_after", ISAS[-1], H=2, I=I, batch_first=batch_first).layer()
+    out = np.empty((B, T, 2) if batch_first else (T, B, 2), np.float32)
+    assert peak_memory(lambda: layer(x, out=out)) < T * B * I * 4 / 10
+
+
+# Surroundings ---------------------------------------------------------------------------------------------------------
+
+
+def test_two_python_threads_share_a_layer():
+    cases = [Case("lstm", ISAS[-1], mask="both", H=64, I=32, T=40, B=B, threads=2) for B in (3, 33)]
+    layer = cases[0].layer()
+
+    def run(case):
+        y, _, tape = layer.forward(case.data.x, case.data.state, num_threads=case.threads, **case.data.masks)
+        return y.tobytes() + layer.backward(tape, case.data.dy).params.flat.tobytes()
+
+    expected = [run(case) for case in cases]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(run, cases * 20)) == expected * 20
+
+
+def run_script(script, timeout=60):
+    """Runs Python source in a new process; returns what it printed."""
+    command = [sys.executable, "-P", "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+def test_a_child_works_after_fork():
+    """The parent has used several threads; the child computes with as many, and the same."""
+    run_script("""
+        import os, signal
+        import numpy as np, rnnfast
+        layer = rnnfast.LSTM(64, 128, rng=0)
+        x = np.random.default_rng(0).standard_normal((50, 32, 64), np.float32)
+
+        def run():
+            y, _, tape = layer.forward(x, num_threads=3)
+            return y.tobytes() + layer.backward(tape, y, num_threads=3).params.flat.tobytes()
+
+        expected = run()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)
+            os._exit(run() != expected)
+        assert os.waitpid(child, 0)[1] == 0
+        assert run() == expected
+    """)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("phase", ["forward", "backward"])
+def test_ctrl_c_stops_a_long_call(phase, threads):
+    """Promised are 0.2 s; a second is allowed here, because test machines stall."""
+    steps = 20_000 if phase == "forward" else 3_000
+    waited = run_script(f"""
+        import os, signal, threading, time
+        import numpy as np, rnnfast
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        layer = rnnfast.LSTM(1, 1024, rng=0)
+        x = np.zeros(({steps}, 1, 1), np.float32)
+        call = lambda: layer(x, num_threads={threads})
+        if "{phase}" == "backward":
+            y, _, tape = layer.forward(x, num_threads=2)
+            call = lambda: layer.backward(tape, y, num_threads={threads})
+
+        def interrupt():
+            global sent
+            sent = time.perf_counter()
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Timer(0.3, interrupt).start()
+        try:
+            call()
+            print("it was not interrupted")
+        except KeyboardInterrupt:
+            waited = time.perf_counter() - sent
+            y, _ = layer(x[:3])
+            assert np.isfinite(y).all()
+            print(waited)
+    """)
+    assert float(waited) < 1
+
+
+def test_denormals_survive_in_the_caller():
+    """Kernels flush denormals to zero; their caller's arithmetic doesn't, also after a call that failed."""
+    case = Case("gru_after", ISAS[-1], H=64, I=32, T=40, B=33)
+    layer, data = case.layer(), case.data
+    tiny = np.full(8, 1e-40, np.float32)
+
+    def denormals_work():
+        return bool(((tiny * np.float32(0.5)) > 0).all() and ((tiny + tiny) > tiny).all())
+
+    assert denormals_work()
+    for threads in (1, 2):
+        _, _, tape = layer.forward(data.x, data.state, num_threads=threads)
+        assert denormals_work()
+        layer.backward(tape, data.dy, num_threads=threads)
+        assert denormals_work()
+    with pytest.raises(ValueError, match="x"):
+        layer(data.x[..., 1:])
+    assert denormals_work()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_denormals_do_no_harm(kind):
+    """Inputs, states and gradients all below the smallest normal number count as zeros, nearly."""
+    case = Case(kind, ISAS[-1], T=5, B=3)
+    layer = case.layer()
+    tiny = np.full((5, 3, case.I), 1e-41, np.float32)
+    y, _, tape = layer.forward(tiny)
+    grads = layer.backward(tape, np.full_like(y, 1e-41))
+    zeros, _ = layer(np.zeros_like(tiny))
+    np.testing.assert_allclose(y, zeros, rtol=0, atol=1e-37)
+    np.testing.assert_allclose(grads.params.flat, 0, rtol=0, atol=1e-37)

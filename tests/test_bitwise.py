@@ -1,0 +1,208 @@
+"""Results that are equal bit by bit, for every instruction set, kind and dtype.
+
+Any number of threads, any chunking, one-step calls, cells, neighbours in the batch, masks against separate calls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise, product
+
+import numpy as np
+import pytest
+from registry import DTYPES, ISAS, KINDS, Case, assert_same_bits, make_cell, map_state, parts
+
+every = pytest.mark.parametrize(
+    "case",
+    [Case(kind, isa, dtype, T=14, B=7, H=37, I=19) for kind, isa, dtype in product(KINDS, ISAS, DTYPES)],
+    ids=str,
+)
+
+
+def run(layer, data, *, threads=1, **masks):
+    """All results of one forward and backward call as a flat list of arrays."""
+    y, state, tape = layer.forward(data.x, data.state, num_threads=threads, **masks)
+    grads = layer.backward(tape, data.dy, data.dstate, num_threads=threads)
+    dx = () if grads.x is None else (grads.x,)
+    return [y, *parts(state), *dx, *parts(grads.state), grads.params.flat]
+
+
+def assert_all_same(actual, expected):
+    for a, b in zip(actual, expected, strict=True):
+        assert_same_bits(np.ascontiguousarray(a), np.ascontiguousarray(b))
+
+
+def segments(resets):
+    """The bounds of the segments that one row's resets make."""
+    return list(pairwise([0, *(t for t in np.flatnonzero(resets) if t > 0), len(resets)]))
+
+
+# Enough work that several threads do take part: many rows; few rows and a large layer; both directions; ids; masks.
+LARGE = (
+    {"T": 20, "B": 33, "H": 96, "I": 40, "mask": "both"},
+    {"T": 6, "B": 2, "H": 520, "I": 33},
+    {"T": 20, "B": 20, "H": 64, "I": 100, "ids": True, "bidirectional": True, "num_layers": 2, "mask": "both"},
+)
+
+
+@pytest.mark.parametrize("large", LARGE, ids=("rows", "units", "stack"))
+@pytest.mark.parametrize(("isa", "kind", "dtype"), product(ISAS, KINDS, DTYPES))
+def test_any_number_of_threads(isa, kind, dtype, large):
+    case = Case(kind, isa, dtype, **large)
+    layer, data = case.layer(), case.data
+    one = run(layer, data, threads=1, **data.masks)
+    for threads in (2, 3):
+        assert_all_same(run(layer, data, threads=threads, **data.masks), one)
+
+
+@pytest.mark.parametrize("bounds", [tuple(range(15)), (0, 1, 6, 14), (0, 13, 14), (0, 0, 7, 14)], ids=str)
+@every
+def test_any_chunking(case, bounds):
+    """Chunks forward with the carried state, then backward from the last to the first into one Gradients."""
+    case = replace(case, num_layers=2, mask="both")
+    layer, data = case.layer(), case.data
+    whole = run(layer, data, **data.masks)
+
+    state, chunks = data.state, []
+    for begin, end in pairwise(bounds):
+        masks = {
+            "lengths": np.clip(data.masks["lengths"] - begin, 0, end - begin),
+            "resets": data.masks["resets"][begin:end],
+        }
+        y, state, tape = layer.forward(data.x[begin:end], state, **masks)
+        chunks.append((begin, end, y, tape))
+    final = state
+    dstate, into, dx = data.dstate, layer.params.zeros(), []
+    for begin, end, _, tape in reversed(chunks):
+        grads = layer.backward(tape, data.dy[begin:end], dstate, into=into)
+        dstate = grads.state
+        dx.insert(0, grads.x)
+    y = np.concatenate([chunk[2] for chunk in chunks])
+    assert_all_same([y, *parts(final), np.concatenate(dx), *parts(dstate), into.flat], whole)
+
+
+@every
+def test_chunks_with_a_reset_state(case):
+    case = replace(case, num_layers=2, mask="reset_state")
+    layer, data = case.layer(), case.data
+    whole, final = layer(data.x, data.state, **data.masks)
+    state, outputs = data.state, []
+    for begin, end in pairwise((0, 1, 5, 14)):
+        masks = data.masks | {"resets": data.masks["resets"][begin:end]}
+        y, state = layer(data.x[begin:end], state, **masks)
+        outputs.append(y)
+    assert_all_same([np.concatenate(outputs), *parts(state)], [whole, *parts(final)])
+
+
+@pytest.mark.parametrize("ids", [False, True], ids=["dense", "ids"])
+@every
+def test_cells(case, ids):
+    """A cell stepped over the sequence, forward and backward."""
+    case = replace(case, ids=ids)
+    layer, data = case.layer(), case.data
+    y, final, tape = layer.forward(data.x, data.state)
+    grads = layer.backward(tape, data.dy, data.dstate)
+
+    cell = make_cell(case.kind, case.I, case.H, isa=case.isa, dtype=case.dtype)
+    cell.load({name.removesuffix("_l0"): value for name, value in layer.params.items()})
+    state, inferred = (map_state(lambda part: part[0], data.state) for _ in range(2))
+    tapes = []
+    for t in range(case.T):
+        inferred = cell(data.x[t], inferred)
+        state, tape = cell.forward(data.x[t], state)
+        tapes.append(tape)
+        assert_all_same([parts(state)[0], *parts(inferred)], [y[t], *parts(state)])
+    assert_all_same(parts(state), [part[0] for part in parts(final)])
+
+    dstate = map_state(lambda part: part[0], data.dstate)
+    for t in reversed(range(case.T)):
+        dh, *dc = parts(dstate)
+        dh = dh + data.dy[t]
+        step = cell.backward(tapes[t], (dh, *dc) if dc else dh)
+        dstate = step.state
+        if not ids:
+            assert_same_bits(step.x, grads.x[t])
+    assert_all_same(parts(dstate), [part[0] for part in parts(grads.state)])
+
+
+@pytest.mark.parametrize("ids", [False, True], ids=["dense", "ids"])
+@every
+def test_rows_do_not_know_their_neighbours(case, ids):
+    """A row alone, in a batch, and cut to its length."""
+    case = replace(case, ids=ids, bidirectional=True, num_layers=2, mask="lengths")
+    layer, data = case.layer(), case.data
+    y, state, tape = layer.forward(data.x, data.state, **data.masks)
+    grads = layer.backward(tape, data.dy, data.dstate)
+    for b, length in enumerate(data.masks["lengths"]):
+        x, dy = data.x[:length, b : b + 1], data.dy[:length, b : b + 1]
+        row_state, row_dstate = (
+            map_state(lambda part, b=b: part[:, b : b + 1].copy(), whole) for whole in (data.state, data.dstate)
+        )
+        row_y, row_final, row_tape = layer.forward(x, row_state)
+        row = layer.backward(row_tape, dy, row_dstate)
+        assert_same_bits(row_y[:, 0], np.ascontiguousarray(y[:length, b]))
+        assert not y[length:, b].any()
+        assert_all_same(parts(row_final), [part[:, b : b + 1] for part in parts(state)])
+        assert_all_same(parts(row.state), [part[:, b : b + 1] for part in parts(grads.state)])
+        if not ids:
+            assert_same_bits(row.x[:, 0], np.ascontiguousarray(grads.x[:length, b]))
+            assert not grads.x[length:, b].any()
+
+
+@every
+def test_resets_are_separate_calls(case):
+    """One call per segment, in both directions at once.
+
+    The initial state enters at the first segment of the forward direction and at the last of the reverse one. With one
+    row, the parameter gradients of the segments, last to first, are one chain.
+    """
+    case = replace(case, bidirectional=True, mask="resets", B=1)
+    layer, data = case.layer(), case.data
+    resets = data.masks["resets"]
+    resets[[0, 4, 9]] = [[False], [True], [True]]
+    whole = run(layer, data, **data.masks)
+    bounds = segments(resets[:, 0])
+    assert len(bounds) >= 3
+
+    def ends(whole, n, first, last):
+        """`whole`'s forward half if this is segment `first`, its reverse half if it is segment `last`, else zeros."""
+        part = np.zeros_like(whole)
+        part[0] = whole[0] * (n == first)
+        part[1] = whole[1] * (n == last)
+        return part
+
+    ultimate = len(bounds) - 1
+    y, dx, into = [], [], layer.params.zeros()
+    final, first_state = (map_state(np.zeros_like, data.state) for _ in range(2))
+    for n, (begin, end) in reversed(list(enumerate(bounds))):
+        state = map_state(lambda part, n=n: ends(part, n, 0, ultimate), data.state)
+        dstate = map_state(lambda part, n=n: ends(part, n, ultimate, 0), data.dstate)
+        segment_y, segment_final, tape = layer.forward(data.x[begin:end], state)
+        grads = layer.backward(tape, data.dy[begin:end], dstate, into=into)
+        y.insert(0, segment_y)
+        dx.insert(0, grads.x)
+        final = map_state(lambda a, b, n=n: a + ends(b, n, ultimate, 0), final, segment_final)
+        first_state = map_state(lambda a, b, n=n: a + ends(b, n, 0, ultimate), first_state, grads.state)
+    assert_all_same([np.concatenate(y), *parts(final), np.concatenate(dx), *parts(first_state), into.flat], whole)
+
+
+@every
+def test_the_same_call_twice(case):
+    """Also with memory of an old tape, and with other strides."""
+    layer, data = case.layer(), case.data
+    first = run(layer, data)
+    assert_all_same(run(layer, data), first)
+
+    *_, old = layer.forward(data.x, data.state)
+    layer.backward(old, data.dy)
+    y, state, tape = layer.forward(data.x, data.state, tape=old)
+    assert tape is old
+    grads = layer.backward(tape, data.dy, data.dstate)
+    assert_all_same([y, *parts(state), grads.x, *parts(grads.state), grads.params.flat], first)
+
+    wide = np.full((case.B, case.T + 1, case.I + 3), np.nan, case.dtype)
+    view = wide[:, 1:, 2:-1].swapaxes(0, 1)
+    view[...] = data.x
+    y, state, tape = layer.forward(view, data.state)
+    grads = layer.backward(tape, data.dy, data.dstate)
+    assert_all_same([y, *parts(state), grads.x, *parts(grads.state), grads.params.flat], first)

@@ -1,0 +1,106 @@
+"""Dense: against the oracle, at the ends of its activations, and its tapes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import rnnfast
+from rnnfast import reference
+
+ACTIVATIONS = ("identity", "sigmoid", "tanh", "softmax")
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(11)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("logits", [False, True])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_agrees_with_the_oracle(activation, logits, bias, rng):
+    for dtype, tolerance in ((np.float64, 1e-12), (np.float32, 1e-5)):
+        dense = rnnfast.Dense(7, 5, activation=activation, bias=bias, dtype=dtype, rng=0)
+        x = rng.standard_normal((3, 4, 7)).astype(dtype)
+        dy = rng.standard_normal((3, 4, 5)).astype(dtype)
+        expected = reference.dense_forward(dict(dense.params), x, "identity" if logits else activation)
+        wanted = reference.dense_backward(expected, dy)
+        y, tape = dense.forward(x, logits=logits)
+        grads = dense.backward(tape, dy)
+        np.testing.assert_allclose(y, expected.y, rtol=tolerance, atol=tolerance)
+        np.testing.assert_array_equal(dense(x, logits=logits), y)
+        np.testing.assert_allclose(grads.x, wanted.dx, rtol=tolerance, atol=tolerance)
+        for name, value in grads.params.items():
+            np.testing.assert_allclose(value, wanted.params[name], rtol=10 * tolerance, atol=10 * tolerance)
+        assert grads.state is None
+        assert grads.reset_state is None
+        assert {array.dtype for array in (y, grads.x, grads.params.flat)} == {np.dtype(dtype)}
+
+
+@pytest.mark.parametrize("leading", [(), (1,), (6,), (2, 3), (2, 0, 3), (0,), (2, 3, 4)])
+def test_any_leading_axes(leading, rng):
+    dense = rnnfast.Dense(3, 4, activation="softmax", rng=0)
+    x = rng.standard_normal((*leading, 3), np.float32)
+    y, tape = dense.forward(x)
+    grads = dense.backward(tape, np.ones_like(y))
+    assert y.shape == (*leading, 4)
+    assert grads.x.shape == x.shape
+    np.testing.assert_array_equal(y.reshape(-1, 4), dense(x.reshape(-1, 3)))
+
+
+def test_layouts_do_not_matter(rng):
+    dense = rnnfast.Dense(3, 4, activation="tanh", rng=0)
+    x, dy = rng.standard_normal((2, 5, 3), np.float32), rng.standard_normal((2, 5, 4), np.float32)
+    y, tape = dense.forward(x)
+    grads = dense.backward(tape, dy)
+    for make in (
+        np.asfortranarray,
+        lambda a: a.astype(np.float64),
+        lambda a: a[::-1].copy()[::-1],
+        lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+        lambda a: a.swapaxes(0, 1).copy().swapaxes(0, 1),
+        lambda a: a.tolist(),
+        lambda a: a.astype(">f4"),
+    ):
+        y2, tape = dense.forward(make(x))
+        grads2 = dense.backward(tape, make(dy))
+        np.testing.assert_array_equal(y2, y)
+        np.testing.assert_array_equal(grads2.x, grads.x)
+        np.testing.assert_array_equal(grads2.params.flat, grads.params.flat)
+
+
+def test_activations_stay_finite_and_precise():
+    """Also where the plain formulas overflow, and where small values matter."""
+    z = np.array([-1e4, -80.0, -20.0, -1.0, 0.0, 1.0, 20.0, 80.0, 1e4], np.float32)
+    wide = z.astype(np.float64)
+    for activation, expected in (("sigmoid", np.exp(-np.logaddexp(0, -wide))), ("tanh", np.tanh(wide))):
+        dense = rnnfast.Dense(1, 1, activation=activation, bias=False)
+        dense.load({"weight": [[1.0]]})
+        y, tape = dense.forward(z[:, None])
+        np.testing.assert_allclose(y[:, 0], expected, rtol=1e-6)
+        assert np.isfinite(dense.backward(tape, np.ones_like(y)).x).all()
+    dense = rnnfast.Dense(3, 3, activation="softmax", bias=False)
+    dense.load({"weight": np.eye(3)})
+    y, tape = dense.forward([[1e30, 0, -1e30], [-1e30, -1e30, -1e30], [88, 89, 90]])
+    np.testing.assert_allclose(y.sum(axis=-1), 1, rtol=1e-6)
+    np.testing.assert_allclose(y[:2], [[1, 0, 0], [1 / 3, 1 / 3, 1 / 3]], rtol=1e-6)
+    assert np.isfinite(dense.backward(tape, np.ones_like(y)).x).all()
+
+
+def test_gradients_add_up_and_tapes_are_reused(rng):
+    dense = rnnfast.Dense(3, 4, activation="sigmoid", rng=0, dtype=np.float64)
+    x, dy = rng.standard_normal((6, 3)), rng.standard_normal((6, 4))
+    _, tape = dense.forward(x)
+    grads = dense.backward(tape, dy)
+    into = dense.params.zeros()
+    into.flat[...] = 1
+    y, reused = dense.forward(x, tape=tape)
+    assert reused is tape
+    y.fill(np.nan)  # the caller's
+    added = dense.backward(tape, dy, into=into, input_gradient=False)
+    assert added.params is into
+    assert added.x is None
+    np.testing.assert_allclose(into.flat, 1 + grads.params.flat, rtol=1e-13)
+    _, tape = dense.forward(x[:2], tape=tape)
+    assert dense.backward(tape, dy[:2]).x.shape == (2, 3)

@@ -1,0 +1,94 @@
+"""Promises about the whole package: what a new cell costs, docstrings, dependencies, size."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import pytest
+
+import rnnfast
+
+ROOT = Path(__file__).resolve().parents[1]
+MODULES = sorted(
+    f"rnnfast.{module.name}" for module in pkgutil.iter_modules(rnnfast.__path__) if not module.name.startswith("_")
+)
+
+
+@pytest.mark.parametrize(("what", "existing"), [("a cell", "lstm"), ("an instruction set", "avx512")])
+def test_what_an_addition_touches(what, existing):
+    """docs/design.md says 'Adding a cell touches N places:' and lists N files; each of them names the existing ones."""
+    text = (ROOT / "docs" / "design.md").read_text()
+    found = re.search(rf"^Adding {what} touches (\d+) places:\n\n?((?:[-*] .*\n(?:  .*\n)*)+)", text, re.MULTILINE)
+    assert found, f"docs/design.md does not say what adding {what} touches"
+    files = re.findall(r"^[-*] `([^`]+)`", found[2], re.MULTILINE)
+    assert len(files) == int(found[1])
+    for file in files:
+        content = (ROOT / file).read_text()
+        assert existing in (file + content).lower(), f"{file} does not mention {existing}"
+
+
+def public(module):
+    """The public functions and classes of a module, and the public methods and properties of those classes."""
+    for name in getattr(module, "__all__", [name for name in vars(module) if not name.startswith("_")]):
+        thing = getattr(module, name)
+        if not (inspect.isclass(thing) or inspect.isroutine(thing)) or not thing.__module__.startswith("rnnfast"):
+            continue
+        yield name, thing
+        if inspect.isclass(thing):
+            for attribute, value in vars(thing).items():
+                if not attribute.startswith("_") and (inspect.isroutine(value) or isinstance(value, property)):
+                    yield f"{name}.{attribute}", value
+
+
+@pytest.mark.parametrize("module", ["rnnfast", *MODULES])
+def test_every_public_name_has_a_docstring(module):
+    module = importlib.import_module(module)
+    assert inspect.getdoc(module)
+    assert [name for name, thing in public(module) if not inspect.getdoc(thing)] == []
+
+
+def test_public_names_are_importable():
+    names = "RNN LSTM GRU RNNCell LSTMCell GRUCell Dense Model TBPTT Parameters Gradients Grads Tape"
+    names += " init losses optim encoders reference tbptt checkpoint show_config get_num_threads set_num_threads"
+    for name in names.split():
+        assert hasattr(rnnfast, name), name
+
+
+def test_importing_the_package_imports_numpy_and_nothing_else():
+    script = "import sys, numpy; before = set(sys.modules); import rnnfast; print(*set(sys.modules) - before)"
+    done = subprocess.run([sys.executable, "-P", "-c", script], check=True, capture_output=True, text=True)
+    roots = {name.partition(".")[0] for name in done.stdout.split()}
+    foreign = roots - sys.stdlib_module_names - {"numpy", "rnnfast"}
+    assert {name for name in foreign if not name.startswith(("_cython", "cython_runtime"))} == set()
+
+
+def imported_by(path):
+    """The top-level packages that a source file imports at its module level."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module.partition(".")[0]
+
+
+def test_only_the_command_line_and_checkpoints_need_more_than_numpy():
+    extra = {}
+    for path in sorted((ROOT / "rnnfast").rglob("*.py")):
+        foreign = set(imported_by(path)) - sys.stdlib_module_names - {"numpy", "rnnfast"}
+        if foreign:
+            extra[path.relative_to(ROOT / "rnnfast").parts[0]] = foreign
+    assert set(extra) <= {"cli", "cli.py", "checkpoint.py"}, extra
+
+
+def test_the_wheel_stays_small():
+    """Under 5 MB: what the extension modules come to when compressed, as in a wheel."""
+    modules = [importlib.import_module(f"rnnfast.{name}").__file__ for name in ("_core", "_flat")]
+    assert sum(len(zlib.compress(Path(module).read_bytes())) for module in modules) < 5e6

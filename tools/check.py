@@ -1,0 +1,45 @@
+"""Everything that a change must pass, in one command: lint, format, types, sanitizers, tests.
+
+Needs rnnfast installed with its `test` extra. Every step runs, whatever the others said; the status is 0 if all passed.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PYTHON = (sys.executable, "-P", "-m")  # -P: the folder rnnfast/ here must not hide the installed, compiled package
+
+
+def steps() -> dict[str, list[str]]:
+    """The commands by name, in the order in which they run; the tests come last."""
+    sources = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.*"))
+    return {
+        "lint": [*PYTHON, "ruff", "check", "."],
+        "format (Python)": [*PYTHON, "ruff", "format", "--check", "."],
+        "format (C++)": [*PYTHON, "clang_format", "--dry-run", "--Werror", *sources],
+        "types": [*PYTHON, "mypy"],
+        "sanitizers": [sys.executable, "tools/sanitize.py"],
+        "tests": [*PYTHON, "pytest"],
+    }
+
+
+def main() -> int:
+    """Runs all steps and names those that failed."""
+    failed = []
+    for name, command in steps().items():
+        print(f"--- {name}", flush=True)
+        start = time.perf_counter()
+        if subprocess.run(command, cwd=ROOT).returncode:
+            failed.append(name)
+        print(f"--- {name}: {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
+    if failed:
+        print("failed:", ", ".join(failed), file=sys.stderr)
+    return len(failed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
