@@ -37,6 +37,7 @@ template <class T> struct Weights { // PyTorch's shapes; biases may be null
 };
 
 template <class T> struct Sequence { // what forward and backward both need
+    Kind kind;
     index steps, batch;
     Sizes sizes;
     bool reverse;

@@ -56,7 +56,7 @@ class Recording(NamedTuple):
     dropout: list[Array]  # between layers, [T, B, D*H], each 0 or 1 / (1 - p); empty without dropout
 
 
-class Stack(Part):
+class _Stack(Part):
     """L layers of D directions of one kind of cell. Not for use by itself."""
 
     _rank: ClassVar[int]

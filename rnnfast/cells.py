@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks
 from ._checks import Array
-from ._stack import Run, Stack
+from ._stack import Run, _Stack
 from .init import Init
 from .parameters import Gradients
 from .tape import Grads, Tape, begin
@@ -24,7 +24,7 @@ from .tape import Grads, Tape, begin
 __all__ = ["GRUCell", "LSTMCell", "RNNCell"]
 
 
-class _Cell(Stack):
+class _Cell(_Stack):
     """What the three cells share: everything but the choice of the arithmetic."""
 
     _options: ClassVar[tuple[str, ...]] = ("input_size", "hidden_size", "bias")

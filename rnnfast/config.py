@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from importlib import metadata
 from typing import Any, TextIO
 
 from . import _checks, _core
@@ -19,6 +18,8 @@ def version() -> str:
     -------
     str
     """
+    from importlib import metadata  # not above: it would be a quarter of the time that importing rnnfast takes
+
     return metadata.version("rnnfast")
 
 
@@ -67,7 +68,7 @@ def info() -> dict[str, Any]:
         "RNNFAST_ISA": os.environ.get("RNNFAST_ISA"),
         "num_threads": get_num_threads(),
         **_core.build_info(),
-        "extras": {name: _installed(name) for name in _optional_packages()},
+        "extras": _extras(),
     }
 
 
@@ -87,15 +88,16 @@ def show_config(file: TextIO | None = None) -> None:
         print(f"{name}: {value if value not in (None, '') else 'not set'}", file=file)
 
 
-def _optional_packages() -> list[str]:
-    """The packages that the extras of this one require."""
-    optional = [line for line in metadata.requires("rnnfast") or () if "extra ==" in line]
-    names = (re.match(r"[\w.-]+", line) for line in optional)
-    return sorted({name.group() for name in names if name is not None} - {"rnnfast"})
+def _extras() -> dict[str, str | None]:
+    """The version of each package that an extra requires, tests apart; None where it is not installed."""
+    from importlib import metadata
 
-
-def _installed(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+    found: dict[str, str | None] = {}
+    for requirement in metadata.requires("rnnfast") or ():
+        parsed = re.match(r"""([\w.-]+).*extra == ['"](?!test)""", requirement)
+        if parsed is not None and parsed[1] != "rnnfast":
+            try:
+                found[parsed[1]] = metadata.version(parsed[1])
+            except metadata.PackageNotFoundError:
+                found[parsed[1]] = None
+    return dict(sorted(found.items()))

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from . import _checks
 from ._checks import Array
 from ._part import from_config
-from ._stack import Run, Stack
+from ._stack import Run, _Stack
 from .init import Init
 from .parameters import Gradients
 from .tape import Grads, Tape, begin
@@ -25,7 +25,7 @@ from .tape import Grads, Tape, begin
 __all__ = ["GRU", "LSTM", "RNN", "from_config"]
 
 
-class _Recurrent(Stack):
+class _Recurrent(_Stack):
     """What the three layers share: everything but the choice of the cell."""
 
     _options: ClassVar[tuple[str, ...]] = (

@@ -258,7 +258,7 @@ def _log1p(x: Array) -> Array:
 # ---------------------------------------------------------------------------------------------------------------------
 # Entries: which count, how much, and in which blocks
 
-_BLOCK = 32768  # elements: 128 KiB of float32, a few of which fit a second-level cache
+_BLOCK = 65536  # elements: 256 KiB of float32; smaller blocks spend more on the calls than they save on the cache
 
 
 class _Block(NamedTuple):

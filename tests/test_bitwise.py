@@ -32,11 +32,6 @@ def assert_all_same(actual, expected):
         assert_same_bits(np.ascontiguousarray(a), np.ascontiguousarray(b))
 
 
-def segments(resets):
-    """The bounds of the segments that one row's resets make."""
-    return list(pairwise([0, *(t for t in np.flatnonzero(resets) if t > 0), len(resets)]))
-
-
 # Enough work that several threads do take part: many rows; few rows and a large layer; both directions; ids; masks.
 LARGE = (
     {"T": 20, "B": 33, "H": 96, "I": 40, "mask": "both"},
@@ -46,7 +41,7 @@ LARGE = (
 
 
 @pytest.mark.parametrize("large", LARGE, ids=("rows", "units", "stack"))
-@pytest.mark.parametrize(("isa", "kind", "dtype"), product(ISAS, KINDS, DTYPES))
+@pytest.mark.parametrize(("isa", "kind", "dtype"), list(product(ISAS, KINDS, DTYPES)))
 def test_any_number_of_threads(isa, kind, dtype, large):
     case = Case(kind, isa, dtype, **large)
     layer, data = case.layer(), case.data
@@ -154,36 +149,42 @@ def test_resets_are_separate_calls(case):
     """One call per segment, in both directions at once.
 
     The initial state enters at the first segment of the forward direction and at the last of the reverse one. With one
-    row, the parameter gradients of the segments, last to first, are one chain.
+    row, parameter gradients are one chain against the direction's own time: over the segments from the last to the
+    first in the forward direction, from the first to the last in the reverse one.
     """
     case = replace(case, bidirectional=True, mask="resets", B=1)
     layer, data = case.layer(), case.data
     resets = data.masks["resets"]
     resets[[0, 4, 9]] = [[False], [True], [True]]
-    whole = run(layer, data, **data.masks)
-    bounds = segments(resets[:, 0])
-    assert len(bounds) >= 3
+    whole_y, whole_final, tape = layer.forward(data.x, data.state, **data.masks)
+    whole = layer.backward(tape, data.dy, data.dstate)
+    bounds = [0, *(t for t in np.flatnonzero(resets) if t > 0), case.T]
+    segments = [slice(*ends) for ends in pairwise(bounds)]
 
-    def ends(whole, n, first, last):
-        """`whole`'s forward half if this is segment `first`, its reverse half if it is segment `last`, else zeros."""
-        part = np.zeros_like(whole)
-        part[0] = whole[0] * (n == first)
-        part[1] = whole[1] * (n == last)
-        return part
+    def ends(state, forward, reverse):
+        """The forward half of a state if `forward`, the reverse half if `reverse`, else zeros."""
+        return map_state(lambda part: part * np.array([forward, reverse], part.dtype).reshape(2, 1, 1), state)
 
-    ultimate = len(bounds) - 1
-    y, dx, into = [], [], layer.params.zeros()
-    final, first_state = (map_state(np.zeros_like, data.state) for _ in range(2))
-    for n, (begin, end) in reversed(list(enumerate(bounds))):
-        state = map_state(lambda part, n=n: ends(part, n, 0, ultimate), data.state)
-        dstate = map_state(lambda part, n=n: ends(part, n, ultimate, 0), data.dstate)
-        segment_y, segment_final, tape = layer.forward(data.x[begin:end], state)
-        grads = layer.backward(tape, data.dy[begin:end], dstate, into=into)
-        y.insert(0, segment_y)
-        dx.insert(0, grads.x)
-        final = map_state(lambda a, b, n=n: a + ends(b, n, ultimate, 0), final, segment_final)
-        first_state = map_state(lambda a, b, n=n: a + ends(b, n, 0, ultimate), first_state, grads.state)
-    assert_all_same([np.concatenate(y), *parts(final), np.concatenate(dx), *parts(first_state), into.flat], whole)
+    def run_segments(order):
+        """All segments in an order, which is that of backward: y, final states, dx, initial gradients, parameters'."""
+        into, results = layer.params.zeros(), {}
+        for n in range(len(segments))[::order]:
+            segment, first, last = segments[n], n == 0, n == len(segments) - 1
+            y, final, tape = layer.forward(data.x[segment], ends(data.state, first, last))
+            grads = layer.backward(tape, data.dy[segment], ends(data.dstate, last, first), into=into)
+            results[n] = y, parts(final), grads.x, parts(grads.state)
+        return *zip(*(results[n] for n in range(len(segments))), strict=True), into
+
+    y, final, dx, dstate, last_to_first = run_segments(-1)
+    *_, first_to_last = run_segments(1)
+    assert_same_bits(np.concatenate(y), whole_y)
+    assert_same_bits(np.concatenate(dx), whole.x)
+    for n, wanted in enumerate(parts(whole_final)):
+        assert_all_same([final[-1][n][0], final[0][n][1]], wanted)
+    for n, wanted in enumerate(parts(whole.state)):
+        assert_all_same([dstate[0][n][0], dstate[-1][n][1]], wanted)
+    for name, wanted in whole.params.items():
+        assert_same_bits((first_to_last if name.endswith("_reverse") else last_to_first)[name], wanted)
 
 
 @every

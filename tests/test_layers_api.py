@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -332,6 +333,22 @@ def test_weights_are_packed_again_after_a_change(kind, rng):
     y, _, fresh_tape = fresh.forward(x)
     assert not np.array_equal(changed, before)
     assert_equal([changed, *gradients(layer.backward(tape, y))], [y, *gradients(fresh.backward(fresh_tape, y))])
+
+
+def test_weights_are_packed_once_and_by_any_thread(rng):
+    layer = rnnfast.GRU(I, 64, rng=0)
+    x = rng.standard_normal((T, B, I), np.float32)
+    layer(x)
+    packed = layer._packed[0]
+    assert packed.forward() is packed.forward()
+    for step in range(20):
+        layer.update({"bias_ih_l0": np.full(3 * 64, 0.01 * step)})
+        fresh = rnnfast.GRU(I, 64)
+        fresh.load(layer.params)
+        expected = fresh(x)[0]
+        with ThreadPoolExecutor(4) as pool:
+            for result in pool.map(lambda _: layer(x)[0], range(8)):
+                np.testing.assert_array_equal(result, expected)
 
 
 # Dropout --------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Losses: their formulas in float64, 4th-order differences, masks over poison, shapes and layouts, bad input, PyTorch."""
+"""Losses: formulas in float64, 4th-order differences, masks over poison, shapes and layouts, bad input, PyTorch."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def relative_error(actual: Array, expected: Array) -> float:
     return float(np.max(np.abs(actual - expected), initial=0) / max(np.max(np.abs(expected), initial=0), 1e-30))
 
 
-# --- values ------------------------------------------------------------------------------------------------------------
+# --- values -----------------------------------------------------------------------------------------------------------
 
 
 @each_loss
@@ -106,7 +106,10 @@ def test_formula(loss: Loss, dtype: Any, reduction: str, weighting: str | None, 
     expected = loss.expected(prediction, target, weights.astype(np.float64), reduction)
     assert value == pytest.approx(expected, rel=1e-6 if dtype is np.float32 else 1e-12)
     _, exact = loss(
-        prediction.astype(np.float64), target if loss.ids else target.astype(np.float64), mask=weights, reduction=reduction
+        prediction.astype(np.float64),
+        target if loss.ids else target.astype(np.float64),
+        mask=weights,
+        reduction=reduction,
     )
     assert relative_error(gradient, exact) < (1e-6 if dtype is np.float32 else 1e-12)
     assert not gradient[weights == 0].any()
@@ -172,7 +175,7 @@ def test_squares_do_not_overflow_in_float32() -> None:
     assert value == pytest.approx(1e50) and gradient[0] == np.float32(2e25)
 
 
-# --- masks -------------------------------------------------------------------------------------------------------------
+# --- masks ------------------------------------------------------------------------------------------------------------
 
 
 @each_loss
@@ -250,7 +253,9 @@ def test_no_classes_masked_away() -> None:
     dtype=st.sampled_from([np.float32, np.float64]),
     name=st.sampled_from(sorted(LOSSES)),
 )
-def test_loss_is_the_weighted_mean_of_its_entries(shape: tuple[int, int, int], seed: int, dtype: Any, name: str) -> None:
+def test_loss_is_the_weighted_mean_of_its_entries(
+    shape: tuple[int, int, int], seed: int, dtype: Any, name: str
+) -> None:
     loss = LOSSES[name]
     prediction, target = loss.data(shape, dtype, seed)
     weights = np.random.default_rng(seed).integers(0, 4, shape[:-1]) / 2
@@ -264,7 +269,7 @@ def test_loss_is_the_weighted_mean_of_its_entries(shape: tuple[int, int, int], s
         assert np.abs(gradient.sum(axis=-1)).max(initial=0) < 1e-6
 
 
-# --- blocks, layouts, dtypes, out --------------------------------------------------------------------------------------
+# --- blocks, layouts, dtypes, out -------------------------------------------------------------------------------------
 
 
 @each_loss
@@ -362,7 +367,7 @@ def test_nothing_is_written_on_an_error() -> None:
     assert (out == 7.0).all()
 
 
-# --- bad input ---------------------------------------------------------------------------------------------------------
+# --- bad input --------------------------------------------------------------------------------------------------------
 
 
 @each_loss
@@ -376,7 +381,11 @@ def test_nothing_is_written_on_an_error() -> None:
         ({"mask": np.ones((2, 3, 4))}, ValueError, "mask: expected shape"),
         ({"mask": np.ones((2, 3), complex)}, TypeError, "mask"),
         ({"mask": [["a"] * 3] * 2}, TypeError, "mask"),
-        ({"mask": [[1, 1, 1], [1, -0.5, 1]]}, ValueError, r"mask: expected weights of at least 0, got -0.5 at \[1, 1\]"),
+        (
+            {"mask": [[1, 1, 1], [1, -0.5, 1]]},
+            ValueError,
+            r"mask: expected weights of at least 0, got -0.5 at \[1, 1\]",
+        ),
         ({"mask": [[1, np.nan, 1], [1, 1, 1]]}, ValueError, r"mask: .* got nan at \[0, 1\]"),
         ({"mask": [[1, np.inf, 1], [1, 1, 1]]}, ValueError, "mask: expected weights with a finite sum"),
         ({"mask": np.full((2, 3), 1e308)}, ValueError, "mask: expected weights with a finite sum"),
@@ -394,7 +403,9 @@ def test_bad_options(loss: Loss, options: dict[str, Any], kind: type[Exception],
 
 
 @each_loss
-@pytest.mark.parametrize("prediction", [1j * np.ones((2, 3)), np.full((2, 3), "a"), np.full((2, 3), None), [[1], [1, 2]]])
+@pytest.mark.parametrize(
+    "prediction", [1j * np.ones((2, 3)), np.full((2, 3), "a"), np.full((2, 3), None), [[1], [1, 2]]]
+)
 def test_bad_predictions(loss: Loss, prediction: Any) -> None:
     name = "logits" if loss.ids else "prediction"
     with pytest.raises(TypeError, match=f"{name}: expected an array of real numbers"):
@@ -410,7 +421,7 @@ def test_a_number_is_no_prediction(loss: Loss) -> None:
 @each_loss
 def test_lengths_need_three_axes(loss: Loss) -> None:
     prediction, target = loss.data((4, 3))
-    with pytest.raises(ValueError, match="lengths: expected .* 3 axes"):
+    with pytest.raises(ValueError, match=r"lengths: expected .* 3 axes"):
         loss(prediction, target, lengths=[1, 2, 3])
 
 
@@ -450,7 +461,7 @@ def test_probabilities_and_targets_out_of_range_are_named() -> None:
         losses.binary_cross_entropy(half, half, logits=1)
 
 
-# --- PyTorch -----------------------------------------------------------------------------------------------------------
+# --- PyTorch ----------------------------------------------------------------------------------------------------------
 
 
 @each_loss
@@ -476,4 +487,5 @@ def test_pytorch(loss: Loss, dtype: Any, reduction: str) -> None:
     value, gradient = loss(prediction, target, reduction=reduction)
     rel = 1e-6 if dtype is np.float32 else 1e-13
     assert value == pytest.approx(expected.item(), rel=rel)
-    assert np.allclose(gradient, leaf.grad.numpy(), rtol=10 * rel, atol=rel)
+    # PyTorch's 1e-12 is a float32, also in float64.
+    assert np.allclose(gradient, leaf.grad.numpy(), rtol=max(10 * rel, 1e-8 if loss.probabilities else 0), atol=rel)

@@ -300,9 +300,7 @@ def test_parts_that_do_not_fit():
     with pytest.raises(ValueError, match=r"identifiers, got 'a\.b'"):
         Model(**{"a.b": RNN(3, 4)})
     layer = RNN(3, 3)
-    with pytest.raises(
-        ValueError, match="a: expected a part that is in no model"
-    ):
+    with pytest.raises(ValueError, match="a: expected a part that is in no model"):
         Model(a=layer, b=layer)
     Model(a=layer)
     with pytest.raises(ValueError, match="b: expected a part that is in no model"):

@@ -10,6 +10,7 @@ import pytest
 from registry import ISAS, TOLERANCES, Case, assert_close, map_state, parts, swap
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: nothing to compare with")
+torch.set_num_threads(1)
 
 KINDS = ("elman_tanh", "elman_relu", "lstm", "gru_after")  # those that PyTorch has
 SHAPES = (

@@ -20,6 +20,8 @@ const char *active_isa();
 std::string require_isa(const std::optional<std::string> &name); // a usable name, or ValueError
 int threads_for(int asked, double work);                         // asked <= 0: the default; small work: 1
 
+bool step_is_small(double work);                                 // too small for threads that wait for each other at each step
+
 [[noreturn]] void fail(const std::string &argument, const std::string &expected, const std::string &got);
 std::string describe(py::handle value); // "float64 array of shape (3, 4)", "None", "str"
 

@@ -26,6 +26,8 @@ int names_count = 0;
 std::atomic<const char *> active{nullptr};
 std::atomic<int> default_threads{1};
 std::atomic<bool> forked{false};
+// Below this many multiply-adds a second thread costs more than it saves (a fork and join is 5 to 10 us).
+std::atomic<double> small_work{4e5};
 
 std::string joined() {
     std::string text;
@@ -142,12 +144,12 @@ std::uint64_t checksum(const py::array &a) {
 
 const char *active_isa() { return active; }
 
+bool step_is_small(double work) { return work < small_work / 2; }
+
 std::string require_isa(const std::optional<std::string> &name) { return name ? find(*name, "isa") : active.load(); }
 
-// Below this many multiply-adds a second thread costs more than it saves (measured: a fork and join is 5 to 10 us).
 int threads_for(int asked, double work) {
-    constexpr double small = 4e5;
-    if (forked || work < small) return 1; // OpenMP's threads do not survive fork()
+    if (forked || work < small_work) return 1; // OpenMP's threads do not survive fork()
     return asked > 0 ? asked : default_threads.load();
 }
 
@@ -162,6 +164,8 @@ void register_config(py::module_ &module) {
     module.def("build_info", build_info, "Version, compiler and OpenMP runtime.");
     module.def("get_num_threads", [] { return default_threads.load(); });
     module.def("set_num_threads", set_threads, py::arg("n"));
+    module.def("set_small_work", [](double work) { small_work = work; }, py::arg("work"),
+               "Calls of fewer multiply-adds run on one thread; 0 makes small tests run on several.");
     module.def("checksum", checksum, py::arg("array"), "A 64-bit checksum of an array's content in logical order.");
 }
 

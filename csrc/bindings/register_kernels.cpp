@@ -140,6 +140,7 @@ template <class T> class CellBinding {
         const index steps = a.shape(0), batch = a.shape(1), H = sizes_.hidden;
         const index needed = tape_size(steps, batch); // checks the product too
         require_product({steps, batch, sizes_.input + 64}, "T, B, input_size");
+        call.kind = kind_;
         call.steps = steps;
         call.batch = batch;
         call.sizes = sizes_;
@@ -170,7 +171,7 @@ template <class T> class CellBinding {
         const double per_step = G * static_cast<double>(H) * width * static_cast<double>(batch) * passes;
         call.threads = threads_for(num_threads, per_step * static_cast<double>(steps));
         // Too few rows to share out: threads would wait for each other at every step, so a step must be worth it.
-        if (batch < 2 * call.threads && per_step < 2e5) call.threads = 1;
+        if (batch < 2 * call.threads && step_is_small(per_step)) call.threads = 1;
     }
 
     void check_ids(const Sequence<T> &call) const {

@@ -18,13 +18,13 @@ template <class T, int R, int Q, int N, class Loop> RNNFAST_INLINE void on_regis
 
 // One copy of the two loops per shape, shared by all cells and products.
 template <class T, int N>
-__attribute__((noinline)) void tile(int r, int q, vec<T> *sums, const T *const *row, Span k, const T *panel, index stride) {
+RNNFAST_SHARED void tile(int r, int q, vec<T> *sums, const T *const *row, Span k, const T *panel, index stride) {
     with_shape<N>(r, q, [&]<int R, int Q>() RNNFAST_LAMBDA {
         on_registers<T, R, Q, N>(sums, [&](auto &acc) RNNFAST_LAMBDA { accumulate<T>(acc, row, k, panel, stride); });
     });
 }
 template <class T, int N>
-__attribute__((noinline)) void tile_outer(int r, int q, vec<T> *sums, const T *const *row, index column, index count,
+RNNFAST_SHARED void tile_outer(int r, int q, vec<T> *sums, const T *const *row, index column, index count,
                                           const T *panel, index stride) {
     with_shape<N>(r, q, [&]<int R, int Q>() RNNFAST_LAMBDA {
         on_registers<T, R, Q, N>(
@@ -64,16 +64,16 @@ RNNFAST_INLINE void fused_product(Team &team, Range rows, Range panels, Row row,
         with_shape<N>(r, q, [&]<int R, int Q>() {
             vec<T> acc[R][Q][N];
             const T *left[R];
-            unroll<R>([&](auto i) RNNFAST_LAMBDA {
+            RNNFAST_UNROLL for (int i = 0; i < R; ++i) {
                 left[i] = row(first + i);
-                unroll<Q>([&](auto j) RNNFAST_LAMBDA {
-                    unroll<N>([&](auto n) RNNFAST_LAMBDA { acc[i][j][n] = start(first + i, panel + j, n); });
-                });
-            });
+                RNNFAST_UNROLL for (int j = 0; j < Q; ++j) {
+                    RNNFAST_UNROLL for (int n = 0; n < N; ++n) acc[i][j][n] = start(first + i, panel + j, n);
+                }
+            }
             accumulate<T>(acc, left, k, weights + panel * stride, stride);
-            unroll<R>([&](auto i) RNNFAST_LAMBDA {
-                unroll<Q>([&](auto j) RNNFAST_LAMBDA { finish(first + i, panel + j, acc[i][j]); });
-            });
+            RNNFAST_UNROLL for (int i = 0; i < R; ++i) {
+                RNNFAST_UNROLL for (int j = 0; j < Q; ++j) finish(first + i, panel + j, acc[i][j]);
+            }
         });
     });
 }

@@ -33,12 +33,12 @@ RNNFAST_INLINE Span contiguous(index k) { return {1, k, 0}; }
 // acc[r][q][n] += a[r] * panel[q][n]: the innermost step of all
 template <class T, int R, int Q, int N>
 RNNFAST_INLINE void multiply_add(vec<T> (&acc)[R][Q][N], const vec<T> (&a)[R], const T *panel, index stride) {
-    unroll<Q>([&](auto q) RNNFAST_LAMBDA {
-        unroll<N>([&](auto n) RNNFAST_LAMBDA {
+    RNNFAST_UNROLL for (int q = 0; q < Q; ++q) {
+        RNNFAST_UNROLL for (int n = 0; n < N; ++n) {
             const vec<T> w = load(panel + q * stride + n * lanes<T>);
-            unroll<R>([&](auto r) RNNFAST_LAMBDA { acc[r][q][n] = fma(a[r], w, acc[r][q][n]); });
-        });
-    });
+            RNNFAST_UNROLL for (int r = 0; r < R; ++r) acc[r][q][n] = fma(a[r], w, acc[r][q][n]);
+        }
+    }
 }
 
 // acc[r][q][n] += sum_k row[r][k] * panel[q][k][n]
@@ -48,7 +48,7 @@ RNNFAST_INLINE void accumulate(vec<T> (&acc)[R][Q][N], const T *const *row, Span
         const index at = o * k.step;
         for (index i = at; i < at + k.inner; ++i, panel += N * lanes<T>) {
             vec<T> a[R];
-            unroll<R>([&](auto r) RNNFAST_LAMBDA { a[r] = broadcast(row[r][i]); });
+            RNNFAST_UNROLL for (int r = 0; r < R; ++r) a[r] = broadcast(row[r][i]);
             multiply_add<T>(acc, a, panel, stride);
         }
     }
@@ -61,7 +61,7 @@ RNNFAST_INLINE void accumulate_outer(vec<T> (&acc)[R][Q][N], const T *const *row
     for (index m = 0; m < count; ++m, panel += N * lanes<T>) {
         const T *const at = row[m] + column;
         vec<T> a[R];
-        unroll<R>([&](auto r) RNNFAST_LAMBDA { a[r] = broadcast(at[r]); });
+        RNNFAST_UNROLL for (int r = 0; r < R; ++r) a[r] = broadcast(at[r]);
         multiply_add<T>(acc, a, panel, stride);
     }
 }

@@ -130,6 +130,7 @@ template <class Cell, class T> class BackwardPass {
         const index before = masks.previous(t);
         Unit<T> &u = row.step;
         u = {};
+        u.kind = call.kind;
         u.slots = records.slots.row(t, b);
         u.h = records.h.row(t, b);
         u.h_prev = from == From::previous  ? records.h.row(before, b)

@@ -27,7 +27,13 @@
 #endif
 
 #define RNNFAST_INLINE inline __attribute__((always_inline))
+#if defined(__clang__)
+#define RNNFAST_SHARED __attribute__((noinline))
+#else
+#define RNNFAST_SHARED __attribute__((noinline, noclone))
+#endif
 #define RNNFAST_LAMBDA __attribute__((always_inline))
+#define RNNFAST_UNROLL _Pragma("GCC unroll 24") // every loop under it has a constant count: its arrays become registers
 
 namespace rnnfast::RNNFAST_ISA {
 
