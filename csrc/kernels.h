@@ -69,6 +69,8 @@ template <class T> struct Backward : Sequence<T> {
 };
 
 template <class T> struct CellKernel {
+    index gates;
+    bool has_c;
     index (*panel_size)(Sizes);
     index (*panel_size_backward)(Sizes);
     index (*tape_size)(Sizes, index steps, index batch);

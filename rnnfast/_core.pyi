@@ -6,6 +6,9 @@ from numpy.typing import NDArray
 
 _Array = NDArray[Any]
 
+CELLS: dict[str, tuple[int, bool]]
+"""The kinds of cells: how many gates, and whether there is a state c."""
+
 def isa_available() -> list[str]: ...
 def isa() -> str: ...
 def set_isa(name: str) -> None: ...

@@ -30,7 +30,6 @@ from ._part import Packed, Part
 from .parameters import Gradients, Parameters, aligned_empty
 from .tape import Grads, Tape, recording
 
-_GATES = {"elman_tanh": 1, "elman_relu": 1, "elman_sigmoid": 1, "lstm": 4, "gru_after": 3, "gru_before": 3}
 _WEIGHTS, _BIASES = ("weight_ih", "weight_hh"), ("bias_ih", "bias_hh")
 
 States = tuple[Array, ...]
@@ -85,6 +84,7 @@ class _Stack(Part):
         forget_bias: float | None = None,
     ) -> None:
         self._kind = kind
+        self._gates, self._has_c = _core.CELLS[kind]
         self.input_size = _checks.size("input_size", input_size)
         self.hidden_size = _checks.size("hidden_size", hidden_size)
         self.bias = _checks.truth("bias", bias)
@@ -96,7 +96,7 @@ class _Stack(Part):
         self._suffixes = tuple(suffixes)
 
         shapes = self._shapes()
-        values = initialisation.initial(shapes, init, self.rng, n=self.hidden_size, gates=_GATES[kind])
+        values = initialisation.initial(shapes, init, self.rng, n=self.hidden_size, gates=self._gates)
         if self.forget_bias is not None:
             values |= initialisation.forget_bias(values, self.forget_bias)
         self.params = Parameters(shapes, self.dtype)
@@ -117,13 +117,13 @@ class _Stack(Part):
         return self.input_size if k < self._directions else self._features
 
     def _check_size(self) -> None:
-        rows = self._directions * _GATES[self._kind] * self.hidden_size
+        rows = self._directions * self._gates * self.hidden_size
         columns = self.input_size + (self.num_layers - 1) * self._features + self.num_layers * (self.hidden_size + 2)
         sizes = {"input_size": self.input_size, "hidden_size": self.hidden_size, "num_layers": self.num_layers}
         _checks.elements(rows * columns, **sizes)
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        rows = _GATES[self._kind] * self.hidden_size
+        rows = self._gates * self.hidden_size
         shapes: dict[str, tuple[int, ...]] = {}
         for k, suffix in enumerate(self._suffixes):
             for name, columns in zip(_WEIGHTS, (self._input_size(k), self.hidden_size), strict=True):
@@ -167,7 +167,7 @@ class _Stack(Part):
         """The view [L*D, B, H] of a caller's state."""
 
     def _state_names(self, name: str) -> tuple[str, ...]:
-        return (f"{name}[0]", f"{name}[1]") if self._kind == "lstm" else (name,)
+        return (f"{name}[0]", f"{name}[1]") if self._has_c else (name,)
 
     def _check_x(self, x: Any) -> tuple[Array, bool]:
         """The time-major view of `x`, not yet converted (with two axes it is ids), and whether it has a batch axis."""

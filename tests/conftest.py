@@ -14,3 +14,7 @@ sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
 
 settings.register_profile("rnnfast", deadline=None, derandomize=True, database=None)
 settings.load_profile("rnnfast")
+
+from rnnfast import _core  # noqa: E402  (only now is it sure which rnnfast this is)
+
+_core.set_small_work(0)  # else the small calls of the tests would all run on one thread, whatever num_threads says

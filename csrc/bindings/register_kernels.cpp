@@ -34,8 +34,6 @@ template <class T> Weights<T> weights(const py::object &ih, const py::object &hh
             optional<T>(b_ih, "bias_ih", {rows}), optional<T>(b_hh, "bias_hh", {rows})};
 }
 
-constexpr index gates_of(Kind kind) { return kind == lstm ? 4 : kind == gru_after || kind == gru_before ? 3 : 1; }
-
 void check_lengths(const std::int64_t *lengths, index steps, index batch) {
     for (index b = 0; lengths && b < batch; ++b) {
         if (lengths[b] < 0 || lengths[b] > steps) {
@@ -52,7 +50,7 @@ template <class T> class CellBinding {
 
   public:
     CellBinding(Kind kind, Sizes sizes, const Table<T> *table) : kind_(kind), sizes_(sizes), kernel_(table->cells[kind]) {
-        require_product({gates_of(kind), sizes.hidden + 64, sizes.hidden + sizes.input + 2, 2}, "input_size, hidden_size");
+        require_product({kernel_.gates, sizes.hidden + 64, sizes.hidden + sizes.input + 2, 2}, "input_size, hidden_size");
     }
 
     index panel_size() const { return kernel_.panel_size(sizes_); }
@@ -60,19 +58,19 @@ template <class T> class CellBinding {
 
     index tape_size(index steps, index batch) const {
         if (steps < 0 || batch < 0) fail("T, B", "sizes >= 0", std::to_string(steps) + ", " + std::to_string(batch));
-        require_product({steps, batch, (gates_of(kind_) + 3) * (sizes_.hidden + 64)}, "T, B, hidden_size");
+        require_product({steps, batch, (kernel_.gates + 3) * (sizes_.hidden + 64)}, "T, B, hidden_size");
         return kernel_.tape_size(sizes_, steps, batch);
     }
 
     void pack(const py::object &ih, const py::object &hh, const py::object &b_ih, const py::object &b_hh, const py::object &out) const {
-        const auto w = weights<const T>(ih, hh, b_ih, b_hh, gates_of(kind_), sizes_);
+        const auto w = weights<const T>(ih, hh, b_ih, b_hh, kernel_.gates, sizes_);
         T *const panels = contiguous<T>(out, "out", {panel_size()});
         const py::gil_scoped_release release;
         kernel_.pack(sizes_, w, panels);
     }
 
     void pack_backward(const py::object &ih, const py::object &hh, const py::object &out) const {
-        const auto w = weights<const T>(ih, hh, py::none(), py::none(), gates_of(kind_), sizes_);
+        const auto w = weights<const T>(ih, hh, py::none(), py::none(), kernel_.gates, sizes_);
         T *const panels = contiguous<T>(out, "out", {panel_size_backward()});
         const py::gil_scoped_release release;
         kernel_.pack_backward(sizes_, w, panels);
@@ -81,7 +79,7 @@ template <class T> class CellBinding {
     void unpack(const py::object &panels, const py::object &ih, const py::object &hh, const py::object &b_ih,
                 const py::object &b_hh) const {
         const T *const from = contiguous<const T>(panels, "panels", {panel_size()});
-        const auto w = weights<T>(ih, hh, b_ih, b_hh, gates_of(kind_), sizes_);
+        const auto w = weights<T>(ih, hh, b_ih, b_hh, kernel_.gates, sizes_);
         const py::gil_scoped_release release;
         kernel_.unpack(sizes_, from, w);
     }
@@ -94,7 +92,7 @@ template <class T> class CellBinding {
         const index B = call.batch, H = sizes_.hidden;
         call.y = strided<T>(y, "y", dtype_of<T>(), {call.steps, B, H});
         call.hT = contiguous<T>(hT, "hT", {B, H});
-        if (kind_ == lstm) call.cT = contiguous<T>(cT, "cT", {B, H});
+        if (kernel_.has_c) call.cT = contiguous<T>(cT, "cT", {B, H});
         without_gil([&](Interrupt *interrupt) {
             call.interrupt = interrupt;
             kernel_.forward(call);
@@ -161,13 +159,13 @@ template <class T> class CellBinding {
         }
         call.h0 = optional<const T>(h0, "h0", {batch, H});
         call.reset_h = optional<const T>(reset_h, "reset_h", {batch, H});
-        if (kind_ == lstm) {
+        if (kernel_.has_c) {
             call.c0 = optional<const T>(c0, "c0", {batch, H});
             call.reset_c = optional<const T>(reset_c, "reset_c", {batch, H});
         }
         call.panels = contiguous<const T>(panels, "panels", {panel_size()});
         call.tape = optional<T>(tape, "tape", {needed});
-        const double G = static_cast<double>(gates_of(kind_)), width = static_cast<double>(sizes_.input + H);
+        const double G = static_cast<double>(kernel_.gates), width = static_cast<double>(sizes_.input + H);
         const double per_step = G * static_cast<double>(H) * width * static_cast<double>(batch) * passes;
         call.threads = threads_for(num_threads, per_step * static_cast<double>(steps));
         // Too few rows to share out: threads would wait for each other at every step, so a step must be worth it.
@@ -259,7 +257,9 @@ Kind kind_of(const std::string &name) {
     for (int k = 0; k < kinds; ++k) {
         if (name == kind_names[k]) return static_cast<Kind>(k);
     }
-    fail("kind", "one of elman_tanh, elman_relu, elman_sigmoid, lstm, gru_after, gru_before", "'" + name + "'");
+    std::string known;
+    for (const char *kind : kind_names) known += (known.empty() ? "" : ", ") + std::string(kind);
+    fail("kind", "one of " + known, "'" + name + "'");
 }
 
 bool is_double(const std::string &dtype) {
@@ -371,6 +371,12 @@ void register_kernels(py::module_ &module) {
              },
              py::arg("panels_backward"), py::arg("x"), py::arg("dy"), py::arg("dx"), py::arg("dpanels"), py::arg("num_threads") = 0);
 
+    py::dict cells;
+    for (int k = 0; k < kinds; ++k) {
+        const CellKernel<float> &cell = table<float>(active_isa())->cells[k];
+        cells[kind_names[k]] = py::make_tuple(cell.gates, cell.has_c);
+    }
+    module.attr("CELLS") = cells;
     module.def(
         "fma_peak",
         [](const std::string &dtype, const std::optional<std::string> &isa) {

@@ -30,13 +30,30 @@ struct Span {
 };
 RNNFAST_INLINE Span contiguous(index k) { return {1, k, 0}; }
 
-// acc[r][q][n] += a[r] * panel[q][n]: the innermost step of all
-template <class T, int R, int Q, int N>
-RNNFAST_INLINE void multiply_add(vec<T> (&acc)[R][Q][N], const vec<T> (&a)[R], const T *panel, index stride) {
-    RNNFAST_UNROLL for (int q = 0; q < Q; ++q) {
-        RNNFAST_UNROLL for (int n = 0; n < N; ++n) {
-            const vec<T> w = load(panel + q * stride + n * lanes<T>);
-            RNNFAST_UNROLL for (int r = 0; r < R; ++r) acc[r][q][n] = fma(a[r], w, acc[r][q][n]);
+// acc[r][q][n] += a(r) * panel[q][n]: the innermost step of all. The smaller operand waits in registers, the other passes
+// through one: 12 sums, 3 operands and that one are the 16 registers of AVX2; the other way round they would be 17.
+template <class T, int R, int Q, int N, class Left>
+RNNFAST_INLINE void multiply_add(vec<T> (&acc)[R][Q][N], Left a, const T *panel, index stride) {
+    const auto w = [&](int q, int n) RNNFAST_LAMBDA { return load(panel + q * stride + n * lanes<T>); };
+    if constexpr (R <= Q * N) {
+        vec<T> left[R];
+        RNNFAST_UNROLL for (int r = 0; r < R; ++r) left[r] = broadcast(a(r));
+        RNNFAST_UNROLL for (int q = 0; q < Q; ++q) {
+            RNNFAST_UNROLL for (int n = 0; n < N; ++n) {
+                const vec<T> right = w(q, n);
+                RNNFAST_UNROLL for (int r = 0; r < R; ++r) acc[r][q][n] = fma(left[r], right, acc[r][q][n]);
+            }
+        }
+    } else {
+        vec<T> right[Q][N];
+        RNNFAST_UNROLL for (int q = 0; q < Q; ++q) {
+            RNNFAST_UNROLL for (int n = 0; n < N; ++n) right[q][n] = w(q, n);
+        }
+        RNNFAST_UNROLL for (int r = 0; r < R; ++r) {
+            const vec<T> left = broadcast(a(r));
+            RNNFAST_UNROLL for (int q = 0; q < Q; ++q) {
+                RNNFAST_UNROLL for (int n = 0; n < N; ++n) acc[r][q][n] = fma(left, right[q][n], acc[r][q][n]);
+            }
         }
     }
 }
@@ -47,9 +64,7 @@ RNNFAST_INLINE void accumulate(vec<T> (&acc)[R][Q][N], const T *const *row, Span
     for (index o = 0; o < k.outer; ++o) {
         const index at = o * k.step;
         for (index i = at; i < at + k.inner; ++i, panel += N * lanes<T>) {
-            vec<T> a[R];
-            RNNFAST_UNROLL for (int r = 0; r < R; ++r) a[r] = broadcast(row[r][i]);
-            multiply_add<T>(acc, a, panel, stride);
+            multiply_add<T>(acc, [&](int r) RNNFAST_LAMBDA { return row[r][i]; }, panel, stride);
         }
     }
 }
@@ -60,9 +75,7 @@ RNNFAST_INLINE void accumulate_outer(vec<T> (&acc)[R][Q][N], const T *const *row
                                      const T *panel, index stride) {
     for (index m = 0; m < count; ++m, panel += N * lanes<T>) {
         const T *const at = row[m] + column;
-        vec<T> a[R];
-        RNNFAST_UNROLL for (int r = 0; r < R; ++r) a[r] = broadcast(at[r]);
-        multiply_add<T>(acc, a, panel, stride);
+        multiply_add<T>(acc, [&](int r) RNNFAST_LAMBDA { return at[r]; }, panel, stride);
     }
 }
 

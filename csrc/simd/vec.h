@@ -26,14 +26,20 @@
 #error "include this file from csrc/isa/<instruction set>.cpp only"
 #endif
 
+#if defined(RNNFAST_SANITIZED) // instrumented code is slow anyway; inlined as below it would take minutes to compile
+#define RNNFAST_INLINE inline
+#define RNNFAST_LAMBDA
+#define RNNFAST_UNROLL
+#else
 #define RNNFAST_INLINE inline __attribute__((always_inline))
+#define RNNFAST_LAMBDA __attribute__((always_inline))
+#define RNNFAST_UNROLL _Pragma("GCC unroll 24") // each loop under it has a constant count: its arrays become registers
+#endif
 #if defined(__clang__)
 #define RNNFAST_SHARED __attribute__((noinline))
 #else
 #define RNNFAST_SHARED __attribute__((noinline, noclone))
 #endif
-#define RNNFAST_LAMBDA __attribute__((always_inline))
-#define RNNFAST_UNROLL _Pragma("GCC unroll 24") // every loop under it has a constant count: its arrays become registers
 
 namespace rnnfast::RNNFAST_ISA {
 
