@@ -13,6 +13,7 @@ files.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import secrets
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from . import layers
 from .model import Model
 
-__all__ = ["Checkpoint", "load", "save", "write_atomically"]
+__all__ = ["Checkpoint", "load", "remove_leftovers", "save", "write_atomically"]
 
 _METADATA_KEY = "rnnfast"
 _FORMAT = "rnnfast checkpoint 1"
@@ -72,6 +73,13 @@ def save(
         An optimiser; its `state_dict()` is saved.
     extra : mapping, optional
         Anything made of dicts with string keys, lists, tuples, arrays, numbers, strings, booleans and None.
+
+    Raises
+    ------
+    TypeError
+        `extra` holds something else.
+    OSError
+        The file can't be written; one that was there is as it was.
     """
     tensors: dict[str, NDArray[Any]] = {name: np.asarray(value) for name, value in model.params.items()}
     document = {
@@ -139,6 +147,13 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(target.parent)
+
+
+def remove_leftovers(path: str | os.PathLike[str]) -> None:
+    """Remove what writers of `path` that were killed have left beside it. No other process may be writing it now."""
+    target = Path(os.path.realpath(path))
+    for temporary in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        temporary.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -85,6 +85,11 @@ class Model:
     dtype : numpy.dtype
     batch_first, bidirectional : bool
         Of the layers; `bidirectional` if any is.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Something that is no part, parts that do not fit, or a part that is in a model already.
     """
 
     def __init__(self, **parts: _Part) -> None:
@@ -148,6 +153,11 @@ class Model:
             The last part's output.
         state : dict
             The final states of the layers.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument is of a wrong kind, shape or range.
         """
         y, states, _ = self._evaluate(x, state, reset_state, lengths, resets, out, logits, num_threads, None)
         return y, states
@@ -180,6 +190,11 @@ class Model:
         state : dict
         tape : Tape
             For one backward.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument is of a wrong kind, shape or range.
         """
         recorder = begin(ModelTape() if tape is None else tape, self, self.params)
         if not isinstance(recorder, ModelTape):
@@ -219,8 +234,12 @@ class Model:
         Returns
         -------
         Grads
-            As a layer's, `state` and `reset_state` by the layers' names. If anything is wrong, nothing has been
-            added.
+            As a layer's, `state` and `reset_state` by the layers' names.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As a layer's backward: nothing has been added, and the tape is as it was.
         """
         rows: _Rows = recording(tape, self, self.params)
         tapes = tape.parts  # type: ignore[attr-defined]  # `forward` makes no others

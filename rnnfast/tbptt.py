@@ -51,7 +51,7 @@ class StepResult(NamedTuple):
     steps : int
         The window's steps.
     state
-        The state carried out of the window, in the model's structure.
+        The state carried out of the window, in the model's structure. It is the trainer's own: copy it to change it.
     """
 
     loss: float
@@ -91,6 +91,11 @@ class TBPTT:
         Hand ``logits=True`` to the model (its head then skips the activation), for a loss that takes logits.
     num_threads : int, optional
         As for the layers.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of a wrong kind or range, the model is bidirectional, or the optimiser has other parameters.
     """
 
     def __init__(
@@ -153,13 +158,19 @@ class TBPTT:
         ----------
         rows : array_like, optional
             The rows that begin anew: their numbers or a boolean mask [B]. By default all.
+
+        Raises
+        ------
+        ValueError
+            There are no such rows.
         """
         if rows is None:
             self._forget(None)
             return
-        if self._state is None:
+        count = _rows(self._state)
+        if count is None:
             return
-        fresh = np.zeros(_rows(self._state), np.bool_)
+        fresh = np.zeros(count, np.bool_)
         try:
             fresh[np.asarray(rows, None if np.size(rows) else np.intp)] = True
         except IndexError as error:
@@ -207,7 +218,11 @@ class TBPTT:
         Returns
         -------
         StepResult
-            If anything is wrong with the arguments, nothing has changed.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument is of a wrong kind, shape or range; no parameter and no carried state has changed.
         """
         window = self._piece(x, resets, lengths)
         if not 1 <= window.steps <= self.k1:
@@ -253,6 +268,11 @@ class TBPTT:
         ------
         StepResult
             One per window.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for `step`; shapes are checked before the first window.
         """
         whole = self._piece(x, resets, lengths)
         self._check_rows(whole)
@@ -295,6 +315,11 @@ class TBPTT:
         ----------
         state_dict : mapping
             Of a trainer with the same k1 and k2.
+
+        Raises
+        ------
+        TypeError, ValueError
+            It is not such a mapping; nothing has changed.
         """
         expected = {"state", "start_state", "context", "restart"}
         if set(state_dict) != expected:
@@ -321,10 +346,9 @@ class TBPTT:
         return _Piece(array, flags, None if counts is None or (counts == steps).all() else counts, steps)
 
     def _check_rows(self, piece: _Piece) -> None:
-        rows = piece.x.shape[1 - self._time]
-        if self._state is not None and rows != _rows(self._state):
-            carried = f"{_rows(self._state)} rows, as the carried state has"
-            raise ValueError(f"x: expected {carried}, got {rows}; reset() forgets it")
+        rows, carried = piece.x.shape[1 - self._time], _rows(self._state)
+        if carried not in (None, rows):
+            raise ValueError(f"x: expected {carried} rows, as the carried state has, got {rows}; reset() forgets it")
 
     def _restarted(self, window: _Piece) -> _Piece:
         """The window, with resets at its first step for the rows that `reset` was called for."""
@@ -423,6 +447,11 @@ def gradient_norm_by_distance(layer: Any, x: ArrayLike, dy_last: ArrayLike, stat
     ndarray of float64, shape [T]
         At d, the L2 norm of dLoss/dh after step T-1-d: at 0 of `dy_last` itself, further back of what reaches the
         hidden state (of all layers and rows) that is handed from that step to the next.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of a wrong kind or shape, or the layer is bidirectional.
     """
     if not isinstance(layer, RNN | LSTM | GRU):
         raise TypeError(f"layer: expected an RNN, LSTM or GRU, got {type(layer).__name__}")
@@ -496,6 +525,11 @@ def stateful_batches(stream: ArrayLike, batch_size: int, k1: int) -> StatefulBat
     StatefulBatches
         A sequence (it has a length and an index, and can be gone through again) of ``(x, target)``, each [T, B, ...];
         the target is the stream one step on.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of a wrong kind or range, or the stream is too short for so many rows.
     """
     return StatefulBatches(stream, batch_size, k1)
 
@@ -566,9 +600,10 @@ def _map_state(function: Callable[[Array], Array], state: Any) -> Any:
     return None if state is None else function(np.asarray(state))
 
 
-def _rows(state: Any) -> int:
-    """The rows of a batched state [L*D, B, H]."""
-    return int(next(_leaves(state)).shape[-2])
+def _rows(state: Any) -> int | None:
+    """The rows of a batched state [L*D, B, H]; None where there is no array to tell by."""
+    array = next(_leaves(state), None)
+    return None if array is None else int(array.shape[-2])
 
 
 def _bound(name: str, value: float | None) -> float | None:

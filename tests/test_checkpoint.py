@@ -146,6 +146,13 @@ def test_what_cannot_be_saved_writes_nothing(tmp_path):
         checkpoint.save(tmp_path / "missing" / "a", model)
 
 
+def test_leftovers_of_killed_writers_can_be_removed(tmp_path):
+    for name in ("a[1]", ".a[1].0123abcd.tmp", ".a1.0123abcd.tmp", "a[1].tmp"):
+        (tmp_path / name).write_bytes(b"")
+    checkpoint.remove_leftovers(tmp_path / "a[1]")
+    assert sorted(os.listdir(tmp_path)) == [".a1.0123abcd.tmp", "a[1]", "a[1].tmp"]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="symbolic links")
 def test_a_link_stays_a_link(tmp_path):
     (tmp_path / "folder").mkdir()

@@ -182,6 +182,7 @@ def test_a_killed_run_goes_on_bitwise(folder, options):
     assert kills > 0
     assert b"step    120" in output
     assert_same_run("a", "b")
+    assert sorted(os.listdir()) == ["a", "b", "text"]
 
 
 def test_resuming_a_finished_run_shows_it_again(folder):
@@ -370,6 +371,14 @@ def test_help_and_version():
     assert "--resume" in run("train", "--help")
     done = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("Usage: rnnfast [OPTIONS] COMMAND")
+
+
+def test_a_terminal_that_lacks_characters(folder):
+    train()
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    command = [*COMMAND, "sample", "a", "--prompt", "naïve ☃", "--length", "0"]
+    done = subprocess.run(command, capture_output=True, check=True, env=environment)
+    assert done.stdout == "naïve ?\n".encode("latin-1")
 
 
 @pytest.mark.parametrize("missing", ["click", "tqdm", "safetensors"])

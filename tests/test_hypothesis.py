@@ -29,7 +29,7 @@ cases = st.builds(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=150)
 @given(cases)
 def test_layer_agrees_with_the_oracle(case):
     layer, data = case.layer(), case.data
@@ -49,7 +49,7 @@ def test_layer_agrees_with_the_oracle(case):
         assert_close(grads.params[name], expected_gradients.params[name], backward_tolerance)
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(cases, st.data())
 def test_chunks_equal_the_whole(case, draw):
     case = replace(case, bidirectional=False, batch_first=False, mask="both")
@@ -85,7 +85,7 @@ arrays = st.builds(
 anything = st.one_of(arrays, st.none(), st.integers(-2, 5), st.text(max_size=3), st.lists(st.floats(), max_size=3))
 
 
-@settings(max_examples=500)
+@settings(max_examples=300)
 @given(
     kind=st.sampled_from(("lstm", "gru_before")),
     x=st.one_of(st.just(np.ones((3, 2, 4), np.float32)), anything),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from registry import KINDS, assert_close, assert_same_bits, make_layer
 
-from rnnfast import GRU, LSTM, TBPTT, Dense, Model, reference
+from rnnfast import GRU, LSTM, TBPTT, Dense, Model, _core, reference
 from rnnfast.losses import mean_squared_error, softmax_cross_entropy
 from rnnfast.optim import SGD, Adam
 from rnnfast.tbptt import gradient_norm_by_distance, stateful_batches
@@ -20,8 +20,6 @@ WINDOWS = [(4, 4), (4, 7), (4, 8), (3, 11), (5, 13), (1, 1), (1, 6), (13, 13), (
 
 def make(kind="lstm", dtype=np.float64, num_layers=1, isa=None, **options):
     """Equal arguments make equal models."""
-    from rnnfast import _core
-
     layer = make_layer(kind, I, H, isa=isa or _core.isa(), dtype=dtype, num_layers=num_layers, rng=1, **options)
     return Model(rnn=layer, head=Dense(H, O, dtype=dtype, rng=2))
 

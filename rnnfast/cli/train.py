@@ -64,22 +64,22 @@ class Settings:
     """
 
     cell: str = "lstm"
-    hidden: int = 128
+    hidden: int = 256
     layers: int = 1
     dropout: float = 0.0
-    steps: int = 2000
+    steps: int = 1500
     batch_size: int = 16
     window: int = 64
     truncation: int | None = None
-    lr: float = 8e-3
+    lr: float = 1e-2
     clip: float = 1.0
     seed: int = 0
 
 
 PRESETS = {
-    "quick": Settings(hidden=32, steps=100, window=32),
+    "quick": Settings(hidden=64, steps=500, window=32, lr=2e-2),
     "default": Settings(),
-    "long": Settings(hidden=256, layers=2, dropout=0.3, steps=8000, batch_size=32, lr=4e-3),
+    "long": Settings(hidden=256, layers=2, dropout=0.3, steps=8000, lr=5e-3),
 }
 
 
@@ -159,6 +159,7 @@ class Training:
         Training
         """
         loaded = _load(path)
+        checkpoint.remove_leftovers(path)
         extra = loaded.extra
         settings = Settings(**extra["settings"])
         for name, value in (expected or {}).items():
