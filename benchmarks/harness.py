@@ -56,11 +56,10 @@ def relative_error(got: np.ndarray, want: np.ndarray) -> float:
     return float(np.abs(got - want).max() / max(float(np.abs(want).max()), 1e-30))
 
 
-def assert_answers(work: Work, rows: int = 4) -> tuple[float, float]:
-    """Forward and gradient errors of our layer against the oracle on `rows` rows of the batch; raises beyond the contract."""
+def assert_answers(work: Work) -> tuple[float, float]:
+    """Forward and gradient errors of our layer on this very work against the oracle; raises beyond the contract."""
     layer = work.layer()
     x, dy = work.arrays()
-    x, dy = np.ascontiguousarray(x[:, :rows]), np.ascontiguousarray(dy[:, :rows])
     y, _, tape = layer.forward(x)
     grads = layer.backward(tape, dy)
     params = {name.removesuffix("_l0"): np.asarray(value, np.float64) for name, value in layer.params.items()}
@@ -140,7 +139,15 @@ def facts(threads: int) -> str:
         peer = f"PyTorch {torch.__version__}"
     except ImportError:
         peer = "PyTorch not installed"
-    return (
-        f"rnnfast {rnnfast.__version__}, {_core.isa()}, {threads} thread(s), {_core.build_info()['compiler']}, NumPy {np.__version__}, {peer}, "
-        f"Python {platform.python_version()}, {platform.machine()}"
+    return ", ".join(
+        [
+            f"rnnfast {rnnfast.__version__}",
+            _core.isa(),
+            f"{threads} thread(s)",
+            _core.build_info()["compiler"],
+            f"NumPy {np.__version__}",
+            peer,
+            f"Python {platform.python_version()}",
+            platform.machine(),
+        ]
     )

@@ -1,4 +1,5 @@
-// What a kernel is told, and the table through which it is reached. Nothing here depends on an instruction set or on Python.
+// What a kernel is told, and the table through which it is reached. Nothing here depends on an instruction set or on
+// Python.
 //
 // Every pointer's shape stands beside it. Null means: not given. Strides count elements. Nothing aliases, except
 // that backward overwrites the tape. See docs/design.md for T, B, I, H, G and for what lengths and resets mean.
@@ -12,7 +13,8 @@ namespace rnnfast {
 using index = std::ptrdiff_t;
 
 enum Kind { elman_tanh, elman_relu, elman_sigmoid, lstm, gru_after, gru_before, kinds };
-constexpr const char *kind_names[kinds] = {"elman_tanh", "elman_relu", "elman_sigmoid", "lstm", "gru_after", "gru_before"};
+constexpr const char *kind_names[kinds] = {"elman_tanh", "elman_relu", "elman_sigmoid",
+                                           "lstm",       "gru_after",  "gru_before"};
 
 // A way to stop a long call. The calling thread polls every so often; the others look at the flag.
 struct Interrupt {
@@ -43,14 +45,14 @@ template <class T> struct Sequence { // what forward and backward both need
     bool reverse;
     int threads;
     Interrupt *interrupt;
-    Strided<const T> x;                // [T, B, I]; data null: ids
-    Strided<const std::int64_t> ids;   // [T, B], each in 0 .. I-1 where the row is active
-    const std::int64_t *lengths;       // [B], each in 0 .. T
+    Strided<const T> x;                 // [T, B, I]; data null: ids
+    Strided<const std::int64_t> ids;    // [T, B], each in 0 .. I-1 where the row is active
+    const std::int64_t *lengths;        // [B], each in 0 .. T
     Strided<const std::uint8_t> resets; // [T, B]
-    const T *h0, *c0;                  // [B, H]
-    const T *reset_h, *reset_c;        // [B, H]
-    const T *panels;                   // panel_size()
-    T *tape;                           // tape_size(); null: inference
+    const T *h0, *c0;                   // [B, H]
+    const T *reset_h, *reset_c;         // [B, H]
+    const T *panels;                    // panel_size()
+    T *tape;                            // tape_size(); null: inference
 };
 
 template <class T> struct Forward : Sequence<T> {
@@ -60,12 +62,12 @@ template <class T> struct Forward : Sequence<T> {
 
 template <class T> struct Backward : Sequence<T> {
     const T *panels_backward;
-    Strided<const T> dy;        // [T, B, H]
-    const T *dhT, *dcT;         // [B, H]
-    Strided<T> dx;              // [T, B, I]; written
-    T *dh0, *dc0;               // [B, H]; written
-    T *d_reset_h, *d_reset_c;   // [B, H]; written
-    T *dpanels;                 // panel_size(); added to
+    Strided<const T> dy;      // [T, B, H]
+    const T *dhT, *dcT;       // [B, H]
+    Strided<T> dx;            // [T, B, I]; written
+    T *dh0, *dc0;             // [B, H]; written
+    T *d_reset_h, *d_reset_c; // [B, H]; written
+    T *dpanels;               // panel_size(); added to
 };
 
 template <class T> struct CellKernel {
@@ -86,7 +88,7 @@ template <class T> struct DenseCall {
     Sizes sizes; // hidden: the output size O
     int threads;
     Interrupt *interrupt;
-    const T *x;      // [N, I]
+    const T *x; // [N, I]
     index x_stride;
     const T *panels; // forward: panels, backward: panels_backward
     T *y;            // forward [N, O], written

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from rnnfast import _core
 
 WIDER = {np.float32: np.float64, np.float64: np.longdouble}

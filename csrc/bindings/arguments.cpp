@@ -35,10 +35,12 @@ std::string describe(py::handle value) {
            shape_text(a.shape(), static_cast<std::size_t>(a.ndim()));
 }
 
-py::array checked(py::handle value, const char *name, const py::dtype &dtype, Shape shape, bool writeable, bool strided) {
+py::array checked(py::handle value, const char *name, const py::dtype &dtype, Shape shape, bool writeable,
+                  bool strided) {
     const std::string expected =
         py::str(dtype).cast<std::string>() + " array of shape " + shape_text(shape.begin(), shape.size());
-    if (!py::isinstance<py::array>(value)) throw py::type_error(std::string(name) + ": expected " + expected + ", got " + describe(value));
+    if (!py::isinstance<py::array>(value))
+        throw py::type_error(std::string(name) + ": expected " + expected + ", got " + describe(value));
     auto a = py::reinterpret_borrow<py::array>(value);
     if (!a.dtype().is(dtype) && !a.dtype().equal(dtype)) {
         throw py::type_error(std::string(name) + ": expected " + expected + ", got " + describe(value));

@@ -20,18 +20,21 @@ const char *active_isa();
 std::string require_isa(const std::optional<std::string> &name); // a usable name, or ValueError
 int threads_for(int asked, double work);                         // asked <= 0: the default; small work: 1
 
-bool step_is_small(double work);                                 // too small for threads that wait for each other at each step
+bool step_is_small(double work); // too small for threads that wait for each other at each step
 
 [[noreturn]] void fail(const std::string &argument, const std::string &expected, const std::string &got);
 std::string describe(py::handle value); // "float64 array of shape (3, 4)", "None", "str"
 
 using Shape = std::initializer_list<index>;
 
-// An array of exactly this dtype and shape, aligned, native; C-contiguous unless `strided`, then with unit stride in the last axis.
-py::array checked(py::handle value, const char *name, const py::dtype &dtype, Shape shape, bool writeable, bool strided);
+// An array of exactly this dtype and shape, aligned, native; C-contiguous unless `strided`, then with unit stride in
+// the last axis.
+py::array checked(py::handle value, const char *name, const py::dtype &dtype, Shape shape, bool writeable,
+                  bool strided);
 
 template <class T> T *contiguous(py::handle value, const char *name, Shape shape) {
-    const py::array a = checked(value, name, py::dtype::of<std::remove_const_t<T>>(), shape, !std::is_const_v<T>, false);
+    const py::array a =
+        checked(value, name, py::dtype::of<std::remove_const_t<T>>(), shape, !std::is_const_v<T>, false);
     return static_cast<T *>(const_cast<void *>(a.data()));
 }
 

@@ -60,12 +60,14 @@ void set_threads(py::int_ n) {
 void read_environment() {
     names_count = available(names);
     active = names[names_count - 1];
-    if (const char *isa = std::getenv("RNNFAST_ISA"); isa && *isa) active = find(isa, "environment variable RNNFAST_ISA");
+    if (const char *isa = std::getenv("RNNFAST_ISA"); isa && *isa)
+        active = find(isa, "environment variable RNNFAST_ISA");
     default_threads = usable_cpus();
     if (const char *text = std::getenv("RNNFAST_NUM_THREADS"); text && *text) {
         char *end = nullptr;
         const long n = std::strtol(text, &end, 10);
-        if (*end || n < 1 || n > 4096) fail("environment variable RNNFAST_NUM_THREADS", "an integer in 1 .. 4096", text);
+        if (*end || n < 1 || n > 4096)
+            fail("environment variable RNNFAST_NUM_THREADS", "an integer in 1 .. 4096", text);
         default_threads = static_cast<int>(n);
     }
 }
@@ -94,7 +96,8 @@ py::dict build_info() {
     return info;
 }
 
-// Four independent multiply-xor chains over 8-byte words, then the tail: as fast as memory, and any single change shows.
+// Four independent multiply-xor chains over 8-byte words, then the tail: as fast as memory, and any single change
+// shows.
 struct Hash {
     std::uint64_t lane[4] = {0x9e3779b97f4a7c15u, 0xbf58476d1ce4e5b9u, 0x94d049bb133111ebu, 0x2545f4914f6cdd1du};
     static constexpr std::uint64_t prime = 0x100000001b3u * 0x9e3779b1u + 2;
@@ -156,16 +159,19 @@ int threads_for(int asked, double work) {
 void register_config(py::module_ &module) {
     read_environment();
     pthread_atfork(nullptr, nullptr, [] { forked = true; });
-    module.def("isa_available", [] { return std::vector<std::string>(names, names + names_count); },
-               "Instruction sets that this build has and this CPU runs, slowest first.");
+    module.def(
+        "isa_available", [] { return std::vector<std::string>(names, names + names_count); },
+        "Instruction sets that this build has and this CPU runs, slowest first.");
     module.def("isa", [] { return std::string(active_isa()); }, "The instruction set that new kernels use.");
-    module.def("set_isa", [](const std::string &name) { active = find(name, "name"); }, py::arg("name"),
-               "Choose the instruction set that kernels made from now on use.");
+    module.def(
+        "set_isa", [](const std::string &name) { active = find(name, "name"); }, py::arg("name"),
+        "Choose the instruction set that kernels made from now on use.");
     module.def("build_info", build_info, "Version, compiler and OpenMP runtime.");
     module.def("get_num_threads", [] { return default_threads.load(); });
     module.def("set_num_threads", set_threads, py::arg("n"));
-    module.def("set_small_work", [](double work) { small_work = work; }, py::arg("work"),
-               "Calls of fewer multiply-adds run on one thread; 0 makes small tests run on several.");
+    module.def(
+        "set_small_work", [](double work) { small_work = work; }, py::arg("work"),
+        "Calls of fewer multiply-adds run on one thread; 0 makes small tests run on several.");
     module.def("checksum", checksum, py::arg("array"), "A 64-bit checksum of an array's content in logical order.");
 }
 

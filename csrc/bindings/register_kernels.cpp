@@ -27,8 +27,9 @@ void require_product(std::initializer_list<index> factors, const char *what) {
 
 template <class T> py::dtype dtype_of() { return py::dtype::of<T>(); }
 
-template <class T> Weights<T> weights(const py::object &ih, const py::object &hh, const py::object &b_ih, const py::object &b_hh,
-                                      index gates, Sizes s) {
+template <class T>
+Weights<T> weights(const py::object &ih, const py::object &hh, const py::object &b_ih, const py::object &b_hh,
+                   index gates, Sizes s) {
     const index rows = gates * s.hidden;
     return {contiguous<T>(ih, "weight_ih", {rows, s.input}), contiguous<T>(hh, "weight_hh", {rows, s.hidden}),
             optional<T>(b_ih, "bias_ih", {rows}), optional<T>(b_hh, "bias_hh", {rows})};
@@ -49,8 +50,10 @@ template <class T> class CellBinding {
     const CellKernel<T> kernel_;
 
   public:
-    CellBinding(Kind kind, Sizes sizes, const Table<T> *table) : kind_(kind), sizes_(sizes), kernel_(table->cells[kind]) {
-        require_product({kernel_.gates, sizes.hidden + 64, sizes.hidden + sizes.input + 2, 2}, "input_size, hidden_size");
+    CellBinding(Kind kind, Sizes sizes, const Table<T> *table)
+        : kind_(kind), sizes_(sizes), kernel_(table->cells[kind]) {
+        require_product({kernel_.gates, sizes.hidden + 64, sizes.hidden + sizes.input + 2, 2},
+                        "input_size, hidden_size");
     }
 
     index panel_size() const { return kernel_.panel_size(sizes_); }
@@ -62,7 +65,8 @@ template <class T> class CellBinding {
         return kernel_.tape_size(sizes_, steps, batch);
     }
 
-    void pack(const py::object &ih, const py::object &hh, const py::object &b_ih, const py::object &b_hh, const py::object &out) const {
+    void pack(const py::object &ih, const py::object &hh, const py::object &b_ih, const py::object &b_hh,
+              const py::object &out) const {
         const auto w = weights<const T>(ih, hh, b_ih, b_hh, kernel_.gates, sizes_);
         T *const panels = contiguous<T>(out, "out", {panel_size()});
         const py::gil_scoped_release release;
@@ -84,9 +88,10 @@ template <class T> class CellBinding {
         kernel_.unpack(sizes_, from, w);
     }
 
-    void forward(const py::object &panels, const py::object &x, const py::object &y, const py::object &h0, const py::object &c0,
-                 const py::object &hT, const py::object &cT, const py::object &reset_h, const py::object &reset_c,
-                 const py::object &lengths, const py::object &resets, bool reverse, const py::object &tape, int num_threads) const {
+    void forward(const py::object &panels, const py::object &x, const py::object &y, const py::object &h0,
+                 const py::object &c0, const py::object &hT, const py::object &cT, const py::object &reset_h,
+                 const py::object &reset_c, const py::object &lengths, const py::object &resets, bool reverse,
+                 const py::object &tape, int num_threads) const {
         Forward<T> call{};
         sequence(call, panels, x, h0, c0, reset_h, reset_c, lengths, resets, reverse, tape, num_threads, 1);
         const index B = call.batch, H = sizes_.hidden;
@@ -99,12 +104,12 @@ template <class T> class CellBinding {
         });
     }
 
-    void backward(const py::object &panels, const py::object &panels_backward, const py::object &x, const py::object &tape,
-                  const py::object &dy, const py::object &dhT, const py::object &dcT, const py::object &dx, const py::object &dh0,
-                  const py::object &dc0, const py::object &dpanels, const py::object &h0, const py::object &c0,
-                  const py::object &reset_h, const py::object &reset_c, const py::object &d_reset_h,
-                  const py::object &d_reset_c, const py::object &lengths, const py::object &resets, bool reverse,
-                  int num_threads) const {
+    void backward(const py::object &panels, const py::object &panels_backward, const py::object &x,
+                  const py::object &tape, const py::object &dy, const py::object &dhT, const py::object &dcT,
+                  const py::object &dx, const py::object &dh0, const py::object &dc0, const py::object &dpanels,
+                  const py::object &h0, const py::object &c0, const py::object &reset_h, const py::object &reset_c,
+                  const py::object &d_reset_h, const py::object &d_reset_c, const py::object &lengths,
+                  const py::object &resets, bool reverse, int num_threads) const {
         if (tape.is_none()) throw py::type_error("tape: expected the tape of a forward call, got None");
         Backward<T> call{};
         sequence(call, panels, x, h0, c0, reset_h, reset_c, lengths, resets, reverse, tape, num_threads, 2);
@@ -129,9 +134,9 @@ template <class T> class CellBinding {
     }
 
   private:
-    void sequence(Sequence<T> &call, const py::object &panels, const py::object &x, const py::object &h0, const py::object &c0,
-                  const py::object &reset_h, const py::object &reset_c, const py::object &lengths, const py::object &resets,
-                  bool reverse, const py::object &tape, int num_threads, int passes) const {
+    void sequence(Sequence<T> &call, const py::object &panels, const py::object &x, const py::object &h0,
+                  const py::object &c0, const py::object &reset_h, const py::object &reset_c, const py::object &lengths,
+                  const py::object &resets, bool reverse, const py::object &tape, int num_threads, int passes) const {
         if (!py::isinstance<py::array>(x)) throw py::type_error("x: expected an array, got " + describe(x));
         const auto a = py::reinterpret_borrow<py::array>(x);
         if (a.ndim() < 2) fail("x", "an array of shape [T, B, I], or [T, B] for ids", describe(x));
@@ -247,7 +252,8 @@ template <class T> class DenseBinding {
         require_product({call.rows, sizes_.input + sizes_.hidden + 64}, "N, input_size, output_size");
         call.x = contiguous<const T>(x, "x", {call.rows, sizes_.input});
         call.x_stride = sizes_.input;
-        const double work = static_cast<double>(call.rows) * static_cast<double>(sizes_.input) * static_cast<double>(sizes_.hidden);
+        const double work =
+            static_cast<double>(call.rows) * static_cast<double>(sizes_.input) * static_cast<double>(sizes_.hidden);
         call.threads = threads_for(num_threads, work * passes);
         return call;
     }
@@ -274,8 +280,10 @@ template <template <class> class Binding> class Either {
   public:
     template <class... Args>
     Either(bool wide, const std::string &isa, const Args &...args)
-        : binding_(wide ? std::variant<Binding<float>, Binding<double>>(std::in_place_index<1>, args..., table<double>(isa.c_str()))
-                        : std::variant<Binding<float>, Binding<double>>(std::in_place_index<0>, args..., table<float>(isa.c_str()))) {}
+        : binding_(wide ? std::variant<Binding<float>, Binding<double>>(std::in_place_index<1>, args...,
+                                                                        table<double>(isa.c_str()))
+                        : std::variant<Binding<float>, Binding<double>>(std::in_place_index<0>, args...,
+                                                                        table<float>(isa.c_str()))) {}
 
     template <class F> decltype(auto) visit(F &&f) const { return std::visit(f, binding_); }
 };
@@ -283,7 +291,6 @@ template <template <class> class Binding> class Either {
 using Kernel = Either<CellBinding>;
 using Head = Either<DenseBinding>;
 using Object = py::object;
-
 
 } // namespace
 
@@ -296,53 +303,60 @@ void register_kernels(py::module_ &module) {
                                Sizes{size_argument(input, "input_size"), size_argument(hidden, "hidden_size")});
              }),
              py::arg("kind"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"), py::arg("isa") = none)
-        .def_property_readonly("panel_size", [](const Kernel &k) { return k.visit([](auto &b) { return b.panel_size(); }); })
+        .def_property_readonly("panel_size",
+                               [](const Kernel &k) { return k.visit([](auto &b) { return b.panel_size(); }); })
         .def_property_readonly("panel_size_backward",
                                [](const Kernel &k) { return k.visit([](auto &b) { return b.panel_size_backward(); }); })
-        .def("tape_size", [](const Kernel &k, index T, index B) { return k.visit([&](auto &b) { return b.tape_size(T, B); }); },
-             py::arg("T"), py::arg("B"))
-        .def("pack",
-             [](const Kernel &k, const Object &ih, const Object &hh, const Object &b_ih, const Object &b_hh, const Object &out) {
-                 k.visit([&](auto &b) { b.pack(ih, hh, b_ih, b_hh, out); });
-             },
-             py::arg("weight_ih"), py::arg("weight_hh"), py::arg("bias_ih"), py::arg("bias_hh"), py::arg("out"))
-        .def("pack_backward",
-             [](const Kernel &k, const Object &ih, const Object &hh, const Object &out) {
-                 k.visit([&](auto &b) { b.pack_backward(ih, hh, out); });
-             },
-             py::arg("weight_ih"), py::arg("weight_hh"), py::arg("out"))
-        .def("unpack",
-             [](const Kernel &k, const Object &panels, const Object &ih, const Object &hh, const Object &b_ih, const Object &b_hh) {
-                 k.visit([&](auto &b) { b.unpack(panels, ih, hh, b_ih, b_hh); });
-             },
-             py::arg("panels"), py::arg("weight_ih"), py::arg("weight_hh"), py::arg("bias_ih"), py::arg("bias_hh"))
-        .def("forward",
-             [](const Kernel &k, const Object &panels, const Object &x, const Object &y, const Object &h0, const Object &c0,
-                const Object &hT, const Object &cT, const Object &reset_h, const Object &reset_c, const Object &lengths,
-                const Object &resets, bool reverse, const Object &tape, int num_threads) {
-                 k.visit([&](auto &b) {
-                     b.forward(panels, x, y, h0, c0, hT, cT, reset_h, reset_c, lengths, resets, reverse, tape, num_threads);
-                 });
-             },
-             py::arg("panels"), py::arg("x"), py::arg("y"), py::arg("h0"), py::arg("c0"), py::arg("hT"), py::arg("cT"),
-             py::kw_only(), py::arg("reset_h") = none, py::arg("reset_c") = none, py::arg("lengths") = none,
-             py::arg("resets") = none, py::arg("reverse") = false, py::arg("tape") = none, py::arg("num_threads") = 0)
-        .def("backward",
-             [](const Kernel &k, const Object &panels, const Object &panels_backward, const Object &x, const Object &tape,
-                const Object &dy, const Object &dhT, const Object &dcT, const Object &dx, const Object &dh0, const Object &dc0,
-                const Object &dpanels, const Object &h0, const Object &c0, const Object &reset_h, const Object &reset_c,
-                const Object &d_reset_h, const Object &d_reset_c, const Object &lengths, const Object &resets, bool reverse,
-                int num_threads) {
-                 k.visit([&](auto &b) {
-                     b.backward(panels, panels_backward, x, tape, dy, dhT, dcT, dx, dh0, dc0, dpanels, h0, c0, reset_h, reset_c,
-                                d_reset_h, d_reset_c, lengths, resets, reverse, num_threads);
-                 });
-             },
-             py::arg("panels"), py::arg("panels_backward"), py::arg("x"), py::arg("tape"), py::arg("dy"), py::arg("dhT"),
-             py::arg("dcT"), py::arg("dx"), py::arg("dh0"), py::arg("dc0"), py::arg("dpanels"), py::kw_only(),
-             py::arg("h0") = none, py::arg("c0") = none, py::arg("reset_h") = none, py::arg("reset_c") = none,
-             py::arg("d_reset_h") = none, py::arg("d_reset_c") = none, py::arg("lengths") = none, py::arg("resets") = none,
-             py::arg("reverse") = false, py::arg("num_threads") = 0);
+        .def(
+            "tape_size",
+            [](const Kernel &k, index T, index B) { return k.visit([&](auto &b) { return b.tape_size(T, B); }); },
+            py::arg("T"), py::arg("B"))
+        .def(
+            "pack",
+            [](const Kernel &k, const Object &ih, const Object &hh, const Object &b_ih, const Object &b_hh,
+               const Object &out) { k.visit([&](auto &b) { b.pack(ih, hh, b_ih, b_hh, out); }); },
+            py::arg("weight_ih"), py::arg("weight_hh"), py::arg("bias_ih"), py::arg("bias_hh"), py::arg("out"))
+        .def(
+            "pack_backward",
+            [](const Kernel &k, const Object &ih, const Object &hh, const Object &out) {
+                k.visit([&](auto &b) { b.pack_backward(ih, hh, out); });
+            },
+            py::arg("weight_ih"), py::arg("weight_hh"), py::arg("out"))
+        .def(
+            "unpack",
+            [](const Kernel &k, const Object &panels, const Object &ih, const Object &hh, const Object &b_ih,
+               const Object &b_hh) { k.visit([&](auto &b) { b.unpack(panels, ih, hh, b_ih, b_hh); }); },
+            py::arg("panels"), py::arg("weight_ih"), py::arg("weight_hh"), py::arg("bias_ih"), py::arg("bias_hh"))
+        .def(
+            "forward",
+            [](const Kernel &k, const Object &panels, const Object &x, const Object &y, const Object &h0,
+               const Object &c0, const Object &hT, const Object &cT, const Object &reset_h, const Object &reset_c,
+               const Object &lengths, const Object &resets, bool reverse, const Object &tape, int num_threads) {
+                k.visit([&](auto &b) {
+                    b.forward(panels, x, y, h0, c0, hT, cT, reset_h, reset_c, lengths, resets, reverse, tape,
+                              num_threads);
+                });
+            },
+            py::arg("panels"), py::arg("x"), py::arg("y"), py::arg("h0"), py::arg("c0"), py::arg("hT"), py::arg("cT"),
+            py::kw_only(), py::arg("reset_h") = none, py::arg("reset_c") = none, py::arg("lengths") = none,
+            py::arg("resets") = none, py::arg("reverse") = false, py::arg("tape") = none, py::arg("num_threads") = 0)
+        .def(
+            "backward",
+            [](const Kernel &k, const Object &panels, const Object &panels_backward, const Object &x,
+               const Object &tape, const Object &dy, const Object &dhT, const Object &dcT, const Object &dx,
+               const Object &dh0, const Object &dc0, const Object &dpanels, const Object &h0, const Object &c0,
+               const Object &reset_h, const Object &reset_c, const Object &d_reset_h, const Object &d_reset_c,
+               const Object &lengths, const Object &resets, bool reverse, int num_threads) {
+                k.visit([&](auto &b) {
+                    b.backward(panels, panels_backward, x, tape, dy, dhT, dcT, dx, dh0, dc0, dpanels, h0, c0, reset_h,
+                               reset_c, d_reset_h, d_reset_c, lengths, resets, reverse, num_threads);
+                });
+            },
+            py::arg("panels"), py::arg("panels_backward"), py::arg("x"), py::arg("tape"), py::arg("dy"), py::arg("dhT"),
+            py::arg("dcT"), py::arg("dx"), py::arg("dh0"), py::arg("dc0"), py::arg("dpanels"), py::kw_only(),
+            py::arg("h0") = none, py::arg("c0") = none, py::arg("reset_h") = none, py::arg("reset_c") = none,
+            py::arg("d_reset_h") = none, py::arg("d_reset_c") = none, py::arg("lengths") = none,
+            py::arg("resets") = none, py::arg("reverse") = false, py::arg("num_threads") = 0);
 
     py::class_<Head>(module, "Dense", "y = W x + b over rows. See docs/design.md.")
         .def(py::init([](const std::string &dtype, index input, index output, const std::optional<std::string> &isa) {
@@ -350,26 +364,42 @@ void register_kernels(py::module_ &module) {
                              Sizes{size_argument(input, "input_size"), size_argument(output, "output_size")});
              }),
              py::arg("dtype"), py::arg("input_size"), py::arg("output_size"), py::arg("isa") = none)
-        .def_property_readonly("panel_size", [](const Head &k) { return k.visit([](auto &b) { return b.panel_size(); }); })
+        .def_property_readonly("panel_size",
+                               [](const Head &k) { return k.visit([](auto &b) { return b.panel_size(); }); })
         .def_property_readonly("panel_size_backward",
                                [](const Head &k) { return k.visit([](auto &b) { return b.panel_size_backward(); }); })
-        .def("pack", [](const Head &k, const Object &w, const Object &b_, const Object &out) { k.visit([&](auto &b) { b.pack(w, b_, out); }); },
-             py::arg("weight"), py::arg("bias"), py::arg("out"))
-        .def("pack_backward", [](const Head &k, const Object &w, const Object &out) { k.visit([&](auto &b) { b.pack_backward(w, out); }); },
-             py::arg("weight"), py::arg("out"))
-        .def("unpack", [](const Head &k, const Object &p, const Object &w, const Object &b_) { k.visit([&](auto &b) { b.unpack(p, w, b_); }); },
-             py::arg("panels"), py::arg("weight"), py::arg("bias"))
-        .def("forward",
-             [](const Head &k, const Object &panels, const Object &x, const Object &y, int num_threads) {
-                 k.visit([&](auto &b) { b.forward(panels, x, y, num_threads); });
-             },
-             py::arg("panels"), py::arg("x"), py::arg("y"), py::arg("num_threads") = 0)
-        .def("backward",
-             [](const Head &k, const Object &panels_backward, const Object &x, const Object &dy, const Object &dx,
-                const Object &dpanels, int num_threads) {
-                 k.visit([&](auto &b) { b.backward(panels_backward, x, dy, dx, dpanels, num_threads); });
-             },
-             py::arg("panels_backward"), py::arg("x"), py::arg("dy"), py::arg("dx"), py::arg("dpanels"), py::arg("num_threads") = 0);
+        .def(
+            "pack",
+            [](const Head &k, const Object &w, const Object &b_, const Object &out) {
+                k.visit([&](auto &b) { b.pack(w, b_, out); });
+            },
+            py::arg("weight"), py::arg("bias"), py::arg("out"))
+        .def(
+            "pack_backward",
+            [](const Head &k, const Object &w, const Object &out) {
+                k.visit([&](auto &b) { b.pack_backward(w, out); });
+            },
+            py::arg("weight"), py::arg("out"))
+        .def(
+            "unpack",
+            [](const Head &k, const Object &p, const Object &w, const Object &b_) {
+                k.visit([&](auto &b) { b.unpack(p, w, b_); });
+            },
+            py::arg("panels"), py::arg("weight"), py::arg("bias"))
+        .def(
+            "forward",
+            [](const Head &k, const Object &panels, const Object &x, const Object &y, int num_threads) {
+                k.visit([&](auto &b) { b.forward(panels, x, y, num_threads); });
+            },
+            py::arg("panels"), py::arg("x"), py::arg("y"), py::arg("num_threads") = 0)
+        .def(
+            "backward",
+            [](const Head &k, const Object &panels_backward, const Object &x, const Object &dy, const Object &dx,
+               const Object &dpanels, int num_threads) {
+                k.visit([&](auto &b) { b.backward(panels_backward, x, dy, dx, dpanels, num_threads); });
+            },
+            py::arg("panels_backward"), py::arg("x"), py::arg("dy"), py::arg("dx"), py::arg("dpanels"),
+            py::arg("num_threads") = 0);
 
     py::dict cells;
     for (int k = 0; k < kinds; ++k) {
@@ -381,12 +411,15 @@ void register_kernels(py::module_ &module) {
         "fma_peak",
         [](const std::string &dtype, const std::optional<std::string> &isa) {
             const std::string name = require_isa(isa);
-            const auto f = is_double(dtype) ? table<double>(name.c_str())->fma_peak : table<float>(name.c_str())->fma_peak;
+            const auto f =
+                is_double(dtype) ? table<double>(name.c_str())->fma_peak : table<float>(name.c_str())->fma_peak;
             const py::gil_scoped_release release;
             return f();
         },
-        py::arg("dtype") = "float32", py::arg("isa") = none, "GFLOP/s of one thread that only multiplies and adds, in registers.");
-    const auto pointwise = [](const std::string &function, const Object &x, const Object &y, const std::optional<std::string> &isa) {
+        py::arg("dtype") = "float32", py::arg("isa") = none,
+        "GFLOP/s of one thread that only multiplies and adds, in registers.");
+    const auto pointwise = [](const std::string &function, const Object &x, const Object &y,
+                              const std::optional<std::string> &isa) {
         const std::string name = require_isa(isa);
         const bool wide = describe(x).rfind("float64", 0) == 0;
         const bool tanh = function == "tanh";

@@ -1,7 +1,7 @@
 // What a cell is to the rest of the house. The cell headers beside this one hold the gate arithmetic and nothing else.
 //
-// A unit block is `lanes` neighbouring hidden units of one row. Per block a cell keeps `slots` vectors on the tape: forward
-// leaves the activated gates there, backward puts the gates' gradients in their place. A cell says:
+// A unit block is `lanes` neighbouring hidden units of one row. Per block a cell keeps `slots` vectors on the tape:
+// forward leaves the activated gates there, backward puts the gates' gradients in their place. A cell says:
 //
 //   gates, slots      G, and how many slots a block has
 //   x_slot            where slot-wise the G input-side gates begin, in gate order
@@ -25,14 +25,14 @@
 namespace rnnfast::RNNFAST_ISA {
 
 template <class T> struct Unit {
-    T *slots;            // Cell::slots vectors
-    const T *h_prev;     // one vector each from here on
-    const T *c_prev;     // LSTM
-    T *aux;              // LSTM: c; gru_before: r * h_prev
+    T *slots;        // Cell::slots vectors
+    const T *h_prev; // one vector each from here on
+    const T *c_prev; // LSTM
+    T *aux;          // LSTM: c; gru_before: r * h_prev
     T *h;
-    T *direct;           // backward, has_direct: the part of dh_prev that does not pass through U
-    bool keep;           // forward: training, so leave the activated gates in the slots
-    Kind kind;           // which activation, where kinds share a cell
+    T *direct; // backward, has_direct: the part of dh_prev that does not pass through U
+    bool keep; // forward: training, so leave the activated gates in the slots
+    Kind kind; // which activation, where kinds share a cell
 
     vec<T> slot(int i) const { return load(slots + i * lanes<T>); }
     void set_slot(int i, vec<T> v) const { store(slots + i * lanes<T>, v); }

@@ -1,5 +1,6 @@
-// Elman (1990): h = act(W x + b_ih + U h_prev + b_hh). The three activations share one copy of the time loops: which one it is, is a
-// (well predicted) branch per tile. Rejected: a template argument, which tripled a third of the machine code for nothing measurable.
+// Elman (1990): h = act(W x + b_ih + U h_prev + b_hh). The three activations share one copy of the time loops: which
+// one it is, is a (well predicted) branch per tile. Rejected: a template argument, which tripled a third of the machine
+// code for nothing measurable.
 #pragma once
 
 #include "cells/cell.h"

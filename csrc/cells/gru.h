@@ -9,8 +9,8 @@ namespace rnnfast::RNNFAST_ISA {
 
 template <class T> RNNFAST_INLINE vec<T> gru_mix(vec<T> z, vec<T> n, vec<T> h_prev) { return fma(z, h_prev - n, n); }
 
-// n's chain over h_prev is kept apart from its input side, because r multiplies it alone: slot 0. The slots' order makes both the
-// recurrent side (n r z) and the input side (r z n) of the gradients contiguous.
+// n's chain over h_prev is kept apart from its input side, because r multiplies it alone: slot 0. The slots' order
+// makes both the recurrent side (n r z) and the input side (r z n) of the gradients contiguous.
 struct GruAfter {
     static constexpr int gates = 3, slots = 4, x_slot = 1, phases = 1;
     static constexpr int h_slot[] = {1, 2, 0}, phase_gate[] = {0, 3};

@@ -1,5 +1,6 @@
 // LSTM, Hochreiter & Schmidhuber (1997) with the forget gate of Gers et al. (2000):
-// i, f, o = s(..), g = tanh(..), c = f * c_prev + i * g, h = o * tanh(c). tanh(c) is computed again in backward, not kept.
+// i, f, o = s(..), g = tanh(..), c = f * c_prev + i * g, h = o * tanh(c). tanh(c) is computed again in backward, not
+// kept.
 #pragma once
 
 #include "cells/cell.h"

@@ -1,6 +1,7 @@
 // Packed weights: [unit block][k][gate][lane], so that a tile reads its right operand as one stream and all gates of a
-// block's units end in registers together. Missing units of the last block are zero. Gradients of weights have the same layout, so
-// one transfer serves both ways. Rejected: plain row-major weights (a broadcast per weight instead of per input).
+// block's units end in registers together. Missing units of the last block are zero. Gradients of weights have the same
+// layout, so one transfer serves both ways. Rejected: plain row-major weights (a broadcast per weight instead of per
+// input).
 #pragma once
 
 #include "kernels.h"

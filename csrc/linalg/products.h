@@ -6,7 +6,8 @@
 
 namespace rnnfast::RNNFAST_ISA {
 
-// A tile's sums in memory (L1), where products that share their machine code leave them; [r][q][n] for the shape at hand.
+// A tile's sums in memory (L1), where products that share their machine code leave them; [r][q][n] for the shape at
+// hand.
 template <class T> using Sums = vec<T>[RNNFAST_ACCUMULATORS];
 
 template <class T, int R, int Q, int N, class Loop> RNNFAST_INLINE void on_registers(vec<T> *sums, Loop loop) {
@@ -25,15 +26,15 @@ RNNFAST_SHARED void tile(int r, int q, vec<T> *sums, const T *const *row, Span k
 }
 template <class T, int N>
 RNNFAST_SHARED void tile_outer(int r, int q, vec<T> *sums, const T *const *row, index column, index count,
-                                          const T *panel, index stride) {
+                               const T *panel, index stride) {
     with_shape<N>(r, q, [&]<int R, int Q>() RNNFAST_LAMBDA {
         on_registers<T, R, Q, N>(
             sums, [&](auto &acc) RNNFAST_LAMBDA { accumulate_outer<T>(acc, row, column, count, panel, stride); });
     });
 }
 
-// start(row, panel, n) gives where the chain of one output vector begins, row(i) the left operand's row, and finish(row, panel, sums)
-// takes the panel's N sums.
+// start(row, panel, n) gives where the chain of one output vector begins, row(i) the left operand's row, and
+// finish(row, panel, sums) takes the panel's N sums.
 template <int N, class T, class Row, class Start, class Finish>
 RNNFAST_INLINE void product(Team &team, Range rows, Range panels, Row row, Span k, const T *weights, index stride,
                             Start start, Finish finish) {
@@ -55,7 +56,8 @@ RNNFAST_INLINE void product(Team &team, Range rows, Range panels, Row row, Span 
 }
 
 // The same with finish inlined into each tile shape, so that the sums never leave the registers: for the recurrent side
-// of forward, where the gates are finished. It costs a copy of the gate arithmetic per shape (compile time, code size), so only there.
+// of forward, where the gates are finished. It costs a copy of the gate arithmetic per shape (compile time, code size),
+// so only there.
 template <int N, class T, class Row, class Start, class Finish>
 RNNFAST_INLINE void fused_product(Team &team, Range rows, Range panels, Row row, Span k, const T *weights, index stride,
                                   Start start, Finish finish) {
@@ -78,12 +80,13 @@ RNNFAST_INLINE void fused_product(Team &team, Range rows, Range panels, Row row,
     });
 }
 
-// How many rows one pass of outer_product takes: their right operand's panel is to stay in L1/L2, and each pass reads and
-// writes the whole result once.
+// How many rows one pass of outer_product takes: their right operand's panel is to stay in L1/L2, and each pass reads
+// and writes the whole result once.
 constexpr index outer_rows = 256;
 
-// result[panel][k][n] += sum_m left[m][k] * d(m, panel, n) and bias[panel * bias_stride + n] += sum_m d(m, panel, n), m rising. With
-// left null the left operand is one-hot: ids[m] is the k that row m adds to. `packed` holds outer_rows * 8 * N vectors.
+// result[panel][k][n] += sum_m left[m][k] * d(m, panel, n) and bias[panel * bias_stride + n] += sum_m d(m, panel, n), m
+// rising. With left null the left operand is one-hot: ids[m] is the k that row m adds to. `packed` holds outer_rows * 8
+// * N vectors.
 template <int N, class T, class D>
 RNNFAST_INLINE void outer_product(Team &team, index count, const T *const *left, const std::int64_t *ids, index k,
                                   Range panels, D d, T *result, T *bias, index bias_stride, T *packed) {
@@ -121,11 +124,13 @@ RNNFAST_INLINE void outer_product(Team &team, index count, const T *const *left,
         }
         sweep<N>(team, {0, k}, panels, enter, [&](index column, index panel, int r, int q) RNNFAST_LAMBDA {
             Sums<T> sums;
-            const auto at = [&](int i, int j) RNNFAST_LAMBDA { return result + ((panel + j) * k + column + i) * N * V; };
+            const auto at = [&](int i, int j)
+                                RNNFAST_LAMBDA { return result + ((panel + j) * k + column + i) * N * V; };
             for (int i = 0; i < r; ++i) {
                 for (int j = 0; j < q; ++j) __builtin_memcpy(&sums[(i * q + j) * N], at(i, j), N * sizeof(vec<T>));
             }
-            tile_outer<T, N>(r, q, sums, left + first, column, rows, packed + (panel - group) * rows * N * V, rows * N * V);
+            tile_outer<T, N>(r, q, sums, left + first, column, rows, packed + (panel - group) * rows * N * V,
+                             rows * N * V);
             for (int i = 0; i < r; ++i) {
                 for (int j = 0; j < q; ++j) __builtin_memcpy(at(i, j), &sums[(i * q + j) * N], N * sizeof(vec<T>));
             }

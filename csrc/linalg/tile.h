@@ -1,9 +1,10 @@
 // The register tile: R rows times Q panels of N vectors, every sum one chain of fma over k in rising order.
 //
-// All of the package's arithmetic that is not pointwise runs through the two loops below. A chain has one accumulator, whatever
-// R and Q are, so a result does not depend on its neighbours, on the tile's shape, or on where a sequence was cut: that is what
-// makes step == chunk == sequence bitwise. Rejected: several partial sums per output (faster for one row, but the cut
-// points would show) and packing the left operand (its broadcasts hit L1 anyway; row pointers give masks for free).
+// All of the package's arithmetic that is not pointwise runs through the two loops below. A chain has one accumulator,
+// whatever R and Q are, so a result does not depend on its neighbours, on the tile's shape, or on where a sequence was
+// cut: that is what makes step == chunk == sequence bitwise. Rejected: several partial sums per output (faster for one
+// row, but the cut points would show) and packing the left operand (its broadcasts hit L1 anyway; row pointers give
+// masks for free).
 #pragma once
 
 #include "parallel/team.h"
@@ -23,15 +24,16 @@ template <int N> struct Shape {
     }
 };
 
-// k runs over `outer` stretches of `inner` neighbours, `step` elements apart (gates of one unit lie together in a tape row,
-// beside slots that this product leaves out).
+// k runs over `outer` stretches of `inner` neighbours, `step` elements apart (gates of one unit lie together in a tape
+// row, beside slots that this product leaves out).
 struct Span {
     index outer, inner, step;
 };
 RNNFAST_INLINE Span contiguous(index k) { return {1, k, 0}; }
 
-// acc[r][q][n] += a(r) * panel[q][n]: the innermost step of all. The smaller operand waits in registers, the other passes
-// through one: 12 sums, 3 operands and that one are the 16 registers of AVX2; the other way round they would be 17.
+// acc[r][q][n] += a(r) * panel[q][n]: the innermost step of all. The smaller operand waits in registers, the other
+// passes through one: 12 sums, 3 operands and that one are the 16 registers of AVX2; the other way round they would
+// be 17.
 template <class T, int R, int Q, int N, class Left>
 RNNFAST_INLINE void multiply_add(vec<T> (&acc)[R][Q][N], Left a, const T *panel, index stride) {
     const auto w = [&](int q, int n) RNNFAST_LAMBDA { return load(panel + q * stride + n * lanes<T>); };
@@ -46,9 +48,7 @@ RNNFAST_INLINE void multiply_add(vec<T> (&acc)[R][Q][N], Left a, const T *panel,
         }
     } else {
         vec<T> right[Q][N];
-        RNNFAST_UNROLL for (int q = 0; q < Q; ++q) {
-            RNNFAST_UNROLL for (int n = 0; n < N; ++n) right[q][n] = w(q, n);
-        }
+        RNNFAST_UNROLL for (int q = 0; q < Q; ++q) { RNNFAST_UNROLL for (int n = 0; n < N; ++n) right[q][n] = w(q, n); }
         RNNFAST_UNROLL for (int r = 0; r < R; ++r) {
             const vec<T> left = broadcast(a(r));
             RNNFAST_UNROLL for (int q = 0; q < Q; ++q) {
@@ -89,9 +89,9 @@ RNNFAST_INLINE void with_shape(int r, int q, F &&f) {
     if constexpr (R > 1) with_shape<N, R - 1>(r, q, f);
 }
 
-// Calls body(row, panel, r, q) so that every (row, panel) of the ranges is met once in a tile of r x q; enter(panel, q) before each group of
-// panels, which is the outer loop: a panel stays in L1 while the rows pass. Rows are dealt to tiles as evenly as they go,
-// so no tile is left with one row for which a fourth of the registers would do.
+// Calls body(row, panel, r, q) so that every (row, panel) of the ranges is met once in a tile of r x q; enter(panel, q)
+// before each group of panels, which is the outer loop: a panel stays in L1 while the rows pass. Rows are dealt to
+// tiles as evenly as they go, so no tile is left with one row for which a fourth of the registers would do.
 template <int N, class Enter, class Body>
 RNNFAST_INLINE void sweep(Team &team, Range rows, Range panels, Enter enter, Body body) {
     const index many = rows.end - rows.begin;

@@ -128,7 +128,8 @@ template <class Work> void run_team(int threads, Interrupt *interrupt, Work work
 #endif
 }
 
-// Hands out 64-byte aligned pieces of one block. With no block it only counts, so a layout is written once and run twice.
+// Hands out 64-byte aligned pieces of one block. With no block it only counts, so a layout is written once and run
+// twice.
 class Carver {
     char *base_;
 

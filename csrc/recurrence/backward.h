@@ -1,9 +1,11 @@
-// The time loop, backward (Werbos 1990). Inside the loop stands only what depends on the step after: dh, dc and the gates' gradients,
-// which replace the gates on the tape. The gradients of x and of the weights follow per chunk of steps as two large products.
+// The time loop, backward (Werbos 1990). Inside the loop stands only what depends on the step after: dh, dc and the
+// gates' gradients, which replace the gates on the tape. The gradients of x and of the weights follow per chunk of
+// steps as two large products.
 //
-// A *transition* out of step t multiplies the step's gate gradients with U: that is the gradient of the state before t. While it is
-// still in registers it goes where that state came from: to the step before (whose gates it turns into gradients), to the initial state, or
-// to the state that a reset put in. Every weight's sum runs over t falling, b rising, as one chain.
+// A *transition* out of step t multiplies the step's gate gradients with U: that is the gradient of the state before t.
+// While it is still in registers it goes where that state came from: to the step before (whose gates it turns into
+// gradients), to the initial state, or to the state that a reset put in. Every weight's sum runs over t falling, b
+// rising, as one chain.
 #pragma once
 
 #include "linalg/products.h"
@@ -16,12 +18,12 @@ template <class Cell, class T> class BackwardPass {
     using L = Layout<Cell, T>;
     static constexpr int V = L::V, G = L::G, S = L::S;
 
-    struct BackRow { // a row on its way from the step after to step t
+    struct BackRow {    // a row on its way from the step after to step t
         const T *gates; // of the step after
         index b;
-        From from;      // where the state before the step after came from
-        bool ends;      // no step before that
-        Unit<T> step;   // at step t, block 0
+        From from;    // where the state before the step after came from
+        bool ends;    // no step before that
+        Unit<T> step; // at step t, block 0
         const T *dy;
     };
     struct GradRow { // one row of the chunk's weight gradients
@@ -175,7 +177,8 @@ template <class Cell, class T> class BackwardPass {
             enter_step(row[i], t, b);
             for (index p = share.panels.begin; p < share.panels.end; ++p) {
                 const index j = b * at.H + p * V, n = at.H - p * V;
-                receive(row[i], p, call.dhT ? load(call.dhT + j, n) : vec<T>{}, call.dcT ? load(call.dcT + j, n) : vec<T>{});
+                receive(row[i], p, call.dhT ? load(call.dhT + j, n) : vec<T>{},
+                        call.dcT ? load(call.dcT + j, n) : vec<T>{});
             }
         }
     }
@@ -184,12 +187,12 @@ template <class Cell, class T> class BackwardPass {
         if constexpr (Cell::phases == 2) {
             constexpr BackSlots<Cell, 1> back;
             product<1>(
-                team, {0, rows}, share.panels, [&](index i) RNNFAST_LAMBDA -> const T * { return row[i].step.slots + back.first * V; },
+                team, {0, rows}, share.panels,
+                [&](index i) RNNFAST_LAMBDA -> const T * { return row[i].step.slots + back.first * V; },
                 Span{at.P, back.count * V, S * V}, call.panels_backward + at.back_u[1], at.padded * back.count * V,
                 [](index, index, int) RNNFAST_LAMBDA { return vec<T>{}; },
-                [&](index i, index p, const vec<T> *d) RNNFAST_LAMBDA {
-                    Cell::template backward_second<T>(d[0], block(row[i].step, p));
-                });
+                [&](index i, index p, const vec<T> *d)
+                    RNNFAST_LAMBDA { Cell::template backward_second<T>(d[0], block(row[i].step, p)); });
         }
     }
 
@@ -249,11 +252,10 @@ template <class Cell, class T> class BackwardPass {
         product<1>(
             team, team.share(count), {0, blocks<T>(at.I)},
             [&](index i) RNNFAST_LAMBDA -> const T * { return row[i].slots + Cell::x_slot * V; },
-            S == G ? contiguous(at.slots) : Span{at.P, G * V, S * V}, call.panels_backward + at.back_w, at.padded * G * V,
-            [](index, index, int) RNNFAST_LAMBDA { return vec<T>{}; },
-            [&](index i, index p, const vec<T> *d) RNNFAST_LAMBDA {
-                store(call.dx.at(row[i].t, row[i].b) + p * V, d[0], at.I - p * V);
-            });
+            S == G ? contiguous(at.slots) : Span{at.P, G * V, S * V}, call.panels_backward + at.back_w,
+            at.padded * G * V, [](index, index, int) RNNFAST_LAMBDA { return vec<T>{}; },
+            [&](index i, index p, const vec<T> *d)
+                RNNFAST_LAMBDA { store(call.dx.at(row[i].t, row[i].b) + p * V, d[0], at.I - p * V); });
         if (!call.lengths || team.rank != 0) return;
         for (index s = done; s < end; ++s) {
             for (index b = 0; b < call.batch; ++b) {
@@ -295,9 +297,8 @@ template <class Cell, class T> class BackwardPass {
         }
         outer_product<N>(
             team, count, scratch.left, nullptr, at.H, panels,
-            [&](index i, index p, int n) RNNFAST_LAMBDA {
-                return load(row[i].slots + (p * S + Cell::h_slot[first + n]) * V);
-            },
+            [&](index i, index p, int n)
+                RNNFAST_LAMBDA { return load(row[i].slots + (p * S + Cell::h_slot[first + n]) * V); },
             call.dpanels + at.u[phase], call.dpanels + at.bias_hh + first * V, G * V, scratch.packed);
     }
 };

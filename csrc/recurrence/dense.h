@@ -29,8 +29,8 @@ template <class T> struct Dense {
         }
     }
 
-    static void rows_times_panels(Team &team, const DenseCall<T> &c, const T *left, index stride, index k, index outputs,
-                                  const T *bias, T *result) {
+    static void rows_times_panels(Team &team, const DenseCall<T> &c, const T *left, index stride, index k,
+                                  index outputs, const T *bias, T *result) {
         const Range mine = team.share(c.rows);
         for (index first = mine.begin; first < mine.end; first += block_rows) {
             const index end = first + block_rows < mine.end ? first + block_rows : mine.end;
@@ -38,9 +38,8 @@ template <class T> struct Dense {
                 team, {first, end}, {0, blocks<T>(outputs)}, [&](index i) RNNFAST_LAMBDA { return left + i * stride; },
                 contiguous(k), c.panels, k * V,
                 [&](index, index p, int) RNNFAST_LAMBDA { return bias ? load(bias + p * V) : vec<T>{}; },
-                [&](index i, index p, const vec<T> *sum) RNNFAST_LAMBDA {
-                    store(result + i * outputs + p * V, sum[0], outputs - p * V);
-                });
+                [&](index i, index p, const vec<T> *sum)
+                    RNNFAST_LAMBDA { store(result + i * outputs + p * V, sum[0], outputs - p * V); });
         }
     }
 
@@ -51,8 +50,9 @@ template <class T> struct Dense {
         });
     }
 
-    // Rows fall in the sums, as t falls in a recurrent layer's: cutting the rows and running the cuts last to first changes nothing.
-    // Rows of one step are in one call, so b rising within t, the recurrent layers' order, is not at stake here.
+    // Rows fall in the sums, as t falls in a recurrent layer's: cutting the rows and running the cuts last to first
+    // changes nothing. Rows of one step are in one call, so b rising within t, the recurrent layers' order, is not at
+    // stake here.
     static void backward(const DenseCall<T> &c) {
         const index I = c.sizes.input, O = c.sizes.hidden, packed_size = outer_rows * 8 * V;
         Carver count(nullptr);
@@ -67,7 +67,8 @@ template <class T> struct Dense {
             if (c.dx) rows_times_panels(team, c, c.dy, O, O, I, nullptr, c.dx);
             outer_product<1>(
                 team, c.rows, left, nullptr, I, team.share(blocks<T>(O)),
-                [&](index m, index p, int) RNNFAST_LAMBDA { return load(c.dy + (c.rows - 1 - m) * O + p * V, O - p * V); },
+                [&](index m, index p, int)
+                    RNNFAST_LAMBDA { return load(c.dy + (c.rows - 1 - m) * O + p * V, O - p * V); },
                 c.dpanels, c.dpanels + blocks<T>(O) * V * I, V, packed + team.rank * packed_size);
         });
     }

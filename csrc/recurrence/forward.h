@@ -1,9 +1,9 @@
-// The time loop, forward. Per chunk of steps: the input side of all gates as one product, then step by step the recurrent side, whose
-// last accumulation, activation and state update happen in registers.
+// The time loop, forward. Per chunk of steps: the input side of all gates as one product, then step by step the
+// recurrent side, whose last accumulation, activation and state update happen in registers.
 //
-// The input side waits in the tape's slots (training) or in a buffer that is meant to stay in L2 (inference), so a chunk is short.
-// Rejected: x_t and h_prev in one product per step (reads W once a step); the input side of the whole sequence at once (the gates
-// would pass through memory twice).
+// The input side waits in the tape's slots (training) or in a buffer that is meant to stay in L2 (inference), so a
+// chunk is short. Rejected: x_t and h_prev in one product per step (reads W once a step); the input side of the whole
+// sequence at once (the gates would pass through memory twice).
 #pragma once
 
 #include "linalg/products.h"
@@ -89,7 +89,8 @@ template <class Cell, class T> class ForwardPass {
             const index t = time(s), rows = share.mine(masks.active(t));
             for (index i = 0; i < rows; ++i) {
                 const index b = masks.row(share.place(i));
-                scratch.input[count++] = {call.x.data ? call.x.at(t, b) : nullptr, call.x.data ? nullptr : call.ids.at(t, b),
+                scratch.input[count++] = {call.x.data ? call.x.at(t, b) : nullptr,
+                                          call.x.data ? nullptr : call.ids.at(t, b),
                                           records.slots.row(t, b) + Cell::x_slot * V};
             }
         }
@@ -110,10 +111,12 @@ template <class Cell, class T> class ForwardPass {
             }
             return;
         }
-        product<G>(team, {0, count}, share.panels, [&](index i) RNNFAST_LAMBDA { return row[i].x; }, contiguous(at.I),
-                   call.panels, at.I * G * V, start, [&](index i, index p, const vec<T> *z) RNNFAST_LAMBDA {
-                       unroll<G>([&](auto g) RNNFAST_LAMBDA { store(row[i].slots + (p * S + g) * V, z[g]); });
-                   });
+        product<G>(
+            team, {0, count}, share.panels, [&](index i) RNNFAST_LAMBDA { return row[i].x; }, contiguous(at.I),
+            call.panels, at.I * G * V, start,
+            [&](index i, index p, const vec<T> *z) RNNFAST_LAMBDA {
+                unroll<G>([&](auto g) RNNFAST_LAMBDA { store(row[i].slots + (p * S + g) * V, z[g]); });
+            });
     }
 
     void step(Team &team, const Share &share, const Scratch &scratch, index t) const {
@@ -147,8 +150,9 @@ template <class Cell, class T> class ForwardPass {
         constexpr int N = phase_gates<Cell>(phase_), first = Cell::phase_gate[phase_];
         constexpr bool last = phase_ + 1 == Cell::phases;
         fused_product<N>(
-            team, {0, rows}, share.panels, [&](index i) RNNFAST_LAMBDA { return phase_ == 0 ? row[i].h_prev : row[i].aux; },
-            contiguous(at.H), call.panels + at.u[phase_], at.H * N * V,
+            team, {0, rows}, share.panels,
+            [&](index i) RNNFAST_LAMBDA { return phase_ == 0 ? row[i].h_prev : row[i].aux; }, contiguous(at.H),
+            call.panels + at.u[phase_], at.H * N * V,
             [&](index i, index p, int n) RNNFAST_LAMBDA {
                 return Cell::template start<phase_, T>(first + n, row[i].slots + (p * S + Cell::x_slot) * V,
                                                        call.panels + at.bias_hh + p * G * V);

@@ -28,10 +28,10 @@ template <class Cell, int phase> struct BackSlots {
 
 template <class Cell, class T> struct Layout {
     static constexpr int V = lanes<T>, G = Cell::gates, S = Cell::slots;
-    const index I, H, P, padded;               // P unit blocks, padded = P * V
-    const index u[2], bias_ih, bias_hh, size;  // panels: W first, U by phases, then the biases [P][G][V]
-    const index back_u[2], back_w, back_size;  // backward panels
-    const index slots;                         // elements of one row's slots: P * S * V
+    const index I, H, P, padded;              // P unit blocks, padded = P * V
+    const index u[2], bias_ih, bias_hh, size; // panels: W first, U by phases, then the biases [P][G][V]
+    const index back_u[2], back_w, back_size; // backward panels
+    const index slots;                        // elements of one row's slots: P * S * V
 
     explicit Layout(Sizes s)
         : I(s.input), H(s.hidden), P(blocks<T>(H)), padded(P * V),
@@ -83,7 +83,8 @@ template <class Cell, class T> struct Records {
 
     static Records on_tape(const Layout<Cell, T> &at, index steps, index batch, T *tape) {
         T *const h = tape + steps * batch * at.slots;
-        return {{tape, batch, at.slots, 0}, {h, batch, at.padded, 0}, {h + steps * batch * at.padded, batch, at.padded, 0}};
+        return {
+            {tape, batch, at.slots, 0}, {h, batch, at.padded, 0}, {h + steps * batch * at.padded, batch, at.padded, 0}};
     }
 };
 

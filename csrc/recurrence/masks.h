@@ -1,8 +1,9 @@
 // Lengths, resets and direction: one mechanism for all cells, forward and backward.
 //
-// Rows are looked at longest first, so the rows active at step t are the first active(t) of them and a ragged batch shrinks. A row's
-// previous state is a pointer: to the step before, to the initial state, or to what a reset puts in. Nothing in the arithmetic knows
-// of masks. Rejected: multiplying by 0/1 masks (work for dead rows; 0 * NaN), sorting the batch in memory (a copy of x and y).
+// Rows are looked at longest first, so the rows active at step t are the first active(t) of them and a ragged batch
+// shrinks. A row's previous state is a pointer: to the step before, to the initial state, or to what a reset puts in.
+// Nothing in the arithmetic knows of masks. Rejected: multiplying by 0/1 masks (work for dead rows; 0 * NaN), sorting
+// the batch in memory (a copy of x and y).
 #pragma once
 
 #include "kernels.h"
@@ -59,8 +60,8 @@ template <class T> class Masks {
     }
 };
 
-// Which rows and unit blocks are this thread's in the time loop. Rows need no waiting; units wait once a step, and serve
-// batches too small to be shared out by rows.
+// Which rows and unit blocks are this thread's in the time loop. Rows need no waiting; units wait once a step, and
+// serve batches too small to be shared out by rows.
 class Share {
     index rank_ = 0, size_ = 1;
 
@@ -77,7 +78,8 @@ class Share {
 
     static bool split_units(int threads, index batch) { return threads > 1 && batch < 2 * threads; }
 
-    // How many of the first n rows are mine, and which place my i-th has. Dealt like cards, so that ragged batches stay balanced.
+    // How many of the first n rows are mine, and which place my i-th has. Dealt like cards, so that ragged batches stay
+    // balanced.
     index mine(index n) const { return n > rank_ ? (n - rank_ + size_ - 1) / size_ : 0; }
     index place(index i) const { return rank_ + i * size_; }
 

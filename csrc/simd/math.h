@@ -1,9 +1,10 @@
 // exp, sigmoid and tanh on vectors, from one polynomial: expm1(r) = r + r^2 Q(r) on |r| <= ln(2)/2.
 //
 // The coefficients come from tools/minimax.py (Remez). Largest errors, measured by tests/test_activations.py against
-// float64/longdouble: see docs/design.md. Results below the smallest normal number are flushed to zero; NaN in, NaN out.
-// tanh goes through expm1(2|x|) / (expm1(2|x|) + 2), accurate near zero with no second branch. Rejected: a rational
-// minimax of tanh (one for each dtype and range, and a select between them), 1 - 2/(exp(2x)+1) (cancels near zero).
+// float64/longdouble: see docs/design.md. Results below the smallest normal number are flushed to zero; NaN in, NaN
+// out. tanh goes through expm1(2|x|) / (expm1(2|x|) + 2), accurate near zero with no second branch. Rejected: a
+// rational minimax of tanh (one for each dtype and range, and a select between them), 1 - 2/(exp(2x)+1) (cancels near
+// zero).
 #pragma once
 
 #include "simd/vec.h"
@@ -22,10 +23,10 @@ template <> struct constants<float> {
 };
 
 template <> struct constants<double> {
-    static constexpr double q[] = {
-        0.50000000000000008697,    0.16666666666666671013,   0.041666666666652185601,  0.0083333333333261017838,
-        0.0013888888895633480703,  0.00019841269874946423445, 0.000024801574491991838871, 2.7557255231903010789e-6,
-        2.7567946340659044202e-7,  2.5105289863980521727e-8,  1.7687747885258438743e-9}; // relative error 2.7e-18
+    static constexpr double q[] = {0.50000000000000008697,     0.16666666666666671013,   0.041666666666652185601,
+                                   0.0083333333333261017838,   0.0013888888895633480703, 0.00019841269874946423445,
+                                   0.000024801574491991838871, 2.7557255231903010789e-6, 2.7567946340659044202e-7,
+                                   2.5105289863980521727e-8,   1.7687747885258438743e-9}; // relative error 2.7e-18
     static constexpr double ln2_high = 0x1.62e42fefap-1, ln2_low = 0x1.cf79abc9e3b39p-40;
     static constexpr double round = 0x1.8p52;
     static constexpr double exp_low = -708.3, exp_high = 709.4, tanh_high = 20.0;

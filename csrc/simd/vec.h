@@ -1,10 +1,10 @@
 // A vector of T as wide as the instruction set that this file is compiled for.
 //
-// GCC/Clang vector extensions: they read like arithmetic and recompile per instruction set. The one thing they lack is a
-// fused multiply-add that is fused *everywhere*; -ffp-contract=fast fuses as the optimiser likes, so two copies of one
-// formula could round differently. Hence contraction is off and fma() below is the only place that names an instruction.
-// Rejected: Highway (no package index carries it, so an sdist cannot depend on it), std::experimental::simd (no NEON
-// maturity, slow compiles), intrinsics throughout (one source per instruction set).
+// GCC/Clang vector extensions: they read like arithmetic and recompile per instruction set. The one thing they lack is
+// a fused multiply-add that is fused *everywhere*; -ffp-contract=fast fuses as the optimiser likes, so two copies of
+// one formula could round differently. Hence contraction is off and fma() below is the only place that names an
+// instruction. Rejected: Highway (no package index carries it, so an sdist cannot depend on it),
+// std::experimental::simd (no NEON maturity, slow compiles), intrinsics throughout (one source per instruction set).
 //
 // Everything here lives in a namespace of its own per instruction set: a function compiled with -mavx512f must never be
 // the copy that the linker keeps for an older machine. For the same reason no file below isa/ calls a function template
@@ -104,14 +104,12 @@ template <class V, class Half, class F> RNNFAST_INLINE V by_halves(V a, V b, V c
     return c;
 }
 RNNFAST_INLINE vec<float> fma(vec<float> a, vec<float> b, vec<float> c) {
-    return by_halves<vec<float>, __m256>(a, b, c, [](__m256 x, __m256 y, __m256 z) RNNFAST_LAMBDA {
-        return _mm256_fmadd_ps(x, y, z);
-    });
+    return by_halves<vec<float>, __m256>(
+        a, b, c, [](__m256 x, __m256 y, __m256 z) RNNFAST_LAMBDA { return _mm256_fmadd_ps(x, y, z); });
 }
 RNNFAST_INLINE vec<double> fma(vec<double> a, vec<double> b, vec<double> c) {
-    return by_halves<vec<double>, __m256d>(a, b, c, [](__m256d x, __m256d y, __m256d z) RNNFAST_LAMBDA {
-        return _mm256_fmadd_pd(x, y, z);
-    });
+    return by_halves<vec<double>, __m256d>(
+        a, b, c, [](__m256d x, __m256d y, __m256d z) RNNFAST_LAMBDA { return _mm256_fmadd_pd(x, y, z); });
 }
 #elif defined(__aarch64__)
 RNNFAST_INLINE vec<float> fma(vec<float> a, vec<float> b, vec<float> c) { return (vec<float>)vfmaq_f32(c, a, b); }
