@@ -330,8 +330,8 @@ def test_samples_follow_the_models_distribution():
     model = Model(rnn=GRU(3, 2, rng=0), head=Dense(2, 3, rng=0))
     model.update({"head.weight": np.zeros((3, 2)), "head.bias": np.log([0.5, 0.3, 0.2])})
     for temperature, expected in ((1.0, [0.5, 0.3, 0.2]), (0.5, np.array([25, 9, 4]) / 38), (0, [1, 0, 0])):
-        drawn = sample(model, "abc", "a", 4000, temperature=temperature, rng=0)
-        assert [drawn.count(letter) / 4000 for letter in "abc"] == pytest.approx(expected, abs=0.03)
+        drawn = sample(model, "abc", "a", 1000, temperature=temperature, rng=0, num_threads=1)
+        assert [drawn.count(letter) / 1000 for letter in "abc"] == pytest.approx(expected, abs=0.05)
 
 
 def test_bits_per_character_of_a_model_that_knows_nothing():

@@ -23,19 +23,18 @@ def steps() -> dict[str, list[str]]:
         "format (C++)": [*PYTHON, "clang_format", "--dry-run", "--Werror", *sources],
         "types": [*PYTHON, "mypy"],
         "sanitizers": [sys.executable, "tools/sanitize.py"],
-        "tests": [*PYTHON, "pytest"],
+        "tests": [*PYTHON, "pytest", "-n", "auto"],
     }
 
 
 def main() -> int:
     """Runs all steps and names those that failed."""
+    start = time.perf_counter()
     failed = []
     for name, command in steps().items():
-        print(f"--- {name}", flush=True)
-        start = time.perf_counter()
+        print(f"--- {name} (at {time.perf_counter() - start:.0f} s)", flush=True)
         if subprocess.run(command, cwd=ROOT).returncode:
             failed.append(name)
-        print(f"--- {name}: {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
     if failed:
         print("failed:", ", ".join(failed), file=sys.stderr)
     return len(failed)

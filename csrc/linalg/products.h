@@ -41,7 +41,7 @@ RNNFAST_INLINE void product(Team &team, Range rows, Range panels, Row row, Span 
     const auto pass = [](index, int) RNNFAST_LAMBDA {};
     sweep<N>(team, rows, panels, pass, [&](index first, index panel, int r, int q) RNNFAST_LAMBDA {
         Sums<T> sums;
-        const T *left[Shape<N>::rows];
+        const T *left[Shape<N>::rows] = {};
         for (int i = 0; i < r; ++i) {
             left[i] = row(first + i);
             for (int j = 0; j < q; ++j) {

@@ -20,13 +20,21 @@
 
 namespace rnnfast::RNNFAST_ISA {
 
+// The last to arrive looks at the stop flag for all: after a barrier everybody has the same answer, so nobody leaves
+// alone and lets the others wait for ever. (Walking on to the end with nothing to do is no way out either: on a busy
+// machine every barrier on the way can cost milliseconds.)
 struct Barrier {
     int waiting = 0, generation = 0;
+    bool halted = false;
 
-    void wait(int threads) {
-        if (threads == 1) return;
+    void wait(int threads, const Interrupt *interrupt) {
+        if (threads == 1) {
+            halted = interrupt && __atomic_load_n(&interrupt->stop, __ATOMIC_RELAXED);
+            return;
+        }
         const int now = __atomic_load_n(&generation, __ATOMIC_RELAXED);
         if (__atomic_add_fetch(&waiting, 1, __ATOMIC_ACQ_REL) == threads) {
+            halted = interrupt && __atomic_load_n(&interrupt->stop, __ATOMIC_RELAXED);
             __atomic_store_n(&waiting, 0, __ATOMIC_RELAXED);
             __atomic_store_n(&generation, now + 1, __ATOMIC_RELEASE);
             return;
@@ -82,9 +90,13 @@ class Team {
     Team(Barrier &barrier, Interrupt *interrupt, int rank_, int size_)
         : barrier_(barrier), interrupt_(interrupt), rank(rank_), size(size_) {}
 
-    void wait() { barrier_.wait(size); }
+    // False for everybody once the call is to end early.
+    [[nodiscard]] bool wait() {
+        barrier_.wait(size, interrupt_);
+        return !barrier_.halted;
+    }
 
-    // True once the call is to end early. Whoever sees it stops working but still meets every barrier.
+    // True once the call is to end early. Whoever sees it skips work up to the next barrier, which ends it for all.
     bool stopped(index cost) {
         if (!interrupt_) return false;
         budget_ -= cost;
@@ -94,6 +106,7 @@ class Team {
         }
         return __atomic_load_n(&interrupt_->stop, __ATOMIC_RELAXED);
     }
+    bool stopped() const { return interrupt_ && __atomic_load_n(&interrupt_->stop, __ATOMIC_RELAXED); }
 
     // This thread's share of 0 .. count.
     Range share(index count) const { return {count * rank / size, count * (rank + 1) / size}; }

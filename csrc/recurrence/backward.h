@@ -86,8 +86,8 @@ template <class Cell, class T> class BackwardPass {
                               packed + team.rank * packed_size};
         for (index done = 0; done < call.steps; done += chunk) {
             const index end = done + chunk < call.steps ? done + chunk : call.steps;
-            for (index s = done; s < end; ++s) step(team, share, scratch.back, time(s));
-            team.wait();
+            for (index s = done; s < end && step(team, share, scratch.back, time(s)); ++s) {}
+            if (!team.wait()) return;
             const index rows = collect(scratch, done, end);
             input_gradient(team, scratch, rows, done, end);
             weight_gradients(team, scratch, rows);
@@ -114,16 +114,17 @@ template <class Cell, class T> class BackwardPass {
         }
     }
 
-    void step(Team &team, const Share &share, BackRow *row, index t) const {
+    bool step(Team &team, const Share &share, BackRow *row, index t) const {
         start(team, share, row, t);
         if constexpr (Cell::phases == 2) {
-            share.wait(team);
+            if (!share.wait(team)) return false;
             const index rows = share.mine(masks.active(t));
             for (index i = 0; i < rows; ++i) enter_step(row[i], t, masks.row(share.place(i)));
             second_phase(team, share, row, rows);
         }
-        share.wait(team);
+        if (!share.wait(team)) return false;
         transition(team, share, row, t);
+        return true;
     }
 
     // Points the row at step t of batch row b.

@@ -68,10 +68,11 @@ template <class Cell, class T> class ForwardPass {
         for (index done = 0; done < call.steps; done += chunk) {
             const index end = done + chunk < call.steps ? done + chunk : call.steps;
             project(team, share, scratch, done, end);
-            for (index s = done; s < end; ++s) step(team, share, scratch, time(s));
+            for (index s = done; s < end; ++s) {
+                if (!step(team, share, scratch, time(s))) return;
+            }
         }
-        share.wait(team);
-        finish_rows(team);
+        if (share.wait(team)) finish_rows(team);
     }
 
   private:
@@ -119,7 +120,7 @@ template <class Cell, class T> class ForwardPass {
             });
     }
 
-    void step(Team &team, const Share &share, const Scratch &scratch, index t) const {
+    bool step(Team &team, const Share &share, const Scratch &scratch, index t) const {
         const index rows = share.mine(masks.active(t)), before = masks.previous(t);
         for (index i = 0; i < rows; ++i) {
             const index b = masks.row(share.place(i));
@@ -138,12 +139,13 @@ template <class Cell, class T> class ForwardPass {
             row.slots = records.slots.row(t, b);
             row.y = call.y.at(t, b);
         }
-        share.wait(team); // the units of the step before, of all threads
+        if (!share.wait(team)) return false; // the units of the step before, of all threads
         phase<0>(team, share, scratch.step, rows);
         if constexpr (Cell::phases == 2) {
-            share.wait(team);
+            if (!share.wait(team)) return false;
             phase<1>(team, share, scratch.step, rows);
         }
+        return true;
     }
 
     template <int phase_> void phase(Team &team, const Share &share, const StepRow *row, index rows) const {

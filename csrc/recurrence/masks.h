@@ -83,9 +83,8 @@ class Share {
     index mine(index n) const { return n > rank_ ? (n - rank_ + size_ - 1) / size_ : 0; }
     index place(index i) const { return rank_ + i * size_; }
 
-    void wait(Team &team) const {
-        if (by_units) team.wait();
-    }
+    // Where units are dealt out: until all have finished theirs. False: the call is to end early.
+    [[nodiscard]] bool wait(Team &team) const { return by_units ? team.wait() : !team.stopped(); }
 };
 
 } // namespace rnnfast::RNNFAST_ISA

@@ -26,7 +26,9 @@
 #error "include this file from csrc/isa/<instruction set>.cpp only"
 #endif
 
-#if defined(RNNFAST_SANITIZED) // instrumented code is slow anyway; inlined as below it would take minutes to compile
+// Builds for tests alone (instrumented, or 64-byte vectors on AVX2) are slow anyway; inlined as below they would also
+// take minutes to compile.
+#if defined(RNNFAST_SANITIZED) || (defined(RNNFAST_EMULATED_AVX512) && RNNFAST_VECTOR_BYTES == 64)
 #define RNNFAST_INLINE inline
 #define RNNFAST_LAMBDA
 #define RNNFAST_UNROLL

@@ -79,7 +79,7 @@ class Settings:
 PRESETS = {
     "quick": Settings(hidden=64, steps=500, window=32, lr=2e-2),
     "default": Settings(),
-    "long": Settings(hidden=256, layers=2, dropout=0.3, steps=8000, lr=5e-3),
+    "long": Settings(hidden=256, layers=2, dropout=0.3, steps=6000, lr=5e-3),
 }
 
 
