@@ -20,7 +20,7 @@ def steps() -> dict[str, list[str]]:
     return {
         "lint": [*PYTHON, "ruff", "check", "."],
         "format (Python)": [*PYTHON, "ruff", "format", "--check", "."],
-        "format (C++)": [*PYTHON, "clang_format", "--dry-run", "--Werror", *sources],
+        "format (C++)": [f"{Path(sys.executable).parent}/clang-format", "--dry-run", "--Werror", *sources],
         "types": [*PYTHON, "mypy"],
         "sanitizers": [sys.executable, "tools/sanitize.py"],
         "tests": [*PYTHON, "pytest", "-n", "auto"],

@@ -129,21 +129,14 @@ template <class Cell, class T> class BackwardPass {
 
     // Points the row at step t of batch row b.
     void enter_step(BackRow &row, index t, index b) const {
-        const From from = masks.origin(t, b);
-        const index before = masks.previous(t);
+        const StateRows<T> before = state_before<Cell, T>(masks, records, states, t, b);
         Unit<T> &u = row.step;
         u = {};
         u.kind = call.kind;
         u.slots = records.slots.row(t, b);
         u.h = records.h.row(t, b);
-        u.h_prev = from == From::previous  ? records.h.row(before, b)
-                   : from == From::initial ? states.h0.row(b)
-                                           : states.reset_h.row(b);
-        if constexpr (Cell::has_c) {
-            u.c_prev = from == From::previous  ? records.aux.row(before, b)
-                       : from == From::initial ? states.c0.row(b)
-                                               : states.reset_c.row(b);
-        }
+        u.h_prev = before.h;
+        u.c_prev = before.c;
         if constexpr (Cell::keeps_aux) u.aux = records.aux.row(t, b);
         if constexpr (Cell::has_direct) u.direct = direct + b * at.padded;
         row.b = b;
@@ -290,11 +283,8 @@ template <class Cell, class T> class BackwardPass {
         const GradRow *const row = scratch.grad;
         for (index i = 0; i < count; ++i) {
             const index t = row[i].t, b = row[i].b;
-            const From from = masks.origin(t, b);
-            scratch.left[i] = phase == 1               ? records.aux.row(t, b)
-                              : from == From::previous ? records.h.row(masks.previous(t), b)
-                              : from == From::initial  ? states.h0.row(b)
-                                                       : states.reset_h.row(b);
+            scratch.left[i] =
+                phase == 1 ? records.aux.row(t, b) : state_before<Cell, T>(masks, records, states, t, b).h;
         }
         outer_product<N>(
             team, count, scratch.left, nullptr, at.H, panels,

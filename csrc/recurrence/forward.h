@@ -121,19 +121,13 @@ template <class Cell, class T> class ForwardPass {
     }
 
     bool step(Team &team, const Share &share, const Scratch &scratch, index t) const {
-        const index rows = share.mine(masks.active(t)), before = masks.previous(t);
+        const index rows = share.mine(masks.active(t));
         for (index i = 0; i < rows; ++i) {
             const index b = masks.row(share.place(i));
-            const From from = masks.origin(t, b);
+            const StateRows<T> before = state_before<Cell, T>(masks, records, states, t, b);
             StepRow &row = scratch.step[i];
-            row.h_prev = from == From::previous  ? records.h.row(before, b)
-                         : from == From::initial ? states.h0.row(b)
-                                                 : states.reset_h.row(b);
-            if constexpr (Cell::has_c) {
-                row.c_prev = from == From::previous  ? records.aux.row(before, b)
-                             : from == From::initial ? states.c0.row(b)
-                                                     : states.reset_c.row(b);
-            }
+            row.h_prev = before.h;
+            row.c_prev = before.c;
             if constexpr (Cell::keeps_aux) row.aux = records.aux.row(t, b);
             row.h = records.h.row(t, b);
             row.slots = records.slots.row(t, b);

@@ -3,6 +3,7 @@
 
 #include "linalg/panels.h"
 #include "parallel/team.h"
+#include "recurrence/masks.h"
 
 namespace rnnfast::RNNFAST_ISA {
 
@@ -126,5 +127,22 @@ template <class Cell, class T> struct States {
         reset_c.fill(call.reset_c, call.batch, at.H);
     }
 };
+
+// The state before step t of row b: the rows of the step before, of the initial state, or of what a reset puts in.
+template <class T> struct StateRows {
+    const T *h, *c; // c null where the cell has none
+};
+
+template <class Cell, class T>
+StateRows<T> state_before(const Masks<T> &masks, const Records<Cell, T> &records, const States<Cell, T> &states,
+                          index t, index b) {
+    switch (masks.origin(t, b)) {
+    case From::initial: return {states.h0.row(b), Cell::has_c ? states.c0.row(b) : nullptr};
+    case From::reset: return {states.reset_h.row(b), Cell::has_c ? states.reset_c.row(b) : nullptr};
+    default:
+        const index before = masks.previous(t);
+        return {records.h.row(before, b), Cell::has_c ? records.aux.row(before, b) : nullptr};
+    }
+}
 
 } // namespace rnnfast::RNNFAST_ISA
