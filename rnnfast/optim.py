@@ -16,6 +16,7 @@ and `maximize`, which hardly anybody sets.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -48,7 +49,7 @@ def _limit(name: str, value: Any) -> float:
     return math.inf if isinstance(value, float) and value == math.inf else _at_least_0(name, value)
 
 
-class Optimizer:
+class Optimizer(ABC):
     """What all optimisers share: the learning rate, the flat state arrays, and their way into a checkpoint.
 
     A subclass gives the checks of its hyperparameters, the names of its state's arrays, and the update.
@@ -158,13 +159,13 @@ class Optimizer:
         return {name: check(name, hyper[name]) for name, check in self._checks_of.items()}
 
     @staticmethod
+    @abstractmethod
     def _array_names(hyper: Mapping[str, Any]) -> tuple[str, ...]:
         """The arrays that these hyperparameters need."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _update(self, flat: Array, gradients: Array) -> None:
         """Write the next parameters into `flat`."""
-        raise NotImplementedError
 
 
 class SGD(Optimizer):
