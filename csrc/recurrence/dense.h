@@ -50,9 +50,8 @@ template <class T> struct Dense {
         });
     }
 
-    // Rows fall in the sums, as t falls in a recurrent layer's: cutting the rows and running the cuts last to first
-    // changes nothing. Rows of one step are in one call, so b rising within t, the recurrent layers' order, is not at
-    // stake here.
+    // The sums over rows run from the last row to the first, as they do over t in a recurrent layer: cutting the rows
+    // anywhere and running the cuts last to first into one gradient changes no bit.
     static void backward(const DenseCall<T> &c) {
         const index I = c.sizes.input, O = c.sizes.hidden, packed_size = outer_rows * 8 * V;
         Carver count(nullptr);
