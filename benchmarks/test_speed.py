@@ -1,20 +1,21 @@
-"""The same work under pytest-benchmark, for comparing two commits: ``pytest benchmarks --benchmark-compare``.
+"""Our own rows under pytest-benchmark, for comparing two commits: ``pytest benchmarks --benchmark-compare``.
 
-Every case asserts its answer before it is timed (harness.assert_answers).
+Rows are chosen as for `rnnfast bench`, which compares them with the peers: ``pytest benchmarks --rows forward/lstm``.
+Every case asserts its answer before it is timed. Short calls are made many at a time, a number that depends on the row
+alone, so that the times of two commits can be compared.
 """
 
 from __future__ import annotations
 
-import pytest
-from harness import Work, assert_answers, ours
+from rnnfast.bench.measure import contestants, verify
+from rnnfast.bench.peers import limited
+from rnnfast.bench.rows import Row
 
-WORKS = [Work(cell, *size) for cell in ("LSTM", "GRU", "RNN") for size in ((100, 32, 128, 256), (100, 1, 64, 64))]
 
-
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
-@pytest.mark.parametrize("work", WORKS, ids=lambda work: work.name.replace(" ", "-"))
-def test_layer(benchmark, work: Work, training: bool, threads: int) -> None:
-    errors = assert_answers(work)
-    benchmark.extra_info.update(error=errors[training], gflop=work.flop(training) / 1e9)
-    benchmark(ours(work, training, threads))
+def test_row(benchmark, row: Row, threads: int) -> None:
+    calls = int(min(5000, max(1, 1e8 / row.flop)))
+    with limited(threads):
+        ours = contestants(row, threads, ["ours"])
+        errors = verify(row, ours)
+        benchmark.extra_info.update(error=errors["ours"], calls=calls, flop=row.flop * calls)
+        benchmark.pedantic(ours["ours"].loop, args=(calls,), rounds=9, warmup_rounds=1)

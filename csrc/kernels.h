@@ -57,7 +57,10 @@ template <class T> struct Sequence { // what forward and backward both need
 
 template <class T> struct Forward : Sequence<T> {
     Strided<T> y; // [T, B, H]
-    T *hT, *cT;   // [B, H]
+    T *hT, *cT;   // [B, H]; may be h0, c0
+
+    const std::uint32_t *pairs = nullptr; // pairs_size(): weights in bfloat16 in place of those in the panels
+    void *memory = nullptr;               // forward_bytes(), 64-byte aligned; null: the call takes its own
 };
 
 template <class T> struct Backward : Sequence<T> {
@@ -79,6 +82,9 @@ template <class T> struct CellKernel {
     void (*pack)(Sizes, const Weights<const T> &, T *panels);
     void (*pack_backward)(Sizes, const Weights<const T> &, T *panels);
     void (*unpack)(Sizes, const T *panels, const Weights<T> &);
+    index (*pairs_size)(Sizes); // 0 for double
+    void (*to_pairs)(Sizes, const T *panels, std::uint32_t *pairs);
+    std::size_t (*forward_bytes)(const Forward<T> &);
     void (*forward)(const Forward<T> &);
     void (*backward)(const Backward<T> &);
 };
@@ -120,7 +126,8 @@ template <class T> struct Table {
     CellKernel<T> cells[kinds];
     DenseKernel<T> dense;
     Pointwise<T> pointwise;
-    double (*fma_peak)(); // GFLOP/s of one thread doing nothing but fma in registers
+    double (*fma_peak)();                               // GFLOP/s of one thread doing nothing but fma in registers
+    double (*read_bandwidth)(index bytes, int threads); // GB/s of reading a buffer over and over, each thread its share
 };
 
 // csrc/isa/dispatch.cpp

@@ -162,6 +162,16 @@ def flags(name: str, value: Any, expected: tuple[int, ...], letters: str) -> Arr
     return array
 
 
+def rows(name: str, value: Any, count: int) -> Array:
+    """Which of `count` rows are meant, as a mask: by their numbers or by a mask [count]."""
+    chosen = np.zeros(count, np.bool_)
+    try:
+        chosen[np.asarray(value, None if np.size(value) else np.intp)] = True
+    except (IndexError, ValueError, TypeError) as error:
+        raise ValueError(f"{name}: expected row numbers below {count} or a mask [{count}]: {error}") from error
+    return chosen
+
+
 def integer(name: str, value: Any, minimum: int = 1, maximum: int | None = None) -> int:
     """An integer of at least `minimum` and at most `maximum`; a bool is not one."""
     try:

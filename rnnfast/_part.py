@@ -49,6 +49,12 @@ class Packed:
         """The panels that backward reads besides."""
         return self._current("backward", self.kernel.panel_size_backward, self.kernel.pack_backward, self._weights)
 
+    def pairs(self, panels: Array) -> Array:
+        """The panels' weights in bfloat16."""
+        narrow = aligned_empty((self.kernel.pairs_size,), np.uint32)
+        self.kernel.to_pairs(panels, narrow)
+        return narrow
+
     def _current(self, key: str, size: int, pack: Any, names: tuple[str, ...]) -> Array:
         version = self._params.version
         cached = self._panels.get(key)
@@ -143,7 +149,7 @@ class Part(ABC):
         return f"{options.pop('type')}({', '.join(f'{name}={value!r}' for name, value in options.items())})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_packed"}
+        return {name: value for name, value in vars(self).items() if name not in ("_packed", "_steps")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

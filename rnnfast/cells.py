@@ -19,6 +19,7 @@ from ._checks import Array
 from ._stack import Run, _Stack
 from .init import Init
 from .parameters import Gradients
+from .stream import Steps
 from .tape import Grads, Tape, begin
 
 __all__ = ["GRUCell", "LSTMCell", "RNNCell"]
@@ -56,7 +57,23 @@ class _Cell(_Stack):
         TypeError, ValueError
             An argument is of a wrong kind, shape or range; nothing is written.
         """
-        return self._evaluate(x, state, out, training=False)[0]
+        result = None if self._steps is None else self._steps.step(x, state, out)
+        if result is None:
+            result = self._evaluate(x, state, out, training=False)[0]
+            if isinstance(x, np.ndarray) and x.dtype == self.dtype and x.size:
+                self._prepare(x.shape[0] if x.ndim == 2 else 1)
+        return result
+
+    def _prepare(self, batch: int) -> None:
+        """Have the next step of these parameters and this batch at the lowest cost."""
+        if self._steps is None or not self._steps.serves(batch):
+            version, packed = self.params.version, self._packed[0]
+            sizes = batch, self.input_size, self.hidden_size, self._gates, self._has_c
+            self._steps = Steps(packed.kernel, packed.forward(), self.params, version, *sizes, self.dtype)
+
+    def _pack(self) -> None:
+        super()._pack()
+        self._steps: Steps | None = None
 
     def forward(
         self, x: ArrayLike, state: Any = None, *, out: Any = None, tape: Tape | None = None

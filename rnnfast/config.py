@@ -26,7 +26,9 @@ def version() -> str:
 def get_num_threads() -> int:
     """The most threads that a call uses, unless its `num_threads` says otherwise.
 
-    It is what `set_num_threads` set, else `RNNFAST_NUM_THREADS`, else the number of CPUs that this process may use.
+    It is what `set_num_threads` set, else `RNNFAST_NUM_THREADS`, else `OMP_NUM_THREADS`, else the number of CPUs that
+    this process may use. Where OpenMP is limited to fewer threads than it started with (`threadpoolctl`), no call of
+    that Python thread uses more of them, whatever this number and `num_threads` say.
 
     Returns
     -------
@@ -41,7 +43,7 @@ def set_num_threads(num_threads: int) -> None:
     Parameters
     ----------
     num_threads : int
-        In 1..4096.
+        In 1..4096; more than there are CPUs if you wish. A limit on OpenMP (`get_num_threads`) goes before it.
 
     Raises
     ------

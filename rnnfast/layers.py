@@ -20,6 +20,7 @@ from ._part import from_config
 from ._stack import Run, _Stack
 from .init import Init
 from .parameters import Gradients
+from .stream import Stream
 from .tape import Grads, Tape, begin
 
 __all__ = ["GRU", "LSTM", "RNN", "from_config"]
@@ -184,6 +185,56 @@ class _Recurrent(_Stack):
             an argument is of a wrong kind or shape; nothing is written, and the tape is as it was.
         """
         return self._backward(tape, dy, dstate, into, input_gradient, num_threads)
+
+    def stream(
+        self, batch_size: int = 1, *, weights: str | None = None, num_threads: int | None = None
+    ) -> Stream:
+        """The layer as a stream: it keeps its state and runs step by step, at the lowest cost.
+
+        Parameters
+        ----------
+        batch_size : int, optional
+            Rows, each a sequence of its own.
+        weights : {"float32", "float64", "bfloat16"}, optional
+            How the weights are stored; the layer's dtype by default. "bfloat16" (for a float32 layer) halves the bytes
+            that a step reads; the arithmetic stays in float32.
+        num_threads : int, optional
+            The most threads to use; `rnnfast.get_num_threads()` by default. On a real-time thread use 1.
+
+        Returns
+        -------
+        Stream
+            With the weights of this moment and a state of zeros.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument is of a wrong kind or range, or the layer is bidirectional, which needs a sequence's end first.
+        """
+        if self.bidirectional:
+            raise ValueError(f"stream: expected a layer of one direction, got a bidirectional {type(self).__name__}")
+        batch = _checks.size("batch_size", batch_size)
+        threads = _checks.threads(num_threads)
+        choices = ("float32", "bfloat16") if self.dtype == np.float32 else ("float64",)
+        stored = choices[0] if weights is None else _checks.choice("weights", weights, choices)
+        _checks.elements(batch * (self.input_size + 8 * self.hidden_size), batch_size=batch, hidden_size=self.hidden_size)
+        kernels, panels = [p.kernel for p in self._packed], [p.forward() for p in self._packed]
+        pairs = [p.pairs(panel) if stored == "bfloat16" else None for p, panel in zip(self._packed, panels, strict=True)]
+        return Stream._make(
+            kernels,
+            panels,
+            pairs,
+            batch,
+            self.num_layers,
+            self.input_size,
+            self.hidden_size,
+            self._gates,
+            self._has_c,
+            self.dtype,
+            threads or 0,
+            stored,
+            self.batch_first,
+        )
 
     def _evaluate(
         self,

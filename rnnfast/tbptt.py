@@ -170,14 +170,7 @@ class TBPTT:
         count = _rows(self._state)
         if count is None:
             return
-        fresh = np.zeros(count, np.bool_)
-        try:
-            fresh[np.asarray(rows, None if np.size(rows) else np.intp)] = True
-        except IndexError as error:
-            raise ValueError(
-                f"rows: expected row numbers below {len(fresh)} or a mask [{len(fresh)}]: {error}"
-            ) from error
-        self._begin_rows(fresh)
+        self._begin_rows(_checks.rows("rows", rows, count))
 
     def _begin_rows(self, fresh: NDArray[np.bool_]) -> None:
         """Zero the carried state of rows; passes that begin earlier will zero it when they come to this point."""

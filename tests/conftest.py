@@ -18,3 +18,10 @@ settings.load_profile("rnnfast")
 from rnnfast import _core  # noqa: E402  (only now is it sure which rnnfast this is)
 
 _core.set_small_work(0)  # else the small calls of the tests would all run on one thread, whatever num_threads says
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Shows the figures that tests measured and recorded with `record_property`, those of xdist's workers too."""
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{name}: {value}")

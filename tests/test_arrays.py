@@ -1,10 +1,7 @@
-"""Arrays of every make, and what surrounds a call: memory, Python threads, fork, Ctrl-C, denormals."""
+"""Arrays of every make; no copies of them; Python threads that share a layer."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
@@ -241,103 +238,3 @@ def test_two_python_threads_share_a_layer():
     expected = [run(case) for case in cases]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(run, cases * 20)) == expected * 20
-
-
-def run_script(script, timeout=60):
-    """Runs Python source in a new process; returns what it printed."""
-    command = [sys.executable, "-P", "-c", textwrap.dedent(script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
-def test_a_child_works_after_fork():
-    """The parent has used several threads; the child computes with as many, and the same."""
-    run_script("""
-        import os, signal
-        import numpy as np, rnnfast
-        layer = rnnfast.LSTM(64, 128, rng=0)
-        x = np.random.default_rng(0).standard_normal((50, 32, 64), np.float32)
-
-        def run():
-            y, _, tape = layer.forward(x, num_threads=3)
-            return y.tobytes() + layer.backward(tape, y, num_threads=3).params.flat.tobytes()
-
-        expected = run()
-        child = os.fork()
-        if child == 0:
-            signal.alarm(30)
-            os._exit(run() != expected)
-        assert os.waitpid(child, 0)[1] == 0
-        assert run() == expected
-    """)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("phase", ["forward", "backward"])
-def test_ctrl_c_stops_a_long_call(phase, threads):
-    """Promised are 0.2 s; a second is allowed here, because test machines stall."""
-    steps = 20_000 if phase == "forward" else 3_000
-    waited = run_script(f"""
-        import os, signal, threading, time
-        import numpy as np, rnnfast
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        layer = rnnfast.LSTM(1, 1024, rng=0)
-        x = np.zeros(({steps}, 1, 1), np.float32)
-        call = lambda: layer(x, num_threads={threads})
-        if "{phase}" == "backward":
-            y, _, tape = layer.forward(x, num_threads=2)
-            call = lambda: layer.backward(tape, y, num_threads={threads})
-
-        def interrupt():
-            global sent
-            sent = time.perf_counter()
-            os.kill(os.getpid(), signal.SIGINT)
-
-        threading.Timer(0.3, interrupt).start()
-        try:
-            call()
-            print("it was not interrupted")
-        except KeyboardInterrupt:
-            waited = time.perf_counter() - sent
-            y, _ = layer(x[:3])
-            assert np.isfinite(y).all()
-            print(waited)
-    """)
-    assert float(waited) < 1
-
-
-def test_denormals_survive_in_the_caller():
-    """Kernels flush denormals to zero; their caller's arithmetic doesn't, also after a call that failed."""
-    case = Case("gru_after", ISAS[-1], H=64, I=32, T=40, B=33)
-    layer, data = case.layer(), case.data
-    tiny = np.full(8, 1e-40, np.float32)
-
-    def denormals_work():
-        return bool(((tiny * np.float32(0.5)) > 0).all() and ((tiny + tiny) > tiny).all())
-
-    assert denormals_work()
-    for threads in (1, 2):
-        _, _, tape = layer.forward(data.x, data.state, num_threads=threads)
-        assert denormals_work()
-        layer.backward(tape, data.dy, num_threads=threads)
-        assert denormals_work()
-    with pytest.raises(ValueError, match="x"):
-        layer(data.x[..., 1:])
-    assert denormals_work()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_denormals_do_no_harm(kind):
-    """Inputs, states and gradients all below the smallest normal number count as zeros, nearly."""
-    case = Case(kind, ISAS[-1], T=5, B=3)
-    layer = case.layer()
-    tiny = np.full((5, 3, case.I), 1e-41, np.float32)
-    y, _, tape = layer.forward(tiny)
-    grads = layer.backward(tape, np.full_like(y, 1e-41))
-    zeros, _ = layer(np.zeros_like(tiny))
-    np.testing.assert_allclose(y, zeros, rtol=0, atol=1e-37)
-    np.testing.assert_allclose(grads.params.flat, 0, rtol=0, atol=1e-37)

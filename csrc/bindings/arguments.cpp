@@ -37,17 +37,18 @@ std::string describe(py::handle value) {
 
 py::array checked(py::handle value, const char *name, const py::dtype &dtype, Shape shape, bool writeable,
                   bool strided) {
-    const std::string expected =
-        py::str(dtype).cast<std::string>() + " array of shape " + shape_text(shape.begin(), shape.size());
+    const auto expected = [&] { // not before it is needed: NumPy takes microseconds to name a dtype
+        return py::str(dtype).cast<std::string>() + " array of shape " + shape_text(shape.begin(), shape.size());
+    };
     if (!py::isinstance<py::array>(value))
-        throw py::type_error(std::string(name) + ": expected " + expected + ", got " + describe(value));
+        throw py::type_error(std::string(name) + ": expected " + expected() + ", got " + describe(value));
     auto a = py::reinterpret_borrow<py::array>(value);
     if (!a.dtype().is(dtype) && !a.dtype().equal(dtype)) {
-        throw py::type_error(std::string(name) + ": expected " + expected + ", got " + describe(value));
+        throw py::type_error(std::string(name) + ": expected " + expected() + ", got " + describe(value));
     }
     bool same = a.ndim() == static_cast<index>(shape.size());
     for (std::size_t i = 0; same && i < shape.size(); ++i) same = a.shape(static_cast<index>(i)) == shape.begin()[i];
-    if (!same) fail(name, expected, describe(value));
+    if (!same) fail(name, expected(), describe(value));
     if (writeable && !a.writeable()) fail(name, "a writeable array", "a read-only one");
     if ((a.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) == 0) fail(name, "an aligned array", "an unaligned one");
     if (!strides_fit(a, strided)) {

@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include "bindings/bindings.h"
+#include "stack.h"
 
 namespace rnnfast::bindings {
 
@@ -44,20 +45,38 @@ void check_lengths(const std::int64_t *lengths, index steps, index batch) {
     }
 }
 
+// How many threads a recurrent call uses.
+int threads_for_steps(int asked, double work_per_step, index steps, index batch) {
+    const int threads = threads_for(asked, work_per_step * static_cast<double>(steps));
+    // Too few rows to share out: threads would wait for each other at every step, so a step must be worth it.
+    return batch < 2 * threads && step_is_small(work_per_step) ? 1 : threads;
+}
+
 template <class T> class CellBinding {
     const Kind kind_;
     const Sizes sizes_;
-    const CellKernel<T> kernel_;
+    const CellKernel<T> &kernel_;
+    const KernelHandle handle_;
 
   public:
     CellBinding(Kind kind, Sizes sizes, const Table<T> *table)
-        : kind_(kind), sizes_(sizes), kernel_(table->cells[kind]) {
+        : kind_(kind), sizes_(sizes), kernel_(table->cells[kind]),
+          handle_{std::is_same_v<T, double>, &kernel_, kind, sizes, threads_for_steps} {
         require_product({kernel_.gates, sizes.hidden + 64, sizes.hidden + sizes.input + 2, 2},
                         "input_size, hidden_size");
     }
 
+    const KernelHandle *handle() const { return &handle_; }
     index panel_size() const { return kernel_.panel_size(sizes_); }
     index panel_size_backward() const { return kernel_.panel_size_backward(sizes_); }
+    index pairs_size() const { return kernel_.pairs_size(sizes_); }
+
+    void to_pairs(const py::object &panels, const py::object &out) const {
+        const T *const from = contiguous<const T>(panels, "panels", {panel_size()});
+        std::uint32_t *const to = contiguous<std::uint32_t>(out, "out", {pairs_size()});
+        const py::gil_scoped_release release;
+        kernel_.to_pairs(sizes_, from, to);
+    }
 
     index tape_size(index steps, index batch) const {
         if (steps < 0 || batch < 0) fail("T, B", "sizes >= 0", std::to_string(steps) + ", " + std::to_string(batch));
@@ -172,9 +191,7 @@ template <class T> class CellBinding {
         call.tape = optional<T>(tape, "tape", {needed});
         const double G = static_cast<double>(kernel_.gates), width = static_cast<double>(sizes_.input + H);
         const double per_step = G * static_cast<double>(H) * width * static_cast<double>(batch) * passes;
-        call.threads = threads_for(num_threads, per_step * static_cast<double>(steps));
-        // Too few rows to share out: threads would wait for each other at every step, so a step must be worth it.
-        if (batch < 2 * call.threads && step_is_small(per_step)) call.threads = 1;
+        call.threads = threads_for_steps(num_threads, per_step, steps, batch);
     }
 
     void check_ids(const Sequence<T> &call) const {
@@ -307,6 +324,19 @@ void register_kernels(py::module_ &module) {
                                [](const Kernel &k) { return k.visit([](auto &b) { return b.panel_size(); }); })
         .def_property_readonly("panel_size_backward",
                                [](const Kernel &k) { return k.visit([](auto &b) { return b.panel_size_backward(); }); })
+        .def_property_readonly("pairs_size",
+                               [](const Kernel &k) { return k.visit([](auto &b) { return b.pairs_size(); }); })
+        .def(
+            "to_pairs",
+            [](const Kernel &k, const Object &panels, const Object &out) {
+                k.visit([&](auto &b) { b.to_pairs(panels, out); });
+            },
+            py::arg("panels"), py::arg("out"))
+        .def_property_readonly("handle",
+                               [](const Kernel &k) {
+                                   const KernelHandle *const h = k.visit([](auto &b) { return b.handle(); });
+                                   return py::capsule(const_cast<KernelHandle *>(h), "rnnfast.kernel");
+                               })
         .def(
             "tape_size",
             [](const Kernel &k, index T, index B) { return k.visit([&](auto &b) { return b.tape_size(T, B); }); },
@@ -407,6 +437,17 @@ void register_kernels(py::module_ &module) {
         cells[kind_names[k]] = py::make_tuple(cell.gates, cell.has_c);
     }
     module.attr("CELLS") = cells;
+    module.def(
+        "read_bandwidth",
+        [](index bytes, int threads, const std::optional<std::string> &isa) {
+            if (bytes < 1 || bytes > largest) fail("nbytes", "a size in 1 .. 2**47", std::to_string(bytes));
+            if (threads < 1 || threads > 4096) fail("threads", "an integer in 1 .. 4096", std::to_string(threads));
+            const std::string name = require_isa(isa);
+            const py::gil_scoped_release release;
+            return table<float>(name.c_str())->read_bandwidth(bytes, threads);
+        },
+        py::arg("nbytes"), py::arg("threads") = 1, py::arg("isa") = none,
+        "GB/s at which threads read a buffer of so many bytes over and over, each its share.");
     module.def(
         "fma_peak",
         [](const std::string &dtype, const std::optional<std::string> &isa) {

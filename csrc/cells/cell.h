@@ -11,8 +11,9 @@
 //   has_c, keeps_aux  a second state; a second row kept per step (LSTM: c; gru_before: r * h_prev)
 //   has_direct        dh_prev has a part that does not pass through U
 //
-//   start<p>(gate, z, bias_hh)   where gate's chain over h_prev starts (z: the input-side chain's end)
-//   forward<p>(sum, unit)        finishes phase p; the last phase returns h
+//   activate<p>(sum, kind)       activates those of phase p's gates that need no other (apart, so that a tile's rows
+//                                run side by side here instead of each waiting for its own tanh(c))
+//   forward<p>(gate, unit)       finishes phase p; the last phase returns h
 //   backward(dh, dc, unit)       phase 0: the gates' gradients from dh (and dc, which becomes dc_prev)
 //   backward_second(d, unit)     phase 1, if there is one: d is what came back through phase 1's weights
 //

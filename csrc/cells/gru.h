@@ -16,12 +16,13 @@ struct GruAfter {
     static constexpr int h_slot[] = {1, 2, 0}, phase_gate[] = {0, 3};
     static constexpr bool has_c = false, keeps_aux = false, has_direct = true;
 
-    template <int phase, class T> RNNFAST_INLINE static vec<T> start(int gate, const T *z, const T *bias_hh) {
-        return load((gate == 2 ? bias_hh : z) + gate * lanes<T>);
+    template <int phase, class T> RNNFAST_INLINE static void activate(vec<T> (&sum)[3], Kind) {
+        sum[0] = sigmoid<T>(sum[0]);
+        sum[1] = sigmoid<T>(sum[1]);
     }
 
     template <int phase, class T> RNNFAST_INLINE static vec<T> forward(const vec<T> (&sum)[3], const Unit<T> &u) {
-        const vec<T> r = sigmoid<T>(sum[0]), z = sigmoid<T>(sum[1]);
+        const vec<T> r = sum[0], z = sum[1];
         const vec<T> n = tanh<T>(fma(r, sum[2], u.slot(3)));
         if (u.keep) {
             u.set_slot(0, sum[2]);
@@ -48,22 +49,25 @@ struct GruBefore {
     static constexpr int h_slot[] = {0, 1, 2}, phase_gate[] = {0, 2, 3};
     static constexpr bool has_c = false, keeps_aux = true, has_direct = true;
 
-    template <int phase, class T> RNNFAST_INLINE static vec<T> start(int gate, const T *z, const T *) {
-        return load(z + gate * lanes<T>);
+    template <int phase, class T> RNNFAST_INLINE static void activate(vec<T> (&sum)[phase == 0 ? 2 : 1], Kind) {
+        if constexpr (phase == 0) {
+            sum[0] = sigmoid<T>(sum[0]);
+            sum[1] = sigmoid<T>(sum[1]);
+        } else {
+            sum[0] = tanh<T>(sum[0]);
+        }
     }
 
     template <int phase, class T>
-    RNNFAST_INLINE static vec<T> forward(const vec<T> (&sum)[phase == 0 ? 2 : 1], const Unit<T> &u) {
+    RNNFAST_INLINE static vec<T> forward(const vec<T> (&gate)[phase == 0 ? 2 : 1], const Unit<T> &u) {
         if constexpr (phase == 0) {
-            const vec<T> r = sigmoid<T>(sum[0]);
-            u.set_slot(0, r);
-            u.set_slot(1, sigmoid<T>(sum[1]));
-            store(u.aux, r * load(u.h_prev));
-            return r;
+            u.set_slot(0, gate[0]);
+            u.set_slot(1, gate[1]);
+            store(u.aux, gate[0] * load(u.h_prev));
+            return gate[0];
         } else {
-            const vec<T> n = tanh<T>(sum[0]);
-            if (u.keep) u.set_slot(2, n);
-            return gru_mix<T>(u.slot(1), n, load(u.h_prev));
+            if (u.keep) u.set_slot(2, gate[0]);
+            return gru_mix<T>(u.slot(1), gate[0], load(u.h_prev));
         }
     }
 

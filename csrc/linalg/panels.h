@@ -2,6 +2,10 @@
 // block's units end in registers together. Missing units of the last block are zero. Gradients of weights have the same
 // layout, so one transfer serves both ways. Rejected: plain row-major weights (a broadcast per weight instead of per
 // input).
+//
+// In bfloat16 (a float's upper half) two neighbours in k share a word, [unit block][k / 2][gate][lane], the even one
+// below: one load, a shift and a mask make two vectors. Rejected: one bfloat16 after the other (a widening shuffle for
+// each vector).
 #pragma once
 
 #include "kernels.h"
@@ -10,6 +14,62 @@
 namespace rnnfast::RNNFAST_ISA {
 
 template <class T> constexpr index blocks(index units) { return (units + lanes<T> - 1) / lanes<T>; }
+
+struct Pair { // two weights in bfloat16
+    std::uint32_t word;
+};
+
+// What W's panels hold for k weights of a unit: so many numbers T, or pairs.
+template <class W> constexpr index depth(index k) { return std::is_same_v<W, Pair> ? (k + 1) / 2 : k; }
+
+// The packed matrix on the right of a product: k weights a unit, `stride` from block to block.
+template <class W> struct Right {
+    const W *data;
+    index k, stride;
+
+    Right(const W *data_, index k_, index width) : data(data_), k(k_), stride(depth<W>(k_) * width) {}
+};
+
+RNNFAST_INLINE bits<float> load_words(const Pair *p) {
+    bits<float> words;
+    __builtin_memcpy(&words, p, sizeof words);
+    return words;
+}
+template <bool upper> RNNFAST_INLINE vec<float> half(bits<float> words) {
+    words = upper ? words & 0xffff0000u : words << 16;
+    vec<float> v;
+    __builtin_memcpy(&v, &words, sizeof v);
+    return v;
+}
+
+// Vector n of N at place k of a panel.
+template <class T> RNNFAST_INLINE vec<T> weight(const T *panel, index k, int N, int n) {
+    return load(panel + (k * N + n) * lanes<T>);
+}
+template <class T> RNNFAST_INLINE vec<T> weight(const Pair *panel, index k, int N, int n) {
+    const bits<float> words = load_words(panel + (k / 2 * N + n) * lanes<T>);
+    return k % 2 ? half<true>(words) : half<false>(words);
+}
+
+// Round to nearest, ties to even; a NaN stays one.
+inline std::uint32_t to_bfloat16(float x) {
+    std::uint32_t bits;
+    __builtin_memcpy(&bits, &x, sizeof bits);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return (bits >> 16) | 0x40u;
+    return (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+}
+
+// `count` vectors, each k deep, of `width` elements: [count][k][width] -> [count][k / 2][width].
+inline void narrow(const float *from, Pair *to, index count, index k, index width) {
+    for (index c = 0; c < count; ++c, from += k * width) {
+        for (index i = 0; i < k; i += 2) {
+            for (index j = 0; j < width; ++j, ++to) {
+                const std::uint32_t odd = i + 1 < k ? to_bfloat16(from[(i + 1) * width + j]) : 0;
+                to->word = odd << 16 | to_bfloat16(from[i * width + j]);
+            }
+        }
+    }
+}
 
 // Panels <- matrix [gates * units, k] (rows of `gate_begin` .. `gate_begin + n - 1`), or the other way.
 // A null matrix packs as zero and unpacks to nowhere.
@@ -37,13 +97,14 @@ void transfer(Panel *panels, T *matrix, index units, index k, int gate_begin, in
 template <class T>
 void pack_transposed(T *panels, const T *matrix, index units, index outputs, const int *gate, int n) {
     constexpr int V = lanes<T>;
-    for (index o = 0; o < outputs; o += V) {
-        const index width = outputs - o < V ? outputs - o : V;
-        for (index p = 0; p < blocks<T>(units); ++p) {
+    for (index p = 0; p < blocks<T>(units); ++p) { // outside, so that each row is read from memory once
+        for (index o = 0; o < outputs; o += V) {
+            const index width = outputs - o < V ? outputs - o : V;
+            T *to = panels + (o / V * blocks<T>(units) + p) * n * V * V;
             for (int g = 0; g < n; ++g) {
-                for (index unit = p * V; unit < (p + 1) * V; ++unit, panels += V) {
+                for (index unit = p * V; unit < (p + 1) * V; ++unit, to += V) {
                     const T *const row = matrix + (gate[g] * units + unit) * outputs + o;
-                    for (index i = 0; i < V; ++i) panels[i] = unit < units && i < width ? row[i] : 0;
+                    store(to, unit < units ? load(row, width) : vec<T>{});
                 }
             }
         }

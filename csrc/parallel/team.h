@@ -127,18 +127,20 @@ class Team {
 template <class Work> void run_team(int threads, Interrupt *interrupt, Work work) {
     Barrier barrier;
 #ifdef _OPENMP
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        const FlushDenormals flush;
-        Team team(barrier, interrupt, omp_get_thread_num(), omp_get_num_threads());
-        work(team);
+    if (threads > 1) { // OpenMP would take memory and a lock for a team of one as well
+#pragma omp parallel num_threads(threads)
+        {
+            const FlushDenormals flush;
+            Team team(barrier, interrupt, omp_get_thread_num(), omp_get_num_threads());
+            work(team);
+        }
+        return;
     }
-#else
+#endif
     (void)threads;
     const FlushDenormals flush;
     Team team(barrier, interrupt, 0, 1);
     work(team);
-#endif
 }
 
 // Hands out 64-byte aligned pieces of one block. With no block it only counts, so a layout is written once and run
@@ -150,6 +152,7 @@ class Carver {
     std::size_t used = 0;
 
     explicit Carver(void *base) : base_(static_cast<char *>(base)) {}
+    bool real() const { return base_ != nullptr; }
 
     template <class U> U *take(index count) {
         U *const piece = base_ ? reinterpret_cast<U *>(base_ + used) : nullptr;

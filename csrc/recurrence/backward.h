@@ -35,7 +35,7 @@ template <class Cell, class T> class BackwardPass {
         GradRow *grad;
         const T **left;
         std::int64_t *ids;
-        T *packed;
+        OuterScratch<T> outer;
     };
 
     const Backward<T> &call;
@@ -49,9 +49,7 @@ template <class Cell, class T> class BackwardPass {
     GradRow *grad_rows;                 // [threads][chunk * B], as the two below
     const T **left_rows;
     std::int64_t *id_rows;
-    T *packed; // [threads][packed_size]
-
-    static constexpr index packed_size = outer_rows * 8 * G * V;
+    OuterScratch<T> *outer; // [threads]
 
   public:
     BackwardPass(const Backward<T> &call_, Carver &carver)
@@ -64,7 +62,11 @@ template <class Cell, class T> class BackwardPass {
         grad_rows = carver.take<GradRow>(rows);
         left_rows = carver.take<const T *>(rows);
         id_rows = carver.take<std::int64_t>(rows);
-        packed = carver.take<T>(call.threads * packed_size);
+        outer = carver.take<OuterScratch<T>>(call.threads);
+        for (int i = 0; i < call.threads; ++i) {
+            const auto scratch = OuterScratch<T>::carve(carver, G, at.I > at.H ? at.I : at.H);
+            if (carver.real()) outer[i] = scratch;
+        }
     }
 
     void prepare() {
@@ -83,14 +85,15 @@ template <class Cell, class T> class BackwardPass {
         const Share share(team, call.batch, at.P);
         const index part = team.rank * chunk * call.batch;
         const Scratch scratch{back_rows + team.rank * call.batch, grad_rows + part, left_rows + part, id_rows + part,
-                              packed + team.rank * packed_size};
+                              outer[team.rank]};
         for (index done = 0; done < call.steps; done += chunk) {
             const index end = done + chunk < call.steps ? done + chunk : call.steps;
             for (index s = done; s < end && step(team, share, scratch.back, time(s)); ++s) {}
             if (!team.wait()) return;
             const index rows = collect(scratch, done, end);
             input_gradient(team, scratch, rows, done, end);
-            weight_gradients(team, scratch, rows);
+            weight_gradients<0>(team, scratch, rows);
+            if constexpr (Cell::phases == 2) weight_gradients<1>(team, scratch, rows);
         }
     }
 
@@ -260,7 +263,8 @@ template <class Cell, class T> class BackwardPass {
         }
     }
 
-    void weight_gradients(Team &team, const Scratch &scratch, index count) const {
+    template <int phase> void weight_gradients(Team &team, const Scratch &scratch, index count) const {
+        constexpr int N = phase_gates<Cell>(phase), first = Cell::phase_gate[phase];
         const GradRow *const row = scratch.grad;
         const Range panels = team.share(at.P);
         for (index i = 0; i < count; ++i) {
@@ -270,17 +274,11 @@ template <class Cell, class T> class BackwardPass {
                 scratch.ids[i] = *call.ids.at(row[i].t, row[i].b);
             }
         }
-        outer_product<G>(
+        outer_product<N>(
             team, count, call.x.data ? scratch.left : nullptr, scratch.ids, at.I, panels,
-            [&](index i, index p, int g) RNNFAST_LAMBDA { return load(row[i].slots + (p * S + Cell::x_slot + g) * V); },
-            call.dpanels, call.dpanels + at.bias_ih, G * V, scratch.packed);
-        recurrent_gradients<0>(team, scratch, count, panels);
-        if constexpr (Cell::phases == 2) recurrent_gradients<1>(team, scratch, count, panels);
-    }
-
-    template <int phase> void recurrent_gradients(Team &team, const Scratch &scratch, index count, Range panels) const {
-        constexpr int N = phase_gates<Cell>(phase), first = Cell::phase_gate[phase];
-        const GradRow *const row = scratch.grad;
+            [&](index i, index p, int n)
+                RNNFAST_LAMBDA { return load(row[i].slots + (p * S + Cell::x_slot + first + n) * V); },
+            call.dpanels + at.w(phase), call.dpanels + at.bias_ih + first * V, G * V, scratch.outer);
         for (index i = 0; i < count; ++i) {
             const index t = row[i].t, b = row[i].b;
             scratch.left[i] =
@@ -290,7 +288,7 @@ template <class Cell, class T> class BackwardPass {
             team, count, scratch.left, nullptr, at.H, panels,
             [&](index i, index p, int n)
                 RNNFAST_LAMBDA { return load(row[i].slots + (p * S + Cell::h_slot[first + n]) * V); },
-            call.dpanels + at.u[phase], call.dpanels + at.bias_hh + first * V, G * V, scratch.packed);
+            call.dpanels + at.u(phase), call.dpanels + at.bias_hh + first * V, G * V, scratch.outer);
     }
 };
 

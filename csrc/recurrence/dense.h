@@ -53,22 +53,23 @@ template <class T> struct Dense {
     // The sums over rows run from the last row to the first, as they do over t in a recurrent layer: cutting the rows
     // anywhere and running the cuts last to first into one gradient changes no bit.
     static void backward(const DenseCall<T> &c) {
-        const index I = c.sizes.input, O = c.sizes.hidden, packed_size = outer_rows * 8 * V;
+        const index I = c.sizes.input, O = c.sizes.hidden;
         Carver count(nullptr);
         count.take<const T *>(c.rows);
-        count.take<T>(c.threads * packed_size);
-        const Memory memory(count.used);
+        OuterScratch<T>::carve(count, 1, I);
+        const Memory memory(count.used * std::size_t(c.threads));
         Carver carver(memory.data());
         const T **const left = carver.take<const T *>(c.rows);
-        T *const packed = carver.take<T>(c.threads * packed_size);
         for (index m = 0; m < c.rows; ++m) left[m] = c.x + (c.rows - 1 - m) * c.x_stride;
+        const std::size_t used = carver.used, each = count.used - used;
         run_team(c.threads, c.interrupt, [&](Team &team) {
+            Carver mine(static_cast<char *>(memory.data()) + used + std::size_t(team.rank) * each);
             if (c.dx) rows_times_panels(team, c, c.dy, O, O, I, nullptr, c.dx);
             outer_product<1>(
                 team, c.rows, left, nullptr, I, team.share(blocks<T>(O)),
                 [&](index m, index p, int)
                     RNNFAST_LAMBDA { return load(c.dy + (c.rows - 1 - m) * O + p * V, O - p * V); },
-                c.dpanels, c.dpanels + blocks<T>(O) * V * I, V, packed + team.rank * packed_size);
+                c.dpanels, c.dpanels + blocks<T>(O) * V * I, V, OuterScratch<T>::carve(mine, 1, I));
         });
     }
 };

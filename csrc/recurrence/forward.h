@@ -1,9 +1,11 @@
-// The time loop, forward. Per chunk of steps: the input side of all gates as one product, then step by step the
-// recurrent side, whose last accumulation, activation and state update happen in registers.
+// The time loop, forward. A step is one product: each gate's sum starts at its bias, runs over x's features and then
+// over h_prev's units, and its activation and the state's update happen while it is in registers.
 //
-// The input side waits in the tape's slots (training) or in a buffer that is meant to stay in L2 (inference), so a
-// chunk is short. Rejected: x_t and h_prev in one product per step (reads W once a step); the input side of the whole
-// sequence at once (the gates would pass through memory twice).
+// With few rows the input side is hoisted out: computed for a chunk of steps as one product, it waits in the tape's
+// slots (training) or in a buffer that is meant to stay in L2, because W would otherwise be read once a step for next
+// to nothing. The sums are the same chains either way. Rejected: hoisting always (with 16 rows or more the gates' way
+// through memory costs more than W's way through L2: 4 to 15 % of the whole), the input side of the whole sequence at
+// once (the gates would pass through memory twice).
 #pragma once
 
 #include "linalg/products.h"
@@ -12,18 +14,20 @@
 
 namespace rnnfast::RNNFAST_ISA {
 
-template <class Cell, class T> class ForwardPass {
+// W is what the panels hold: T or Pair (bfloat16).
+template <class Cell, class T, class W = T> class ForwardPass {
     using L = Layout<Cell, T>;
     static constexpr int V = L::V, G = L::G, S = L::S;
     static constexpr index chunk_bytes = 256 * 1024;
+    static constexpr index few_rows = 8; // below, the input side is hoisted
 
     struct StepRow { // one row at one step
-        const T *h_prev, *c_prev;
+        const T *h_prev, *c_prev, *x;
+        const std::int64_t *id;
         T *h, *aux, *slots, *y;
     };
     struct InputRow { // one row of the chunk's input product
         const T *x;
-        const std::int64_t *id;
         T *slots;
     };
     struct Scratch {
@@ -33,18 +37,19 @@ template <class Cell, class T> class ForwardPass {
 
     const Forward<T> &call;
     const L at;
-    const index chunk; // steps
+    const bool hoisted;
+    const index chunk; // steps whose input side is computed at once
     Masks<T> masks;
     States<Cell, T> states;
     Records<Cell, T> records;
     StepRow *step_rows;   // [threads][B]
-    InputRow *input_rows; // [threads][chunk * B]
+    InputRow *input_rows; // [threads][chunk * B], hoisted
 
   public:
     ForwardPass(const Forward<T> &call_, Carver &carver)
-        : call(call_), at(call_.sizes), chunk(chunk_steps()), masks(call_, carver), states(call_, at, carver),
-          step_rows(carver.take<StepRow>(call_.threads * call_.batch)),
-          input_rows(carver.take<InputRow>(call_.threads * chunk * call_.batch)) {
+        : call(call_), at(call_.sizes), hoisted(hoist()), chunk(hoisted ? chunk_steps() : 1), masks(call_, carver),
+          states(call_, at, carver), step_rows(carver.take<StepRow>(call_.threads * call_.batch)),
+          input_rows(hoisted ? carver.take<InputRow>(call_.threads * chunk * call_.batch) : nullptr) {
         const index B = call.batch;
         if (call.tape) {
             records = Records<Cell, T>::on_tape(at, call.steps, B, call.tape);
@@ -64,13 +69,11 @@ template <class Cell, class T> class ForwardPass {
 
     void run(Team &team) {
         const Share share(team, call.batch, at.P);
-        const Scratch scratch{step_rows + team.rank * call.batch, input_rows + team.rank * chunk * call.batch};
-        for (index done = 0; done < call.steps; done += chunk) {
-            const index end = done + chunk < call.steps ? done + chunk : call.steps;
-            project(team, share, scratch, done, end);
-            for (index s = done; s < end; ++s) {
-                if (!step(team, share, scratch, time(s))) return;
-            }
+        const Scratch scratch{step_rows + team.rank * call.batch,
+                              hoisted ? input_rows + team.rank * chunk * call.batch : nullptr};
+        for (index s = 0; s < call.steps; ++s) {
+            if (hoisted && s % chunk == 0) project(team, share, scratch, s);
+            if (!step(team, share, scratch, time(s))) return;
         }
         if (share.wait(team)) finish_rows(team);
     }
@@ -78,45 +81,55 @@ template <class Cell, class T> class ForwardPass {
   private:
     index time(index s) const { return call.reverse ? call.steps - 1 - s : s; }
 
+    bool hoist() const {
+        return std::is_same_v<T, W> && call.x.data && call.steps > 1 && call.batch < few_rows * call.threads;
+    }
+
     index chunk_steps() const {
         const index steps = chunk_bytes / (index(sizeof(T)) * at.slots * (call.batch ? call.batch : 1));
         if (steps >= call.steps) return call.steps ? call.steps : 1;
         return steps > 1 ? steps : 1;
     }
 
-    void project(Team &team, const Share &share, const Scratch &scratch, index done, index end) const {
-        index count = 0;
-        for (index s = done; s < end; ++s) {
-            const index t = time(s), rows = share.mine(masks.active(t));
-            for (index i = 0; i < rows; ++i) {
-                const index b = masks.row(share.place(i));
-                scratch.input[count++] = {call.x.data ? call.x.at(t, b) : nullptr,
-                                          call.x.data ? nullptr : call.ids.at(t, b),
-                                          records.slots.row(t, b) + Cell::x_slot * V};
-            }
+    // Where gate g of block p starts: at its bias.
+    RNNFAST_INLINE vec<T> bias(index p, int g) const {
+        const index i = (p * G + g) * V;
+        const vec<T> b = load(call.panels + at.bias_ih + i);
+        return separate_bias<Cell>(g) ? b : b + load(call.panels + at.bias_hh + i);
+    }
+
+    const W *weights() const {
+        if constexpr (std::is_same_v<T, W>) {
+            return call.panels;
+        } else {
+            return reinterpret_cast<const Pair *>(call.pairs);
         }
-        const InputRow *const row = scratch.input;
-        const T *const bias_ih = call.panels + at.bias_ih, *const bias_hh = call.panels + at.bias_hh;
-        const auto start = [&](index, index p, int g) RNNFAST_LAMBDA {
-            const index i = (p * G + g) * V;
-            return separate_bias<Cell>(g) ? load(bias_ih + i) : load(bias_ih + i) + load(bias_hh + i);
-        };
-        if (!call.x.data) {
-            for (index i = 0; i < count && !team.stopped(1); ++i) {
-                for (index p = share.panels.begin; p < share.panels.end; ++p) {
-                    const T *const w = call.panels + (p * at.I + *row[i].id) * G * V;
-                    unroll<G>([&](auto g) RNNFAST_LAMBDA {
-                        store(row[i].slots + (p * S + g) * V, start(i, p, g) + load(w + g * V));
-                    });
+    }
+
+    void project(Team &team, const Share &share, const Scratch &scratch, index begin) const {
+        if constexpr (std::is_same_v<T, W>) {
+            const index end = begin + chunk < call.steps ? begin + chunk : call.steps;
+            index count = 0;
+            for (index s = begin; s < end; ++s) {
+                const index t = time(s), rows = share.mine(masks.active(t));
+                for (index i = 0; i < rows; ++i) {
+                    const index b = masks.row(share.place(i));
+                    scratch.input[count++] = {call.x.at(t, b), records.slots.row(t, b) + Cell::x_slot * V};
                 }
             }
-            return;
+            project_phase<0>(team, share, scratch.input, count);
+            if constexpr (Cell::phases == 2) project_phase<1>(team, share, scratch.input, count);
         }
-        product<G>(
+    }
+
+    template <int phase> void project_phase(Team &team, const Share &share, const InputRow *row, index count) const {
+        constexpr int N = phase_gates<Cell>(phase), first = Cell::phase_gate[phase];
+        product<N>(
             team, {0, count}, share.panels, [&](index i) RNNFAST_LAMBDA { return row[i].x; }, contiguous(at.I),
-            call.panels, at.I * G * V, start,
+            call.panels + at.w(phase), at.I * N * V,
+            [&](index, index p, int n) RNNFAST_LAMBDA { return bias(p, first + n); },
             [&](index i, index p, const vec<T> *z) RNNFAST_LAMBDA {
-                unroll<G>([&](auto g) RNNFAST_LAMBDA { store(row[i].slots + (p * S + g) * V, z[g]); });
+                unroll<N>([&](auto n) RNNFAST_LAMBDA { store(row[i].slots + (p * S + first + n) * V, z[n]); });
             });
     }
 
@@ -128,6 +141,8 @@ template <class Cell, class T> class ForwardPass {
             StepRow &row = scratch.step[i];
             row.h_prev = before.h;
             row.c_prev = before.c;
+            row.x = call.x.data ? call.x.at(t, b) : nullptr;
+            row.id = call.x.data ? nullptr : call.ids.at(t, b);
             if constexpr (Cell::keeps_aux) row.aux = records.aux.row(t, b);
             row.h = records.h.row(t, b);
             row.slots = records.slots.row(t, b);
@@ -145,15 +160,29 @@ template <class Cell, class T> class ForwardPass {
     template <int phase_> void phase(Team &team, const Share &share, const StepRow *row, index rows) const {
         constexpr int N = phase_gates<Cell>(phase_), first = Cell::phase_gate[phase_];
         constexpr bool last = phase_ + 1 == Cell::phases;
-        fused_product<N>(
-            team, {0, rows}, share.panels,
-            [&](index i) RNNFAST_LAMBDA { return phase_ == 0 ? row[i].h_prev : row[i].aux; }, contiguous(at.H),
-            call.panels + at.u[phase_], at.H * N * V,
+        const bool x_now = call.x.data && !hoisted;
+        fused_product<N, T>(
+            team, {0, rows}, share.panels, //
+            [&](index i) RNNFAST_LAMBDA { return row[i].x; },
+            Right<W>(weights() + at.template w<W>(phase_), x_now ? at.I : 0, N * V),
+            [&](index i) RNNFAST_LAMBDA { return phase_ == 0 ? row[i].h_prev : row[i].aux; },
+            Right<W>(weights() + at.template u<W>(phase_), at.H, N * V),
             [&](index i, index p, int n) RNNFAST_LAMBDA {
-                return Cell::template start<phase_, T>(first + n, row[i].slots + (p * S + Cell::x_slot) * V,
-                                                       call.panels + at.bias_hh + p * G * V);
+                if (hoisted) return load(row[i].slots + (p * S + Cell::x_slot + first + n) * V);
+                if (call.x.data) return bias(p, first + n);
+                const W *const panel = weights() + at.template w<W>(phase_) + p * depth<W>(at.I) * N * V;
+                return bias(p, first + n) + weight<T>(panel, *row[i].id, N, n);
             },
-            [&](index i, index p, const vec<T>(&sum)[N]) RNNFAST_LAMBDA {
+            [&](index i, index p, vec<T>(&sum)[N]) RNNFAST_LAMBDA {
+                unroll<N>([&](auto n) RNNFAST_LAMBDA {
+                    if constexpr (separate_bias<Cell>(first + n)) {
+                        store(row[i].slots + (p * S + Cell::x_slot + first + n) * V, sum[n]);
+                        sum[n] = load(call.panels + at.bias_hh + (p * G + first + n) * V);
+                    }
+                });
+            },
+            [&](vec<T>(&sum)[N]) RNNFAST_LAMBDA { Cell::template activate<phase_, T>(sum, call.kind); },
+            [&](index i, index p, const vec<T>(&gate)[N]) RNNFAST_LAMBDA {
                 const StepRow &r = row[i];
                 Unit<T> unit{};
                 unit.slots = r.slots + p * S * V;
@@ -162,7 +191,7 @@ template <class Cell, class T> class ForwardPass {
                 if constexpr (Cell::keeps_aux) unit.aux = r.aux + p * V;
                 unit.keep = call.tape != nullptr;
                 unit.kind = call.kind;
-                const vec<T> h = Cell::template forward<phase_, T>(sum, unit);
+                const vec<T> h = Cell::template forward<phase_, T>(gate, unit);
                 if constexpr (last) {
                     store(r.h + p * V, h);
                     store(r.y + p * V, h, at.H - p * V);
@@ -175,14 +204,13 @@ template <class Cell, class T> class ForwardPass {
         const Share share(team, call.batch, at.P);
         if (share.by_units && team.rank != 0) return;
         const index rows = share.mine(call.batch);
+        const std::size_t bytes = std::size_t(at.H) * sizeof(T);
         for (index i = 0; i < rows; ++i) {
             const index b = masks.row(share.place(i)), length = masks.length(b);
             const index last = call.reverse ? 0 : length - 1;
-            const T *const h = length ? records.h.row(last, b) : states.h0.row(b);
-            for (index j = 0; j < at.H; ++j) call.hT[b * at.H + j] = h[j];
+            __builtin_memcpy(call.hT + b * at.H, length ? records.h.row(last, b) : states.h0.row(b), bytes);
             if constexpr (Cell::has_c) {
-                const T *const c = length ? records.aux.row(last, b) : states.c0.row(b);
-                for (index j = 0; j < at.H; ++j) call.cT[b * at.H + j] = c[j];
+                __builtin_memcpy(call.cT + b * at.H, length ? records.aux.row(last, b) : states.c0.row(b), bytes);
             }
             for (index t = length; t < call.steps; ++t) {
                 T *const y = call.y.at(t, b);

@@ -30,39 +30,55 @@ template <class Cell, int phase> struct BackSlots {
 template <class Cell, class T> struct Layout {
     static constexpr int V = lanes<T>, G = Cell::gates, S = Cell::slots;
     const index I, H, P, padded;              // P unit blocks, padded = P * V
-    const index u[2], bias_ih, bias_hh, size; // panels: W first, U by phases, then the biases [P][G][V]
+    const index bias_ih, bias_hh, size;       // panels: W by phases, U by phases, the biases [P][G][V]
     const index back_u[2], back_w, back_size; // backward panels
     const index slots;                        // elements of one row's slots: P * S * V
 
     explicit Layout(Sizes s)
-        : I(s.input), H(s.hidden), P(blocks<T>(H)), padded(P * V),
-          u{padded * G * I, padded * G * I + padded * phase_gates<Cell>(0) * H}, bias_ih(padded * G * (I + H)),
-          bias_hh(bias_ih + padded * G), size(bias_hh + padded * G), //
+        : I(s.input), H(s.hidden), P(blocks<T>(H)), padded(P * V), bias_ih(padded * G * (I + H)),
+          bias_hh(bias_ih + padded * G), size(bias_hh + padded * G),
           back_u{0, blocks<T>(H) * V * padded * phase_gates<Cell>(0)}, back_w(blocks<T>(H) * V * padded * G),
           back_size(back_w + blocks<T>(I) * V * padded * G), slots(P * S * V) {}
 
-    template <bool unpack, class Panel, class M> void move(Panel *panels, const Weights<M> &w) const {
-        transfer<unpack>(panels, w.weight_ih, H, I, 0, G);
-        transfer<unpack>(panels + u[0], w.weight_hh, H, H, 0, phase_gates<Cell>(0));
-        if constexpr (Cell::phases == 2) {
-            transfer<unpack>(panels + u[1], w.weight_hh, H, H, Cell::phase_gate[1], phase_gates<Cell>(1));
-        }
-        transfer<unpack>(panels + bias_ih, w.bias_ih, H, 1, 0, G);
-        transfer<unpack>(panels + bias_hh, w.bias_hh, H, 1, 0, G);
+    // Where a phase's W and U begin in panels of T or of pairs.
+    template <class W = T> index w(int phase) const { return padded * Cell::phase_gate[phase] * depth<W>(I); }
+    template <class W = T> index u(int phase) const {
+        return padded * (G * depth<W>(I) + Cell::phase_gate[phase] * depth<W>(H));
     }
 
-    void pack_backward(T *panels, const Weights<const T> &w) const {
-        pack_phase<0>(panels, w);
-        if constexpr (Cell::phases == 2) pack_phase<1>(panels, w);
+    index pairs() const { return padded * G * (depth<Pair>(I) + depth<Pair>(H)); }
+
+    // The panels' weights in bfloat16; biases stay as they are.
+    void to_pairs(const float *panels, Pair *to) const {
+        for (int phase = 0; phase < Cell::phases; ++phase) {
+            const index width = phase_gates<Cell>(phase) * V;
+            narrow(panels + w(phase), to + w<Pair>(phase), P, I, width);
+            narrow(panels + u(phase), to + u<Pair>(phase), P, H, width);
+        }
+    }
+
+    template <bool unpack, class Panel, class M> void move(Panel *panels, const Weights<M> &matrices) const {
+        for (int phase = 0; phase < Cell::phases; ++phase) {
+            const int first = Cell::phase_gate[phase], count = phase_gates<Cell>(phase);
+            transfer<unpack>(panels + w(phase), matrices.weight_ih, H, I, first, count);
+            transfer<unpack>(panels + u(phase), matrices.weight_hh, H, H, first, count);
+        }
+        transfer<unpack>(panels + bias_ih, matrices.bias_ih, H, 1, 0, G);
+        transfer<unpack>(panels + bias_hh, matrices.bias_hh, H, 1, 0, G);
+    }
+
+    void pack_backward(T *panels, const Weights<const T> &matrices) const {
+        pack_phase<0>(panels, matrices);
+        if constexpr (Cell::phases == 2) pack_phase<1>(panels, matrices);
         int gate[G];
         for (int g = 0; g < G; ++g) gate[g] = g;
-        pack_transposed(panels + back_w, w.weight_ih, H, I, gate, G);
+        pack_transposed(panels + back_w, matrices.weight_ih, H, I, gate, G);
     }
 
   private:
-    template <int phase> void pack_phase(T *panels, const Weights<const T> &w) const {
+    template <int phase> void pack_phase(T *panels, const Weights<const T> &matrices) const {
         constexpr BackSlots<Cell, phase> back;
-        pack_transposed(panels + back_u[phase], w.weight_hh, H, H, back.gate, back.count);
+        pack_transposed(panels + back_u[phase], matrices.weight_hh, H, H, back.gate, back.count);
     }
 };
 
@@ -101,7 +117,8 @@ template <class T> struct State {
     void fill(const T *given, index batch, index units) const {
         if (!given) return;
         for (index b = 0; b < batch; ++b) {
-            for (index i = 0; i < width; ++i) data[b * width + i] = i < units ? given[b * units + i] : 0;
+            __builtin_memcpy(data + b * width, given + b * units, std::size_t(units) * sizeof(T));
+            for (index i = units; i < width; ++i) data[b * width + i] = 0;
         }
     }
     const T *row(index b) const { return data ? data + b * width : zero; }

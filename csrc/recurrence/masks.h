@@ -80,7 +80,10 @@ class Share {
 
     // How many of the first n rows are mine, and which place my i-th has. Dealt like cards, so that ragged batches stay
     // balanced.
-    index mine(index n) const { return n > rank_ ? (n - rank_ + size_ - 1) / size_ : 0; }
+    index mine(index n) const {
+        if (size_ == 1) return n; // spares a single step the division
+        return n > rank_ ? (n - rank_ + size_ - 1) / size_ : 0;
+    }
     index place(index i) const { return rank_ + i * size_; }
 
     // Where units are dealt out: until all have finished theirs. False: the call is to end early.

@@ -2,9 +2,10 @@
 //
 // GCC/Clang vector extensions: they read like arithmetic and recompile per instruction set. The one thing they lack is
 // a fused multiply-add that is fused *everywhere*; -ffp-contract=fast fuses as the optimiser likes, so two copies of
-// one formula could round differently. Hence contraction is off and fma() below is the only place that names an
-// instruction. Rejected: Highway (no package index carries it, so an sdist cannot depend on it),
-// std::experimental::simd (no NEON maturity, slow compiles), intrinsics throughout (one source per instruction set).
+// one formula could round differently. Hence contraction is off and fma() below names the instruction, as do at_least()
+// and at_most(), for which the compiler makes a comparison and a blend. Nothing else does. Rejected: Highway (no
+// package index carries it, so an sdist cannot depend on it), std::experimental::simd (no NEON maturity, slow
+// compiles), intrinsics throughout (one source per instruction set).
 //
 // Everything here lives in a namespace of its own per instruction set: a function compiled with -mavx512f must never be
 // the copy that the linker keeps for an older machine. For the same reason no file below isa/ calls a function template
@@ -84,16 +85,28 @@ template <class T> RNNFAST_INLINE void store(T *p, vec<T> v, index n) {
 
 template <class T> RNNFAST_INLINE vec<T> broadcast(T s) { return s - vec<T>{}; } // x - 0 is x for every x
 
+// max(low, x) and min(high, x); a NaN in x stays one. The general form, for where no instruction is named below.
+template <class V> RNNFAST_INLINE V at_least(V low, V x) { return x < low ? low : x; }
+template <class V> RNNFAST_INLINE V at_most(V high, V x) { return x > high ? high : x; }
+
 #if defined(__AVX512F__) && RNNFAST_VECTOR_BYTES == 64
 RNNFAST_INLINE vec<float> fma(vec<float> a, vec<float> b, vec<float> c) { return (vec<float>)_mm512_fmadd_ps(a, b, c); }
 RNNFAST_INLINE vec<double> fma(vec<double> a, vec<double> b, vec<double> c) {
     return (vec<double>)_mm512_fmadd_pd(a, b, c);
 }
+RNNFAST_INLINE vec<float> at_least(vec<float> low, vec<float> x) { return (vec<float>)_mm512_max_ps(low, x); }
+RNNFAST_INLINE vec<double> at_least(vec<double> low, vec<double> x) { return (vec<double>)_mm512_max_pd(low, x); }
+RNNFAST_INLINE vec<float> at_most(vec<float> high, vec<float> x) { return (vec<float>)_mm512_min_ps(high, x); }
+RNNFAST_INLINE vec<double> at_most(vec<double> high, vec<double> x) { return (vec<double>)_mm512_min_pd(high, x); }
 #elif defined(__FMA__) && RNNFAST_VECTOR_BYTES == 32
 RNNFAST_INLINE vec<float> fma(vec<float> a, vec<float> b, vec<float> c) { return (vec<float>)_mm256_fmadd_ps(a, b, c); }
 RNNFAST_INLINE vec<double> fma(vec<double> a, vec<double> b, vec<double> c) {
     return (vec<double>)_mm256_fmadd_pd(a, b, c);
 }
+RNNFAST_INLINE vec<float> at_least(vec<float> low, vec<float> x) { return (vec<float>)_mm256_max_ps(low, x); }
+RNNFAST_INLINE vec<double> at_least(vec<double> low, vec<double> x) { return (vec<double>)_mm256_max_pd(low, x); }
+RNNFAST_INLINE vec<float> at_most(vec<float> high, vec<float> x) { return (vec<float>)_mm256_min_ps(high, x); }
+RNNFAST_INLINE vec<double> at_most(vec<double> high, vec<double> x) { return (vec<double>)_mm256_min_pd(high, x); }
 #elif defined(__FMA__) && RNNFAST_VECTOR_BYTES == 64 // AVX-512's width and tiles on AVX2's instructions, for its tests
 template <class V, class Half, class F> RNNFAST_INLINE V by_halves(V a, V b, V c, F f) {
     Half x[2], y[2], z[2];

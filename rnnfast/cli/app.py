@@ -1,4 +1,4 @@
-"""The commands: train, sample, info.
+"""The commands: train, sample, info, bench.
 
 Mistakes of the user end in one line and an exit code, never in a traceback. On a terminal there is a progress bar;
 elsewhere (a file, a pipe, CI) plain lines, one per evaluation.
@@ -18,6 +18,9 @@ import click
 from tqdm import tqdm
 
 from .. import checkpoint, config
+from ..bench import report as bench_report
+from ..bench.measure import measure
+from ..bench.rows import GROUPS, plan, select
 from .corpus import Corpus, load
 from .sample import sample as draw
 from .train import CELLS, PRESETS, Report, Training, load_model
@@ -210,3 +213,47 @@ def info(path: Path | None) -> None:
     click.echo(f"step: {extra['step']}")
     for row in extra["history"]:
         click.echo(_line(Report(*row)))
+
+
+@app.command(epilog=f"Groups of rows: {', '.join(GROUPS)}.")
+@click.argument("names", metavar="[ROW]...", nargs=-1)
+@click.option("--threads", type=_AT_LEAST_1, multiple=True, default=[1], help="Threads; may be given several times.")
+@click.option("--rounds", type=_AT_LEAST_1, default=9, help="Turns of each contestant, of which the median is taken.")
+@click.option("--json", "json_file", type=_FILE, help="File to write everything to, after every row.")
+@click.option("--plot", "plot_file", type=_FILE, help="File to draw the ratios to the best peer in (needs matplotlib).")
+@click.option("--list", "only_list", is_flag=True, help="Show the rows and what they must reach, and measure nothing.")
+def bench(
+    names: tuple[str, ...],
+    threads: tuple[int, ...],
+    rounds: int,
+    json_file: Path | None,
+    plot_file: Path | None,
+    only_list: bool,
+) -> None:
+    """Measure speed against PyTorch, ONNX Runtime, NumPy and this machine's ceilings.
+
+    ROW is a row's name, a leading part of names (forward, forward/lstm) or a glob ('*/gru/*'); all rows by default.
+    Every answer is compared with the oracle's before it is timed.
+    """
+    with _one_line():
+        if only_list:
+            click.echo(bench_report.listing(select(names)))
+            return
+        planned = plan(names, threads)
+        results: list[Any] = []
+        facts = bench_report.facts(rounds)
+        if plot_file is not None:  # whether the files can be written shows now, not at the end
+            bench_report.plot(plot_file, facts, results)
+        click.echo(bench_report.heading(facts))
+        table = bench_report.Table(row for row, _ in planned)
+        for row, count in planned:
+            if json_file is not None:
+                bench_report.save(json_file, facts, results)
+            results.append(measure(row, count, rounds))
+            for line in table.lines(results[-1]):
+                click.echo(line)
+        if json_file is not None:
+            bench_report.save(json_file, facts, results)
+        if plot_file is not None:
+            bench_report.plot(plot_file, facts, results)
+        click.echo(bench_report.summary(results))

@@ -1,0 +1,536 @@
+# cython: language_level=3, freethreading_compatible=True, boundscheck=False
+# distutils: language = c++
+"""Streams: recurrent layers that keep their state and run step by step, at the lowest cost a Python call can have.
+
+A stream owns its state, all working memory and a frozen reference to the packed weights. One step is: look at the
+array's fields, run the layers' kernels with T = 1, done; nothing is allocated if `out` is given. What is not the plain
+case (lists, another dtype, ids, strided arrays) takes the slower way through `_checks`, with the same errors as
+everywhere.
+
+A) The kernels are reached through `Kernel.handle`, a capsule; the layers' common life is `csrc/stack.h`.
+B) The GIL is released from `WORTH_RELEASING` multiply-adds on (10 us): below, handing it over costs more than it saves.
+C) Two threads in one stream at once get a RuntimeError, not a race.
+D) The state changes when a call is complete. A call that Ctrl-C ends leaves the state from before it.
+
+Rejected: typed memoryviews as arguments (100 ns each to acquire, and the buffer protocol parses the format each time);
+pybind11 (300 ns a call); a stream written in Python over the sequence call (15 us a step).
+"""
+
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stdint cimport int64_t, uint32_t
+from libcpp cimport bool as cpp_bool
+from libcpp.memory cimport unique_ptr
+
+cimport numpy as cnp
+import numpy as np
+
+from . import _checks
+from .parameters import aligned_empty
+
+__all__ = ["Stream"]
+
+cnp.import_array()
+
+ctypedef Py_ssize_t index
+
+cdef extern from "kernels.h" namespace "rnnfast" nogil:
+    cdef cppclass Interrupt:
+        cpp_bool (*poll)(void *) noexcept
+        void *context
+        int stop
+
+cdef extern from "stack.h" namespace "rnnfast" nogil:
+    cdef cppclass KernelHandle:
+        pass
+    cdef cppclass Run:
+        index steps
+        const void *x
+        const int64_t *ids
+        index x_t, x_b
+        void *y
+        index y_t, y_b
+        const void *h0
+        const void *c0
+        void *hT
+        void *cT
+        Interrupt *interrupt
+    cdef cppclass Stack:
+        void add(const KernelHandle &, const void *, const uint32_t *) except +
+        void reserve() except +
+        void run(const Run &) noexcept
+        cpp_bool enter()
+        void leave()
+    unique_ptr[Stack] make_stack(cpp_bool, index, index, int) except +
+
+cdef extern from "Python.h":
+    int PyErr_CheckSignals() noexcept  # Cython's own raises at once, which `poll` must not
+
+cdef extern from "numpy/arrayobject.h" nogil:
+    int PyArray_ISCARRAY(cnp.ndarray)
+    int PyArray_ISCARRAY_RO(cnp.ndarray)
+
+cdef enum:
+    MOST_STEPS = 64  # of a block
+    BLOCK_BYTES = 1 << 20  # of what one layer hands to the next in a block
+
+cdef double WORTH_RELEASING = 2e5
+
+
+cdef cpp_bool poll(void *context) noexcept with gil:
+    return PyErr_CheckSignals() != 0
+
+
+cdef int interrupted() except -1:
+    """Hand on the exception that the poll has set."""
+    return -1
+
+
+cdef inline bint overlap(const char *a, index a_bytes, const char *b, index b_bytes) noexcept nogil:
+    return a < b + b_bytes and b < a + a_bytes
+
+
+cdef class _Layers:
+    """A stack of kernels with its memory, for a fixed batch. The base of streams; cells use it as it is."""
+
+    cdef unique_ptr[Stack] stack
+    cdef list kernels, panels, pairs  # what the stack points into
+    cdef index batch, I, H, L
+    cdef double work  # multiply-adds of a step
+    cdef int type_num, item, has_c
+    cdef object real  # the dtype
+
+    def __init__(self, kernels, panels, pairs, index batch, index L, index I, index H, int gates, bint has_c, dtype,
+                 int num_threads):
+        self.kernels, self.panels, self.pairs = kernels, panels, pairs
+        self.batch, self.L, self.I, self.H = batch, L, I, H
+        self.has_c = has_c
+        self.real = dtype
+        self.type_num = dtype.num
+        self.item = dtype.itemsize
+        self.work = <double>batch * gates * H * (I + H + (L - 1) * 2.0 * H)
+        block = max(1, min(MOST_STEPS, BLOCK_BYTES // max(1, batch * H * self.item)))
+        self.stack = make_stack(dtype == np.float64, batch, block, num_threads)
+        cdef const KernelHandle *handle
+        cdef const uint32_t *words
+        for kernel, panel, pair in zip(kernels, panels, pairs, strict=True):
+            handle = <const KernelHandle *>PyCapsule_GetPointer(kernel.handle, "rnnfast.kernel")
+            words = NULL
+            if pair is not None:
+                words = <const uint32_t *>cnp.PyArray_DATA(<cnp.ndarray>pair)
+            self.stack.get().add(handle[0], cnp.PyArray_DATA(<cnp.ndarray>panel), words)
+        self.stack.get().reserve()
+
+    @property
+    def batch_size(self):
+        return self.batch
+
+    cdef int plain(self, x, index features) noexcept:
+        """How many axes x has, if it is an array that can be used as it is; else 0."""
+        if not cnp.PyArray_CheckExact(x) or cnp.PyArray_TYPE(<cnp.ndarray>x) != self.type_num:
+            return 0
+        cdef int axes = cnp.PyArray_NDIM(<cnp.ndarray>x)
+        if axes < 1 or not PyArray_ISCARRAY_RO(<cnp.ndarray>x):
+            return 0
+        return axes if cnp.PyArray_DIM(<cnp.ndarray>x, axes - 1) == features else 0
+
+    cdef int enter(self) except -1:
+        if self.stack.get() == NULL:
+            raise TypeError(f"{type(self).__name__}: made by layer.stream(), not directly")
+        if not self.stack.get().enter():
+            raise RuntimeError("another thread is inside this stream: a stream serves one at a time; give each its copy()")
+        return 0
+
+    cdef bint run(self, Run *run) noexcept:
+        """Run; with much work without the GIL and open to Ctrl-C. True if that came: then an exception is set."""
+        cdef Stack *stack = self.stack.get()
+        cdef Interrupt interrupt
+        run.interrupt = NULL
+        if self.work * run.steps < WORTH_RELEASING:
+            stack.run(run[0])
+            return False
+        interrupt.poll = poll
+        interrupt.context = NULL
+        interrupt.stop = 0
+        run.interrupt = &interrupt
+        with nogil:
+            stack.run(run[0])
+        return interrupt.stop != 0
+
+
+cdef class Stream(_Layers):
+    """A recurrent layer that keeps its state from call to call, for one step at a time and lowest cost.
+
+    Made by `layer.stream()`. Its weights are those of that moment: later updates of the layer do not reach it. Given
+    C-contiguous arrays of its dtype, `out` among them, `step` and `process` allocate nothing and take no lock, so that
+    with `num_threads=1` they may run on a real-time thread. Results are bitwise those of one call of the layer over the
+    whole sequence (with weights in bfloat16: those of the layer whose weights were rounded).
+
+    A stream serves one thread at a time, may be copied, and cannot be pickled (pickle the layer and `state`).
+
+    Attributes
+    ----------
+    batch_size, input_size, hidden_size, num_layers : int
+        B, I, H and L.
+    dtype : numpy.dtype
+        Of inputs, outputs and state.
+    weights : {"float32", "float64", "bfloat16"}
+        How the weights are stored.
+    state : ndarray or tuple of ndarray
+        The state, shape [L, B, H], or the tuple (h, c) of an LSTM; reading gives a copy, setting is checked as a
+        layer's `state` is ([L, H] will do if B = 1).
+    """
+
+    cdef readonly str weights
+    cdef tuple states  # two of h or (h, c), [L, B, H]: the state, and where a call leaves the next until it is complete
+    cdef void *h[2]
+    cdef void *c[2]  # of states
+    cdef bint now  # which of them is the state
+    cdef bint batch_first
+    cdef int gates, num_threads
+
+    def __init__(self, *arguments):
+        raise TypeError("Stream: made by layer.stream(), not directly")
+
+    @staticmethod
+    def _make(kernels, panels, pairs, batch, L, I, H, gates, has_c, dtype, num_threads, weights, batch_first):
+        cdef Stream self = Stream.__new__(Stream)
+        _Layers.__init__(self, kernels, panels, pairs, batch, L, I, H, gates, has_c, dtype, num_threads)
+        self.weights = weights
+        self.batch_first = batch_first
+        self.gates, self.num_threads = gates, num_threads
+        self.states = tuple([tuple([aligned_empty((L, batch, H), dtype) for _ in range(1 + has_c)]) for _ in range(2)])
+        for place in range(2):
+            self.h[place] = cnp.PyArray_DATA(<cnp.ndarray>self.states[place][0])
+            self.c[place] = cnp.PyArray_DATA(<cnp.ndarray>self.states[place][1]) if has_c else NULL
+        self.reset()
+        return self
+
+    @property
+    def input_size(self):
+        return self.I
+
+    @property
+    def hidden_size(self):
+        return self.H
+
+    @property
+    def num_layers(self):
+        return self.L
+
+    @property
+    def dtype(self):
+        return self.real
+
+    def __repr__(self):
+        return (
+            f"Stream(batch_size={self.batch}, input_size={self.I}, hidden_size={self.H}, num_layers={self.L}, "
+            f"weights={self.weights!r})"
+        )
+
+    def __reduce__(self):
+        raise TypeError("Stream: cannot be pickled; pickle the layer and the stream's state")
+
+    def step(self, x, out=None):
+        """One step.
+
+        Parameters
+        ----------
+        x : array_like, shape [B, I], or [I] if B = 1
+            The input; or integer ids in 0..I-1, [B] or a number, that stand for one-hot vectors.
+        out : ndarray, shape [B, H], or [H] where `x` is [I] or a number, optional
+            Where to write the result: of the stream's dtype, C-contiguous, sharing no memory with `x`.
+
+        Returns
+        -------
+        ndarray
+            The last layer's hidden state; `out`, if given.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument is of a wrong kind, shape or range; nothing is written and the state is as it was.
+        RuntimeError
+            Another thread is inside this stream.
+        """
+        cdef cnp.ndarray array
+        cdef int axes = self.plain(x, self.I)
+        if axes == 2 and cnp.PyArray_DIM(<cnp.ndarray>x, 0) == self.batch or axes == 1 and self.batch == 1:
+            return self.walk(<cnp.ndarray>x, False, axes == 2, False, out)
+        batched, array, ids = self.checked("x", x, 0, "[B, I]")
+        return self.walk(array, ids, batched, False, out)
+
+    def process(self, block, out=None):
+        """Many steps.
+
+        Parameters
+        ----------
+        block : array_like, shape [T, B, I] ([B, T, I] if the layer is batch_first), or [T, I] if B = 1
+            The inputs; or integer ids without the last axis.
+        out : ndarray, shape of the result, optional
+            Where to write it: of the stream's dtype, C-contiguous, sharing no memory with `block`.
+
+        Returns
+        -------
+        ndarray, shape [T, B, H] ([B, T, H] if batch_first), or [T, H]
+            The last layer's hidden states; `out`, if given.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument is of a wrong kind, shape or range; nothing is written and the state is as it was.
+        RuntimeError
+            Another thread is inside this stream.
+        """
+        cdef cnp.ndarray array
+        cdef int axes = self.plain(block, self.I)
+        if axes == 2 and self.batch == 1 or (
+            axes == 3 and cnp.PyArray_DIM(<cnp.ndarray>block, not self.batch_first) == self.batch
+        ):
+            return self.walk(<cnp.ndarray>block, False, axes == 3, True, out)
+        batched, array, ids = self.checked("block", block, 1, "[B, T, I]" if self.batch_first else "[T, B, I]")
+        return self.walk(array, ids, batched, True, out)
+
+    cdef walk(self, cnp.ndarray x, bint ids, bint batched, bint time, out):
+        """Run C-contiguous x, which has an axis for the batch or not, and one for time or not; so has the result."""
+        cdef Run run
+        cdef cnp.ndarray y
+        cdef cnp.npy_intp shape[3]
+        cdef int axes = time + batched + 1, axis
+        cdef bint by_rows = time and batched and self.batch_first, fits
+        cdef index steps = cnp.PyArray_DIM(x, by_rows) if time else 1, rows = steps * self.batch
+        shape[0] = steps  # its first axis, if there is one for time
+        shape[time] = self.batch
+        if by_rows:
+            shape[0], shape[1] = self.batch, steps
+        shape[axes - 1] = self.H
+        if out is None:
+            y = <cnp.ndarray>cnp.PyArray_EMPTY(axes, shape, self.type_num, 0)
+        else:
+            fits = self.plain(out, self.H) == axes and PyArray_ISCARRAY(<cnp.ndarray>out)
+            if fits:
+                y = <cnp.ndarray>out
+                for axis in range(axes):
+                    fits = fits and cnp.PyArray_DIM(y, axis) == shape[axis]
+                fits = fits and not overlap(
+                    <char *>cnp.PyArray_DATA(y), rows * self.H * self.item,
+                    <char *>cnp.PyArray_DATA(x), rows * (sizeof(int64_t) if ids else self.I * self.item),
+                )
+            if not fits:
+                wanted = tuple([shape[axis] for axis in range(axes)])
+                _checks.output("out", out, wanted, self.real, [("block" if time else "x", x)])
+            y = <cnp.ndarray>out
+        run.steps = steps
+        run.x = NULL
+        run.ids = NULL
+        if ids:
+            run.ids = <const int64_t *>cnp.PyArray_DATA(x)
+        else:
+            run.x = cnp.PyArray_DATA(x)
+        run.x_b = 1 if ids else self.I
+        run.x_t = self.batch * run.x_b
+        run.y = cnp.PyArray_DATA(y)
+        run.y_t, run.y_b = self.batch * self.H, self.H
+        if by_rows:
+            run.x_t, run.x_b = run.x_b, steps * run.x_b
+            run.y_t, run.y_b = self.H, steps * self.H
+        self.advance(&run)
+        return y
+
+    def _checked(self, name, x, has_time, axes):
+        """Whether there is a batch axis; x as a C-contiguous array of the dtype or of int64 ids; which of the two."""
+        array = _checks.numbers(name, x)
+        rank = 2 + has_time
+        ids = array.dtype.kind in "iu" and array.ndim < rank
+        batched = array.ndim + ids == rank
+        if not batched and not (array.ndim + ids == rank - 1 and self.batch == 1):
+            alone = f" or {axes.replace('B, ', '')}" if self.batch == 1 else ""
+            expected = f"{axes}{alone}, or integer ids without the I axis"
+            raise ValueError(f"{name}: expected {expected}; got {_checks.describe(array)}")
+        if not ids and array.shape[-1] != self.I:
+            raise ValueError(f"{name}: expected {axes} with I={self.I}, got {_checks.describe(array)}")
+        if batched and array.shape[1 if has_time and not self.batch_first else 0] != self.batch:
+            raise ValueError(f"{name}: expected {axes} with B={self.batch}, got {_checks.describe(array)}")
+        if not ids:
+            return batched, _checks.real(name, array, self.real, contiguous=True), False
+        if ((array < 0) | (array >= self.I)).any():
+            wrong = array[(array < 0) | (array >= self.I)]
+            raise ValueError(f"{name}: expected ids in 0..{self.I - 1}, got {wrong.flat[0]}")
+        return batched, _checks.real(name, array, np.dtype(np.int64), contiguous=True), True
+
+    cdef checked(self, name, x, has_time, axes):
+        return self._checked(name, x, has_time, axes)
+
+    cdef int advance(self, Run *run) except -1:
+        """Run from the state that is into the other buffer, which is the state when all is done."""
+        cdef bint stopped
+        self.enter()
+        run.h0, run.hT = self.h[self.now], self.h[not self.now]
+        run.c0, run.cT = self.c[self.now], self.c[not self.now]
+        stopped = run.steps != 0 and self.run(run)
+        if run.steps and not stopped:
+            self.now = not self.now
+        self.stack.get().leave()
+        return interrupted() if stopped else 0
+
+    def reset(self, rows=None):
+        """Zero the state.
+
+        Parameters
+        ----------
+        rows : array_like, optional
+            The rows that begin anew: their numbers or a boolean mask [B]. By default all.
+
+        Raises
+        ------
+        TypeError, ValueError
+            There are no such rows.
+        """
+        chosen = slice(None) if rows is None else _checks.rows("rows", rows, self.batch)
+        self.enter()
+        try:
+            for array in self.states[self.now]:
+                array[:, chosen] = 0
+        finally:
+            self.stack.get().leave()
+
+    @property
+    def state(self):
+        self.enter()
+        try:
+            copies = tuple([array.copy() for array in self.states[self.now]])
+        finally:
+            self.stack.get().leave()
+        return copies if self.has_c else copies[0]
+
+    @state.setter
+    def state(self, value):
+        if not self.has_c:
+            value = (value,)
+        elif not isinstance(value, (tuple, list)) or len(value) != 2:
+            raise TypeError(f"state: expected a tuple (h, c), got {_checks.describe(value)}")
+        checked = []
+        for name, part in zip(("state[0]", "state[1]") if self.has_c else ("state",), value, strict=True):
+            array = _checks.numbers(name, part)
+            if self.batch == 1 and array.ndim == 2:
+                array = array[:, None]
+            checked.append(
+                _checks.real_of_shape(name, array, self.real, (self.L, self.batch, self.H), "[L, B, H]")
+            )
+        self.enter()
+        try:
+            for own, given in zip(self.states[self.now], checked, strict=True):
+                own[...] = given
+        finally:
+            self.stack.get().leave()
+
+    def copy(self):
+        """A stream with the same weights and a copy of the state.
+
+        Returns
+        -------
+        Stream
+        """
+        cdef Stream other = Stream._make(
+            self.kernels, self.panels, self.pairs, self.batch, self.L, self.I, self.H, self.gates, bool(self.has_c),
+            self.real, self.num_threads, self.weights, self.batch_first,
+        )
+        other.state = self.state
+        return other
+
+    __copy__ = copy
+
+    def __deepcopy__(self, memo):
+        return self.copy()
+
+
+cdef class Steps(_Layers):
+    """The steps of a cell: the stream's machinery with the state handed in and out, for one batch and one version.
+
+    A cell asks here first; what is not the plain case (ids, lists, other dtypes, mistakes) gets None and takes the way
+    through the cell's own checks.
+    """
+
+    cdef object params
+    cdef object version
+
+    def __init__(self, kernel, panels, params, version, batch, I, H, gates, has_c, dtype):
+        _Layers.__init__(self, [kernel], [panels], [None], batch, 1, I, H, gates, has_c, dtype, 0)
+        self.params, self.version = params, version
+
+    def serves(self, batch):
+        """Whether the weights are still the current ones, and the batch is this one."""
+        return self.params._store.version == self.version and self.batch == batch
+
+    cdef char *part(self, value, int axes) noexcept:
+        """The memory of a plain half of a state; NULL for anything else."""
+        if self.plain(value, self.H) != axes or axes == 2 and cnp.PyArray_DIM(<cnp.ndarray>value, 0) != self.batch:
+            return NULL
+        return cnp.PyArray_BYTES(<cnp.ndarray>value)
+
+    cdef bint halves(self, value, int axes, char **h, char **c) noexcept:
+        """Find the memory of a plain state, h or (h, c)."""
+        if not self.has_c:
+            h[0] = self.part(value, axes)
+            return h[0] != NULL
+        if type(value) is not tuple or len(<tuple>value) != 2:
+            return False
+        h[0] = self.part((<tuple>value)[0], axes)
+        c[0] = self.part((<tuple>value)[1], axes)
+        return h[0] != NULL and c[0] != NULL
+
+    cdef new(self, int axes):
+        cdef cnp.npy_intp shape[2]
+        shape[0], shape[1] = self.batch, self.H
+        return cnp.PyArray_EMPTY(axes, &shape[2 - axes], self.type_num, 0)
+
+    def step(self, x, state, out):
+        """The new state; None if this is not the plain case, or another version or batch."""
+        cdef Run run
+        cdef char *h0 = NULL
+        cdef char *c0 = NULL
+        cdef char *hT = NULL
+        cdef char *cT = NULL
+        cdef char *data
+        cdef int axes = self.plain(x, self.I)
+        cdef index bytes = self.batch * self.H * self.item
+        cdef bint stopped
+        if axes < 1 or axes > 2 or self.params._store.version != self.version:
+            return None
+        if (cnp.PyArray_DIM(<cnp.ndarray>x, 0) if axes == 2 else 1) != self.batch:
+            return None
+        data = cnp.PyArray_BYTES(<cnp.ndarray>x)
+        if state is not None and not self.halves(state, axes, &h0, &c0):
+            return None
+        if out is None:
+            result = (self.new(axes), self.new(axes)) if self.has_c else self.new(axes)
+        else:
+            result = out
+        if not self.halves(result, axes, &hT, &cT):
+            return None
+        if out is not None:
+            for half in result if self.has_c else (result,):
+                if not PyArray_ISCARRAY(<cnp.ndarray>half):
+                    return None
+            for to in range(1 + self.has_c):
+                hit = cT if to else hT
+                if (
+                    overlap(hit, bytes, data, self.batch * self.I * self.item)
+                    or h0 != NULL and overlap(hit, bytes, h0, bytes)
+                    or c0 != NULL and overlap(hit, bytes, c0, bytes)
+                ):
+                    return None
+            if self.has_c and overlap(hT, bytes, cT, bytes):
+                return None
+        if not self.stack.get().enter():
+            return None
+        run.steps = 1
+        run.x = data
+        run.ids = NULL
+        run.x_t, run.x_b = 0, self.I
+        run.y, run.y_t, run.y_b = hT, 0, self.H
+        run.h0, run.c0, run.hT, run.cT = h0, c0, hT, cT
+        stopped = self.run(&run)
+        self.stack.get().leave()
+        if stopped:
+            interrupted()
+        return result

@@ -1,0 +1,226 @@
+"""The threads of a call: how many, who may limit them, fork, Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from rnnfast import _core
+
+openmp = pytest.mark.skipif(_core.build_info()["openmp"] == "none", reason="built without OpenMP")
+
+
+def run_script(script, timeout=60, **environment):
+    """Runs Python source in a new process whose environment says nothing else of threads; returns what it printed."""
+    silent = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "RNNFAST_"))}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=silent | environment,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# How many -------------------------------------------------------------------------------------------------------------
+
+DEFAULTS = {
+    "OpenMP": ({"OMP_NUM_THREADS": "5"}, 5),
+    "rnnfast": ({"RNNFAST_NUM_THREADS": "7"}, 7),
+    "rnnfast wins": ({"OMP_NUM_THREADS": "5", "RNNFAST_NUM_THREADS": "7"}, 7),
+    "rnnfast wins with less": ({"OMP_NUM_THREADS": "5", "RNNFAST_NUM_THREADS": "1"}, 1),
+}
+PRINT_THREADS = (
+    "import rnnfast; print(rnnfast.get_num_threads(), *(rnnfast._core.threads_for(n, 1e9) for n in (0, 1, 9)))"
+)
+
+
+@openmp
+@pytest.mark.parametrize(("environment", "default"), DEFAULTS.values(), ids=DEFAULTS)
+def test_the_environment_says_how_many(environment, default):
+    """By default; what a call asks for stands, be it more than there are CPUs."""
+    assert run_script(PRINT_THREADS, **environment).split() == [str(default), str(default), "1", "9"]
+
+
+@openmp
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system knows no affinity")
+def test_without_a_word_it_is_the_usable_cpus():
+    usable = sorted(os.sched_getaffinity(0))
+    assert run_script(PRINT_THREADS).split()[0] == str(len(usable))
+    one = f"import os; os.sched_setaffinity(0, {{{usable[-1]}}})\n"
+    assert run_script(one + PRINT_THREADS).split()[0] == "1"
+
+
+def test_small_work_runs_on_one_thread():
+    assert run_script("import rnnfast; print(rnnfast._core.threads_for(3, 1e4))") == "1\n"
+
+
+@openmp
+def test_threadpoolctl_sees_and_limits_the_threads():
+    """What is limited is what runs: the process has no more threads after a limited call than before it."""
+    run_script("""
+        import os, sys
+        import numpy as np, rnnfast
+        from rnnfast import _core
+        from threadpoolctl import threadpool_info, threadpool_limits
+
+        def running():
+            return len(os.listdir("/proc/self/task")) if sys.platform == "linux" else None
+
+        def run(threads):
+            y, _, tape = layer.forward(x, num_threads=threads)
+            return y.tobytes() + layer.backward(tape, y, num_threads=threads).params.flat.tobytes()
+
+        assert [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "openmp"] == [4]
+        layer = rnnfast.LSTM(64, 128, rng=0)
+        x = np.random.default_rng(0).standard_normal((20, 32, 64), np.float32)
+        before = running()
+        with threadpool_limits(1):
+            assert [_core.threads_for(asked, 1e9) for asked in (0, 1, 3)] == [1, 1, 1]
+            one = run(3)
+            assert running() == before
+            with threadpool_limits(2, user_api="openmp"):
+                assert [_core.threads_for(asked, 1e9) for asked in (0, 1, 3)] == [2, 1, 2]
+            assert _core.threads_for(3, 1e9) == 1
+            assert rnnfast.get_num_threads() == 4
+        assert [_core.threads_for(asked, 1e9) for asked in (0, 3, 6)] == [4, 3, 6]
+        assert run(3) == one
+        assert before is None or running() == before + 2
+        with threadpool_limits(8):
+            assert [_core.threads_for(asked, 1e9) for asked in (0, 9)] == [4, 9]
+    """, OMP_NUM_THREADS="4")  # fmt: skip
+
+
+@openmp
+def test_a_limit_at_import_ends_with_the_limit():
+    libraries = run_script("""
+        import rnnfast, threadpoolctl
+        print([pool["filepath"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "openmp"][0])
+    """)
+    run_script(f"""
+        import ctypes
+        openmp = ctypes.CDLL({libraries.strip()!r})
+        openmp.omp_set_num_threads(1)
+        from rnnfast import _core
+        assert _core.threads_for(0, 1e9) == 1
+        assert _core.threads_for(3, 1e9) == 1
+        openmp.omp_set_num_threads(4)
+        assert _core.threads_for(0, 1e9) == 4
+        assert _core.threads_for(9, 1e9) == 9
+    """, OMP_NUM_THREADS="4")  # fmt: skip
+
+
+# Fork -----------------------------------------------------------------------------------------------------------------
+
+CHILDREN = {
+    "os.fork": """
+        child = os.fork()
+        if child == 0:
+            os._exit(train() != expected)
+        assert os.waitpid(child, 0)[1] == 0
+    """,
+    "multiprocessing": """
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            assert pool.map(train, range(6)) == 6 * [expected]
+    """,
+    "a child's child": """
+        child = os.fork()
+        if child == 0:
+            assert train() == expected
+            child = os.fork()
+            if child == 0:
+                os._exit(train() != expected)
+            os._exit(os.waitpid(child, 0)[1] != 0)
+        assert os.waitpid(child, 0)[1] == 0
+    """,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.parametrize("children", CHILDREN.values(), ids=CHILDREN)
+def test_a_child_works_after_fork(children):
+    """The parent has used several threads; the child trains with as many, to the same bits. An alarm ends a hang."""
+    common = """
+        import multiprocessing, os, signal
+        import numpy as np, rnnfast
+        layer = rnnfast.LSTM(64, 128, num_layers=2, bidirectional=True, rng=0)
+        head = rnnfast.Dense(256, 64, rng=1)
+        x = np.random.default_rng(0).standard_normal((30, 32, 64), np.float32)
+
+        def train(_=None):
+            signal.alarm(30)
+            y, _, tape = layer.forward(x, num_threads=3)
+            z, head_tape = head.forward(y, num_threads=3)
+            grads = head.backward(head_tape, z, num_threads=3)
+            return z.tobytes() + layer.backward(tape, grads.x, num_threads=3).params.flat.tobytes()
+
+        expected = train()
+    """
+    script = textwrap.dedent(common) + textwrap.dedent(children) + "assert train() == expected"
+    run_script(script)
+
+
+# Ctrl-C ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("rows", [1, 64])
+@pytest.mark.parametrize("phase", ["forward", "backward"])
+def test_ctrl_c_stops_a_long_call(phase, rows, threads):
+    """Within 0.2 s, at least once in a few tries, for test machines stall. And nothing half done passes for done."""
+    steps = {("forward", 1): 20_000, ("forward", 64): 400, ("backward", 1): 2000, ("backward", 64): 100}[phase, rows]
+    waited = run_script(f"""
+        import os, signal, threading, time
+        import numpy as np, rnnfast
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        rng = np.random.default_rng(0)
+        layer = rnnfast.LSTM(8, 1024, rng=0)
+        x = rng.standard_normal(({steps}, {rows}, 8), np.float32)
+        recorded = x[:3] if "{phase}" == "forward" else x
+        dy = np.ones((len(recorded), {rows}, 1024), np.float32)
+        into = layer.params.zeros()
+
+        def train():
+            y, state, tape = layer.forward(x[:3], num_threads={threads})
+            return y.tobytes() + layer.backward(tape, y, num_threads={threads}).params.flat.tobytes()
+
+        def call():
+            if "{phase}" == "forward":
+                layer.forward(x, tape=tape, num_threads={threads})
+            else:
+                layer.backward(tape, dy, into=into, num_threads={threads})
+
+        def interrupt():
+            global sent
+            sent = time.perf_counter()
+            os.kill(os.getpid(), signal.SIGINT)
+
+        expected, waited = train(), []
+        while not waited or (min(waited) > 0.2 and len(waited) < 5):
+            _, _, tape = layer.forward(recorded, num_threads=2)
+            timer = threading.Timer(0.1, interrupt)
+            timer.start()
+            try:
+                call()
+                timer.cancel()
+                raise SystemExit("the call was over before it could be interrupted")
+            except KeyboardInterrupt:
+                waited.append(time.perf_counter() - sent)
+            assert not into.flat.any()
+            try:
+                layer.backward(tape, dy)
+                raise SystemExit("the tape passes for a whole one")
+            except ValueError as error:
+                assert "tape: expected one that holds a forward, got a used one" in str(error)
+            assert train() == expected
+        print(min(waited))
+    """, timeout=120)  # fmt: skip
+    assert float(waited) < 0.2
