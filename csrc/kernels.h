@@ -61,6 +61,7 @@ template <class T> struct Forward : Sequence<T> {
 
     const std::uint32_t *pairs = nullptr; // pairs_size(): weights in bfloat16 in place of those in the panels
     void *memory = nullptr;               // forward_bytes(), 64-byte aligned; null: the call takes its own
+    index calls = 0;                      // rises from call to call of a stream: its steps alternate in direction
 };
 
 template <class T> struct Backward : Sequence<T> {

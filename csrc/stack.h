@@ -168,6 +168,7 @@ template <class T> class StackOf final : public Stack {
         call.hT = offset(r.hT, state);
         call.cT = offset(r.cT, state);
         layer.kernel->forward(call);
+        call.calls += steps;
     }
 };
 

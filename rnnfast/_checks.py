@@ -104,9 +104,10 @@ def output(
     if out.dtype != dtype:
         raise TypeError(f"{name}: expected dtype {dtype}, got {out.dtype}")
     shape(name, out, expected)
-    for wanted in ("writeable", "c_contiguous", "aligned"):
-        if not getattr(out.flags, wanted):
-            raise ValueError(f"{name}: expected an array that is {wanted}, got one that is not")
+    flags = out.flags
+    if not flags.carray:
+        wanted = next(flag for flag in ("writeable", "c_contiguous", "aligned") if not getattr(flags, flag))
+        raise ValueError(f"{name}: expected an array that is {wanted}, got one that is not")
     for other, array in inputs:
         if array is not None and np.may_share_memory(out, array) and np.shares_memory(out, array):
             raise ValueError(f"{name}: expected memory of its own, got memory that it shares with {other}")
@@ -164,6 +165,8 @@ def flags(name: str, value: Any, expected: tuple[int, ...], letters: str) -> Arr
 
 def rows(name: str, value: Any, count: int) -> Array:
     """Which of `count` rows are meant, as a mask: by their numbers or by a mask [count]."""
+    if isinstance(value, bool | np.bool_):  # NumPy would take it for all or none
+        raise TypeError(f"{name}: expected row numbers below {count} or a mask [{count}], got {value}")
     chosen = np.zeros(count, np.bool_)
     try:
         chosen[np.asarray(value, None if np.size(value) else np.intp)] = True

@@ -215,14 +215,14 @@ class _Stack(Part):
 
     def _new_states(self, batch: int, batched: bool) -> States:
         shape = self._state_shape(batch, batched)
-        return tuple(self._empty(shape) for _ in self._state_names(""))
+        return (self._empty(shape), self._empty(shape)) if self._has_c else (self._empty(shape),)
 
     def _empty(self, shape: tuple[int, ...]) -> Array:
         """Memory for a result, aligned if it is large; a small one would only take longer to allocate."""
         return np.empty(shape, self.dtype) if math.prod(shape) < 1024 else aligned_empty(shape, self.dtype)
 
     def _state_views(self, states: States, batched: bool) -> States:
-        return tuple(self._state_view(array, batched) for array in states)
+        return tuple([self._state_view(array, batched) for array in states])
 
     # Forward
 

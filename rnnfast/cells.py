@@ -31,6 +31,8 @@ class _Cell(_Stack):
     _options: ClassVar[tuple[str, ...]] = ("input_size", "hidden_size", "bias")
     _rank = 2
     _state_axes = "[B, H]"
+    _steps: Steps | None
+    """Makes plain steps at the lowest cost; None before the first."""
 
     def __init__(self, kind: str, input_size: int, hidden_size: int, **options: Any) -> None:
         super().__init__(kind, input_size, hidden_size, ("",), **options)
@@ -73,7 +75,7 @@ class _Cell(_Stack):
 
     def _pack(self) -> None:
         super()._pack()
-        self._steps: Steps | None = None
+        self._steps = None
 
     def forward(
         self, x: ArrayLike, state: Any = None, *, out: Any = None, tape: Tape | None = None

@@ -186,9 +186,7 @@ class _Recurrent(_Stack):
         """
         return self._backward(tape, dy, dstate, into, input_gradient, num_threads)
 
-    def stream(
-        self, batch_size: int = 1, *, weights: str | None = None, num_threads: int | None = None
-    ) -> Stream:
+    def stream(self, batch_size: int = 1, *, weights: str | None = None, num_threads: int | None = None) -> Stream:
         """The layer as a stream: it keeps its state and runs step by step, at the lowest cost.
 
         Parameters
@@ -217,9 +215,13 @@ class _Recurrent(_Stack):
         threads = _checks.threads(num_threads)
         choices = ("float32", "bfloat16") if self.dtype == np.float32 else ("float64",)
         stored = choices[0] if weights is None else _checks.choice("weights", weights, choices)
-        _checks.elements(batch * (self.input_size + 8 * self.hidden_size), batch_size=batch, hidden_size=self.hidden_size)
+        _checks.elements(
+            batch * (self.input_size + 8 * self.hidden_size), batch_size=batch, hidden_size=self.hidden_size
+        )
         kernels, panels = [p.kernel for p in self._packed], [p.forward() for p in self._packed]
-        pairs = [p.pairs(panel) if stored == "bfloat16" else None for p, panel in zip(self._packed, panels, strict=True)]
+        pairs = [
+            p.pairs(panel) if stored == "bfloat16" else None for p, panel in zip(self._packed, panels, strict=True)
+        ]
         return Stream._make(
             kernels,
             panels,

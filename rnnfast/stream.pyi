@@ -13,7 +13,7 @@ class Stream:
         pairs: list[NDArray[np.uint32] | None],
         batch: int,
         L: int,
-        I: int,  # noqa: E741
+        I: int,
         H: int,
         gates: int,
         has_c: bool,
@@ -54,7 +54,7 @@ class Steps:
         params: Any,
         version: int,
         batch: int,
-        I: int,  # noqa: E741
+        I: int,
         H: int,
         gates: int,
         has_c: bool,

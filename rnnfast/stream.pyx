@@ -161,9 +161,9 @@ cdef class Stream(_Layers):
     """A recurrent layer that keeps its state from call to call, for one step at a time and lowest cost.
 
     Made by `layer.stream()`. Its weights are those of that moment: later updates of the layer do not reach it. Given
-    C-contiguous arrays of its dtype, `out` among them, `step` and `process` allocate nothing and take no lock, so that
-    with `num_threads=1` they may run on a real-time thread. Results are bitwise those of one call of the layer over the
-    whole sequence (with weights in bfloat16: those of the layer whose weights were rounded).
+    C-contiguous arrays of its dtype, `out` among them, `step` and `process` allocate nothing and, with `num_threads=1`,
+    take no lock but the GIL, so that they may run on a real-time thread. Results are bitwise those of one call of the
+    layer over the whole sequence (with weights in bfloat16: those of the layer whose weights were rounded).
 
     A stream serves one thread at a time, may be copied, and cannot be pickled (pickle the layer and `state`).
 

@@ -16,7 +16,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ("tests/test_kernels.py", "tests/test_arrays.py")
+TESTS = ("tests/test_kernels.py", "tests/test_arrays.py", "tests/test_stream.py")
 BUILD = ("-Ccmake.define.RNNFAST_SANITIZE=ON", "-Ccmake.define.RNNFAST_EMULATE_AVX512=ON")
 
 

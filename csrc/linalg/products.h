@@ -64,10 +64,10 @@ RNNFAST_INLINE void product(Team &team, Range rows, Range panels, Row row, Span 
 // All is inlined into each tile shape, so that the sums never leave the registers. It costs a copy of the gate
 // arithmetic per shape (compile time, code size), so only here.
 template <int N, class T, class W, class X, class H, class Start, class Turn, class Activate, class Finish>
-RNNFAST_INLINE void fused_product(Team &team, Range rows, Range panels, X x, Right<W> first, H h, Right<W> second,
-                                  Start start, Turn turn, Activate activate, Finish finish) {
+RNNFAST_INLINE void fused_product(Team &team, Range rows, Range panels, bool falling, X x, Right<W> first, H h,
+                                  Right<W> second, Start start, Turn turn, Activate activate, Finish finish) {
     const auto pass = [](index, int) RNNFAST_LAMBDA {};
-    sweep<N>(team, rows, panels, pass, [&](index row, index panel, int r, int q) RNNFAST_LAMBDA {
+    const auto one = [&](index row, index panel, int r, int q) RNNFAST_LAMBDA {
         with_shape<N>(r, q, [&]<int R, int Q>() {
             vec<T> acc[R][Q][N];
             const T *left[R];
@@ -88,7 +88,8 @@ RNNFAST_INLINE void fused_product(Team &team, Range rows, Range panels, X x, Rig
             each([&](index, index, vec<T>(&sum)[N]) RNNFAST_LAMBDA { activate(sum); });
             each(finish);
         });
-    });
+    };
+    sweep<N>(team, rows, panels, pass, one, falling);
 }
 
 // How many rows one pass of outer_product takes: their right operand's panel is to stay in L1/L2, and each pass reads

@@ -15,7 +15,7 @@ namespace rnnfast::RNNFAST_ISA {
 constexpr int largest_power_of_two(int n) { return n < 2 ? 1 : 2 * largest_power_of_two(n / 2); }
 
 // Tile shapes for N vectors per panel and k: as many accumulators as the register file holds beside the operands. The
-// rows of one sweep share a number of panels, halved where panels run out; a row alone may have any.
+// rows of one sweep share a number of panels, halved where panels run out; a row alone has what is left.
 template <int N> struct Shape {
     static constexpr int budget = RNNFAST_ACCUMULATORS; // 12 of 16 registers, 24 of 32
     static constexpr int rows = N == 3 ? budget / 3 : budget / 4;
@@ -41,7 +41,7 @@ RNNFAST_INLINE void multiply_add(vec<T> (&acc)[R][Q][N], Left a, Weight w) {
         RNNFAST_UNROLL for (int r = 0; r < R; ++r) left[r] = broadcast(a(r));
         RNNFAST_UNROLL for (int q = 0; q < Q; ++q) {
             RNNFAST_UNROLL for (int n = 0; n < N; ++n) {
-                const vec<T> right = w(q, n);
+                const vec<T> right = R > 1 ? in_register(w(q, n)) : w(q, n);
                 RNNFAST_UNROLL for (int r = 0; r < R; ++r) acc[r][q][n] = fma(left[r], right, acc[r][q][n]);
             }
         }
@@ -91,7 +91,7 @@ template <int N, int R = Shape<N>::rows, int Q = Shape<N>::panels(R), class F>
 RNNFAST_INLINE void with_shape(int r, int q, F &&f) {
     if (r == R && q == Q) return f.template operator()<R, Q>();
     if constexpr (Q > 1) {
-        if (r == R) return with_shape<N, R, Q / 2>(r, q, f);
+        if (r == R) return with_shape<N, R, R == 1 ? Q - 1 : Q / 2>(r, q, f);
     }
     if constexpr (R > 1) return with_shape<N, R - 1>(r, q, f);
     __builtin_trap(); // sweep() asks for no other shape
@@ -99,9 +99,10 @@ RNNFAST_INLINE void with_shape(int r, int q, F &&f) {
 
 // Calls body(row, panel, r, q) so that every (row, panel) of the ranges is met once in a tile of r x q; enter(panel, q)
 // before each group of panels, which is the outer loop: a panel stays in L1 while the rows pass. Rows are dealt to
-// tiles as evenly as they go, so no tile is left with one row for which a fourth of the registers would do.
+// tiles as evenly as they go, so no tile is left with one row for which a fourth of the registers would do. With
+// `falling` the panels come last to first: in steps that alternate, those used last are still in the cache.
 template <int N, class Enter, class Body>
-RNNFAST_INLINE void sweep(Team &team, Range rows, Range panels, Enter enter, Body body) {
+RNNFAST_INLINE void sweep(Team &team, Range rows, Range panels, Enter enter, Body body, bool falling = false) {
     const index many = rows.end - rows.begin;
     if (many <= 0) return;
     const bool single = many <= Shape<N>::rows; // spares a single step the divisions
@@ -109,8 +110,9 @@ RNNFAST_INLINE void sweep(Team &team, Range rows, Range panels, Enter enter, Bod
     const index tiles = single ? 1 : (many + height - 1) / height, size = single ? many : many / tiles;
     const index larger = many - size * tiles;
     int q = Shape<N>::panels(int(height));
-    for (index panel = panels.begin; panel < panels.end && !team.stopped(many * q); panel += q) {
-        while (panel + q > panels.end) q /= 2;
+    for (index left = panels.end - panels.begin; left > 0 && !team.stopped(many * q); left -= q) {
+        while (q > left) q = many == 1 ? int(left) : q / 2;
+        const index panel = falling ? panels.begin + left - q : panels.end - left;
         enter(panel, q);
         index row = rows.begin;
         for (index t = 0; t < tiles; ++t) {

@@ -3,9 +3,10 @@
 //
 // With few rows the input side is hoisted out: computed for a chunk of steps as one product, it waits in the tape's
 // slots (training) or in a buffer that is meant to stay in L2, because W would otherwise be read once a step for next
-// to nothing. The sums are the same chains either way. Rejected: hoisting always (with 16 rows or more the gates' way
-// through memory costs more than W's way through L2: 4 to 15 % of the whole), the input side of the whole sequence at
-// once (the gates would pass through memory twice).
+// to nothing. The sums are the same chains either way. Steps take their panels in turn from the first to the last and
+// from the last to the first: what the caches still hold is read first. Rejected: hoisting always (with more rows the
+// gates' way through memory costs more than W's way through L2: 4 to 18 % of the whole), the input side of the whole
+// sequence at once (the gates would pass through memory twice), shorter chunks (no difference).
 #pragma once
 
 #include "linalg/products.h"
@@ -19,7 +20,7 @@ template <class Cell, class T, class W = T> class ForwardPass {
     using L = Layout<Cell, T>;
     static constexpr int V = L::V, G = L::G, S = L::S;
     static constexpr index chunk_bytes = 256 * 1024;
-    static constexpr index few_rows = 8; // below, the input side is hoisted
+    static constexpr index few_rows = 6; // below, the input side is hoisted
 
     struct StepRow { // one row at one step
         const T *h_prev, *c_prev, *x;
@@ -149,20 +150,22 @@ template <class Cell, class T, class W = T> class ForwardPass {
             row.y = call.y.at(t, b);
         }
         if (!share.wait(team)) return false; // the units of the step before, of all threads
-        phase<0>(team, share, scratch.step, rows);
+        const bool falling = (t + call.calls) % 2;
+        phase<0>(team, share, scratch.step, rows, falling);
         if constexpr (Cell::phases == 2) {
             if (!share.wait(team)) return false;
-            phase<1>(team, share, scratch.step, rows);
+            phase<1>(team, share, scratch.step, rows, !falling);
         }
         return true;
     }
 
-    template <int phase_> void phase(Team &team, const Share &share, const StepRow *row, index rows) const {
+    template <int phase_>
+    void phase(Team &team, const Share &share, const StepRow *row, index rows, bool falling) const {
         constexpr int N = phase_gates<Cell>(phase_), first = Cell::phase_gate[phase_];
         constexpr bool last = phase_ + 1 == Cell::phases;
         const bool x_now = call.x.data && !hoisted;
         fused_product<N, T>(
-            team, {0, rows}, share.panels, //
+            team, {0, rows}, share.panels, falling, //
             [&](index i) RNNFAST_LAMBDA { return row[i].x; },
             Right<W>(weights() + at.template w<W>(phase_), x_now ? at.I : 0, N * V),
             [&](index i) RNNFAST_LAMBDA { return phase_ == 0 ? row[i].h_prev : row[i].aux; },

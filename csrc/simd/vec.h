@@ -85,6 +85,16 @@ template <class T> RNNFAST_INLINE void store(T *p, vec<T> v, index n) {
 
 template <class T> RNNFAST_INLINE vec<T> broadcast(T s) { return s - vec<T>{}; } // x - 0 is x for every x
 
+// v in a register: what several operations share is then loaded once, not once for each.
+template <class V> RNNFAST_INLINE V in_register(V v) {
+#if defined(__AVX__) && RNNFAST_VECTOR_BYTES != 64
+    asm("" : "+x"(v));
+#elif defined(__AVX512F__)
+    asm("" : "+v"(v));
+#endif
+    return v;
+}
+
 // max(low, x) and min(high, x); a NaN in x stays one. The general form, for where no instruction is named below.
 template <class V> RNNFAST_INLINE V at_least(V low, V x) { return x < low ? low : x; }
 template <class V> RNNFAST_INLINE V at_most(V high, V x) { return x > high ? high : x; }
