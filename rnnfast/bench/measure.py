@@ -4,7 +4,10 @@ A) A speed on a shared machine is a ratio of times from the same moments. Reject
    speed drifts by half within a minute), and the best of n (it compares different moments).
 B) Calls that take less than `TURN` are made in batches that take as long, so that neither the clock's resolution nor
    the reading of it shows. Each contestant has the loop over its calls inside.
-C) With several threads there is a pause before each turn, in which the threads of the turn before stop spinning.
+C) With several threads there is a pause before each turn, in which the threads of the turn before stop spinning
+   (OpenBLAS's do after 0.1 s; with a shorter pause, whoever came after NumPy was measured at half its speed). It then
+   begins with calls that are not counted: the contestant's own threads have to wake, and two that share a core at first
+   have to part.
 D) A row whose rounds take long has fewer of them, three at least.
 """
 
@@ -31,8 +34,10 @@ TURN = 5e-3
 """Seconds that a turn takes at least."""
 BUDGET = 30.0
 """Seconds after which a row ends, once it has had three rounds."""
-PAUSE = 5e-3
+PAUSE = 0.15
 """Seconds before a turn, with several threads."""
+WARM = 0.1
+"""Seconds of calls that are not counted, at least, after each pause."""
 _WINDOW = 256  # rows (steps times batch) of a window of scratch
 
 
@@ -231,7 +236,9 @@ def alternate(
         for _ in range(rounds):
             for name, loop in loops.items():
                 calls = turns[name][0]
-                time.sleep(pause)
+                if pause:
+                    time.sleep(pause)
+                    _warm_up(loop, WARM)
                 begin = time.perf_counter()
                 loop(calls)
                 samples[name].append((time.perf_counter() - begin) / calls)
@@ -242,6 +249,7 @@ def alternate(
 
 def _calls_per_turn(loop: Callable[[int], Any]) -> tuple[int, float]:
     """How many calls a turn makes, and the seconds that it takes."""
+    _warm_up(loop, 2 * TURN)
     calls, seconds = 1, 0.0
     while seconds < TURN / 2:
         calls *= 4 if seconds else 1
@@ -250,6 +258,13 @@ def _calls_per_turn(loop: Callable[[int], Any]) -> tuple[int, float]:
         seconds = time.perf_counter() - begin
     per_call = seconds / calls
     return max(1, round(TURN / per_call)), max(TURN, per_call)
+
+
+def _warm_up(loop: Callable[[int], Any], seconds: float) -> None:
+    """Call for so long."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        loop(1)
 
 
 @contextmanager
