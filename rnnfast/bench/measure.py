@@ -51,11 +51,14 @@ class Verdict(NamedTuple):
         What was reached; None where the other was not measured.
     reached : bool or None
         None where it can't be said, because a peer is not installed.
+    asks : float or None
+        Which part of the row's ceiling it would take: above 1 the need is beyond this machine.
     """
 
     need: str
     ratio: float | None
     reached: bool | None
+    asks: float | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,8 @@ class Result:
             elif other >= need.above:
                 reached: bool | None = other / self.ours >= need.ratio
                 reached = None if reached and missing and need.against == BEST else reached
-                verdicts.append(Verdict(str(need), other / self.ours, reached))
+                part = self.fraction and self.fraction * need.ratio * self.ours / other
+                verdicts.append(Verdict(str(need), other / self.ours, reached, part))
         return verdicts
 
     @property

@@ -126,8 +126,8 @@ def padded(work: Work, threads: int) -> Contestant:
     return training(work, threads, masked=False)
 
 
-def without_resets(work: Work, threads: int) -> Contestant:
-    """The same sizes without a mask: other work, with an answer of its own."""
+def plain(work: Work, threads: int) -> Contestant:
+    """The same sizes without a mask and with normal numbers: other work, with an answer of its own."""
     return training(Work(replace(work.row, group="training")), threads)
 
 
@@ -177,7 +177,8 @@ OURS: dict[str, dict[str, Maker]] = {
     "forward": {"ours": forward},
     "training": {"ours": training},
     "ragged": {"ours": training, "ours padded": padded},
-    "resets": {"ours": training, "ours without resets": without_resets},
+    "resets": {"ours": training, "ours without resets": plain},
+    "denormals": {"ours": training, "ours on normal input": plain},
     "characters": {"ours": characters},
     "python-threads": {"ours": python_threads, "one thread": lambda work, threads: python_threads(work, 1)},
     "memory": {"ours": training},

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from .. import _core, checkpoint, config
-from .measure import Result, columns
+from .measure import Result, Verdict, columns
 from .peers import installed
 from .rows import FMA, GROUPS, Row
 
@@ -117,9 +117,17 @@ class Table:
 
 
 def _needs(result: Result) -> str:
-    """What must be reached, and what was, where that is less."""
-    found = {True: "", False: " (got {:.3g})", None: " (not compared)"}
-    return ", ".join(verdict.need + found[verdict.reached].format(verdict.ratio) for verdict in result.verdicts)
+    """What must be reached, what was, where that is less, and whether the need is beyond the ceiling."""
+
+    def found(verdict: Verdict) -> str:
+        if verdict.reached is None:
+            return " (not compared)"
+        if verdict.reached:
+            return ""
+        beyond = f"; asks {verdict.asks:.0%} of {result.row.ceiling}" if verdict.asks and verdict.asks > 1 else ""
+        return f" (got {verdict.ratio:.3g}{beyond})"
+
+    return ", ".join(verdict.need + found(verdict) for verdict in result.verdicts)
 
 
 def _title(result: Result) -> str:

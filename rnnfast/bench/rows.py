@@ -31,6 +31,7 @@ GROUPS = {
     "training": "a sequence, forward and backward, dx included",
     "ragged": "training with lengths uniform in 1..T",
     "resets": "training with 2 % resets",
+    "denormals": "training with nine of ten inputs and gradients denormal",
     "characters": "the command line's character model, from ids to updated weights",
     "scaling": "two threads (ours) against one",
     "python-threads": "two Python threads running one layer (ours) against one; times for two calls",
@@ -128,7 +129,7 @@ class Row:
     @property
     def trains(self) -> bool:
         """Whether a call includes backward."""
-        return self.group in ("training", "ragged", "resets", "characters", "memory")
+        return self.group in ("training", "ragged", "resets", "denormals", "characters", "memory")
 
     @property
     def lengths(self) -> NDArray[np.int64] | None:
@@ -216,6 +217,8 @@ def _table() -> Iterator[Row]:
         yield Row("ragged", cell, 200, 32, 64, 128, (*packed, Need(BEST, 1), Need("ours padded", 1.7)))
     for cell in CELLS:
         yield Row("resets", cell, 128, 8, 64, 256, (Need("PyTorch", 5), Need("ours without resets", 1 / 1.03)))
+    for cell in CELLS:
+        yield Row("denormals", cell, 100, 16, 64, 128, (Need("ours on normal input", 1 / 1.05),))
     for cell in CELLS:  # the sizes of rnnfast.cli.train.Settings, and the 103 characters of Python's help topics
         yield Row("characters", cell, 64, 16, 103, 256, (Need("PyTorch", 5 if cell == "gru" else 2.5),))
 

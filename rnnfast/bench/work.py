@@ -76,6 +76,9 @@ class Work:
         else:
             self.x = rng.standard_normal((steps, B, row.I), dtype=np.float32)
             self.dy = rng.standard_normal((steps, B, row.H), dtype=np.float32) * self.active
+        if row.group == "denormals":
+            for array in (self.x, self.dy):
+                array[rng.random(array.shape) < 0.9] *= np.float32(1e-40)
 
     def model(self) -> rnnfast.Model:
         """A new character model; each is equal to the others."""
