@@ -124,6 +124,7 @@ cdef class _Layers:
     def batch_size(self):
         return self.batch
 
+    # noexcept: it reads fields of what it has found to be an array, and calls nothing that could raise.
     cdef int plain(self, x, index features) noexcept:
         """How many axes x has, if it is an array that can be used as it is; else 0."""
         if not cnp.PyArray_CheckExact(x) or cnp.PyArray_TYPE(<cnp.ndarray>x) != self.type_num:
@@ -140,6 +141,7 @@ cdef class _Layers:
             raise RuntimeError("another thread is inside this stream: a stream serves one at a time; give each its copy()")
         return 0
 
+    # noexcept: it must return before `leave` is called; what the poll raised is still set and goes up by `interrupted`.
     cdef bint run(self, Run *run) noexcept:
         """Run; with much work without the GIL and open to Ctrl-C. True if that came: then an exception is set."""
         cdef Stack *stack = self.stack.get()
@@ -336,7 +338,7 @@ cdef class Stream(_Layers):
         self.advance(&run)
         return y
 
-    def _checked(self, name, x, has_time, axes):
+    cdef checked(self, name, x, has_time, axes):
         """Whether there is a batch axis; x as a C-contiguous array of the dtype or of int64 ids; which of the two."""
         array = _checks.numbers(name, x)
         rank = 2 + has_time
@@ -356,9 +358,6 @@ cdef class Stream(_Layers):
             wrong = array[(array < 0) | (array >= self.I)]
             raise ValueError(f"{name}: expected ids in 0..{self.I - 1}, got {wrong.flat[0]}")
         return batched, _checks.real(name, array, np.dtype(np.int64), contiguous=True), True
-
-    cdef checked(self, name, x, has_time, axes):
-        return self._checked(name, x, has_time, axes)
 
     cdef int advance(self, Run *run) except -1:
         """Run from the state that is into the other buffer, which is the state when all is done."""
@@ -423,6 +422,10 @@ cdef class Stream(_Layers):
         finally:
             self.stack.get().leave()
 
+    @state.deleter
+    def state(self):
+        raise AttributeError("state: cannot be deleted; reset() zeroes it")
+
     def copy(self):
         """A stream with the same weights and a copy of the state.
 
@@ -461,21 +464,25 @@ cdef class Steps(_Layers):
         """Whether the weights are still the current ones, and the batch is this one."""
         return self.params._store.version == self.version and self.batch == batch
 
-    cdef char *part(self, value, int axes) noexcept:
+    # noexcept, these two: they read fields after their types were looked at. What is not plain is an answer (NULL,
+    # False), no error: the caller hands it to the cell's own checks, which say what is wrong.
+    cdef char *part(self, value, int axes, bint writeable) noexcept:
         """The memory of a plain half of a state; NULL for anything else."""
         if self.plain(value, self.H) != axes or axes == 2 and cnp.PyArray_DIM(<cnp.ndarray>value, 0) != self.batch:
             return NULL
+        if writeable and not PyArray_ISCARRAY(<cnp.ndarray>value):
+            return NULL
         return cnp.PyArray_BYTES(<cnp.ndarray>value)
 
-    cdef bint halves(self, value, int axes, char **h, char **c) noexcept:
+    cdef bint halves(self, value, int axes, bint writeable, char **h, char **c) noexcept:
         """Find the memory of a plain state, h or (h, c)."""
         if not self.has_c:
-            h[0] = self.part(value, axes)
+            h[0] = self.part(value, axes, writeable)
             return h[0] != NULL
         if type(value) is not tuple or len(<tuple>value) != 2:
             return False
-        h[0] = self.part((<tuple>value)[0], axes)
-        c[0] = self.part((<tuple>value)[1], axes)
+        h[0] = self.part((<tuple>value)[0], axes, writeable)
+        c[0] = self.part((<tuple>value)[1], axes, writeable)
         return h[0] != NULL and c[0] != NULL
 
     cdef new(self, int axes):
@@ -499,18 +506,15 @@ cdef class Steps(_Layers):
         if (cnp.PyArray_DIM(<cnp.ndarray>x, 0) if axes == 2 else 1) != self.batch:
             return None
         data = cnp.PyArray_BYTES(<cnp.ndarray>x)
-        if state is not None and not self.halves(state, axes, &h0, &c0):
+        if state is not None and not self.halves(state, axes, False, &h0, &c0):
             return None
         if out is None:
             result = (self.new(axes), self.new(axes)) if self.has_c else self.new(axes)
         else:
             result = out
-        if not self.halves(result, axes, &hT, &cT):
+        if not self.halves(result, axes, True, &hT, &cT):
             return None
         if out is not None:
-            for half in result if self.has_c else (result,):
-                if not PyArray_ISCARRAY(<cnp.ndarray>half):
-                    return None
             for to in range(1 + self.has_c):
                 hit = cT if to else hT
                 if (

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from registry import ISAS, KINDS, Case, map_state, parts
+from shared import OnlyDLPack, read_only, unaligned
 
 CASE = Case("lstm", ISAS[-1], T=6, B=4, H=9, I=5)
 
@@ -16,32 +17,6 @@ def strided(x):
     wide = np.full((*x.shape[:2], 2 * x.shape[2]), np.nan, x.dtype)
     wide[..., ::2] = x
     return wide[..., ::2]
-
-
-def unaligned(x):
-    buffer = np.zeros(x.nbytes + 1, np.uint8)[1:].view(x.dtype).reshape(x.shape)
-    buffer[...] = x
-    assert not buffer.flags.aligned
-    return buffer
-
-
-def read_only(x):
-    x = x.copy()
-    x.flags.writeable = False
-    return x
-
-
-class OnlyDLPack:
-    """An array of another library: no buffer, no __array__."""
-
-    def __init__(self, array):
-        self._array = array
-
-    def __dlpack__(self, **options):
-        return self._array.__dlpack__(**options)
-
-    def __dlpack_device__(self):
-        return self._array.__dlpack_device__()
 
 
 MAKES = {

@@ -7,6 +7,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from shared import NOT_SIZES, read_only
 
 import rnnfast
 from rnnfast import Parameters, init, layers
@@ -18,11 +19,6 @@ OLD = 7.0  # what `out` holds before a call that must not write to it
 
 def zeros(*shape, dtype=np.float32):
     return np.zeros(shape, dtype)
-
-
-def read_only(array):
-    array.flags.writeable = False
-    return array
 
 
 class NoBuffer:
@@ -48,18 +44,6 @@ def refused(call, error, message):
 LAYERS = (rnnfast.RNN, rnnfast.LSTM, rnnfast.GRU)
 CELLS = (rnnfast.RNNCell, rnnfast.LSTMCell, rnnfast.GRUCell)
 NOT_BOOL = [(value, TypeError, "expected True or False, got") for value in (1, None, "yes", np.array([True, False]))]
-NOT_SIZES = [
-    (0, ValueError, "expected an integer in 1..\\d+, got 0"),
-    (-3, ValueError, "expected an integer in 1..\\d+, got -3"),
-    (2**24 + 1, ValueError, "expected an integer in 1..\\d+, got 16777217"),
-    (10**30, ValueError, "expected an integer in 1..\\d+, got 10{30}"),
-    (2.0, TypeError, "expected an integer, got float 2.0"),
-    (True, TypeError, "expected an integer, got bool True"),
-    (np.True_, TypeError, "expected an integer, got"),
-    ("3", TypeError, "expected an integer, got str '3'"),
-    (None, TypeError, "expected an integer, got NoneType None"),
-    (np.zeros(2), TypeError, "expected an integer, got array of float64, shape "),
-]
 OPTIONS = {
     "bias": NOT_BOOL,
     "dtype": [(value, TypeError, "expected float32 or float64, got") for value in (int, "f2", ">f4", "c8", None, "x")],

@@ -96,7 +96,9 @@ def test_weights_in_bfloat16_err_more_than_float32():
     assert errors["ours"] > 1e-5 > errors["float32 step"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no resident memory to read")
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="resident memory is read from /proc or resource, which Windows lacks"
+)
 def test_peak_memory_is_that_of_the_call():
     """An array of 64 x 1024 gates' gradients and more must show, the interpreter itself must not."""
     found = memory.in_fresh_process(Row("memory", "lstm", 64, 16, 32, 256), "ours")

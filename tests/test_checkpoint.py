@@ -153,7 +153,7 @@ def test_leftovers_of_killed_writers_can_be_removed(tmp_path):
     assert sorted(os.listdir(tmp_path)) == [".a1.0123abcd.tmp", "a[1]", "a[1].tmp"]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="symbolic links")
+@pytest.mark.skipif(os.name == "nt", reason="Windows lets only some users make symbolic links")
 def test_a_link_stays_a_link(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "folder" / "a")

@@ -53,7 +53,10 @@ def test_denormals_survive_in_the_caller(isa):
         assert list(pool.map(lambda _: survive(), range(4))) == [True] * 4
 
 
-@pytest.mark.skipif("libgomp" not in _core.build_info()["openmp"] or sys.platform != "linux", reason="asks libgomp")
+@pytest.mark.skipif(
+    "libgomp" not in _core.build_info()["openmp"] or sys.platform != "linux",
+    reason="calls GOMP_parallel, which only libgomp has, and only a shared one on Linux shows",
+)
 def test_denormals_survive_in_the_threads_of_openmp():
     """Which are other libraries' threads too: the same ones run a region of ours and then one that is not ours."""
     found = []

@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import textwrap
 
 import pytest
+from shared import run_script
 
 from rnnfast import _core
 
 openmp = pytest.mark.skipif(_core.build_info()["openmp"] == "none", reason="built without OpenMP")
-
-
-def run_script(script, timeout=60, **environment):
-    """Runs Python source in a new process whose environment says nothing else of threads; returns what it printed."""
-    silent = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "RNNFAST_"))}
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", textwrap.dedent(script)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env=silent | environment,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 # How many -------------------------------------------------------------------------------------------------------------
