@@ -33,7 +33,7 @@ template <class T> struct Unit {
     T *h;
     T *direct; // backward, has_direct: the part of dh_prev that does not pass through U
     bool keep; // forward: training, so leave the activated gates in the slots
-    Kind kind; // which activation, where kinds share a cell
+    Kind kind; // backward: which activation, where kinds share a cell
 
     vec<T> slot(int i) const { return load(slots + i * lanes<T>); }
     void set_slot(int i, vec<T> v) const { store(slots + i * lanes<T>, v); }

@@ -193,7 +193,6 @@ template <class Cell, class T, class W = T> class ForwardPass {
                 if constexpr (Cell::has_c) unit.c_prev = r.c_prev + p * V;
                 if constexpr (Cell::keeps_aux) unit.aux = r.aux + p * V;
                 unit.keep = call.tape != nullptr;
-                unit.kind = call.kind;
                 const vec<T> h = Cell::template forward<phase_, T>(gate, unit);
                 if constexpr (last) {
                     store(r.h + p * V, h);
