@@ -1,6 +1,7 @@
 """Fused recurrent layers for NumPy: LSTM, GRU and Elman RNN, forward and backward, without a framework.
 
-Importing this package imports no optional package; `rnnfast.checkpoint`, which needs one, is imported at its first use.
+Importing this package imports no optional package; `rnnfast.checkpoint` and `rnnfast.cuda`, which need some, are
+imported at their first use.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "checkpoint":
-        return import_module(".checkpoint", __name__)
+    if name in ("checkpoint", "cuda"):
+        return import_module(f".{name}", __name__)
     if name == "__version__":
         return config.version()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), "__version__", "checkpoint"])
+    return sorted([*globals(), "__version__", "checkpoint", "cuda"])

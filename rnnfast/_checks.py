@@ -8,6 +8,9 @@ Arrays come in through `numbers`, the one place that knows what an array may be:
 on the CPU, or what `np.asarray` makes of it. `real` then converts at most once. Rejected: `np.asarray(x, dtype)` in
 every call, which takes complex numbers (with a warning), strings of digits, and the data of a masked array without its
 mask; and a copy for every strided array, because batch-first and sliced arrays are the common case.
+
+Arrays on a CUDA device are refused here; `rnnfast.cuda.checks` has the functions for them, under the same names. Who
+checks a call's arrays is handed the one module or the other (`_device.Port`).
 """
 
 from __future__ import annotations
@@ -24,15 +27,31 @@ Array = NDArray[Any]
 
 MAX_ELEMENTS = 2**47
 _FOREIGN_ERRORS = (TypeError, ValueError, BufferError, RuntimeError, AttributeError)
+_CUDA = (2, 13)  # DLPack's kDLCUDA and kDLCUDAManaged
 
 
-def describe(value: object) -> str:
+def describe(value: Any) -> str:
     """What came, in a few words."""
     if isinstance(value, np.ndarray):
         kind = "array" if type(value) is np.ndarray else type(value).__name__
         return f"{kind} of {value.dtype}, shape {_show(value.shape)}"
+    if on_device(value):  # whose repr would copy it to the host
+        known = f" of {value.dtype}, shape {_show(tuple(value.shape))}," if hasattr(value, "shape") else ""
+        return f"{type(value).__name__}{known} on a CUDA device"
     text = repr(value)
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def on_device(value: Any) -> bool:
+    """Whether `value` is an array in the memory of a CUDA device: CuPy's, PyTorch's, Numba's, ..."""
+    if type(value) is np.ndarray:
+        return False
+    if hasattr(value, "__dlpack_device__"):  # asked first: the interface of a tensor that requires a gradient raises
+        try:
+            return int(value.__dlpack_device__()[0]) in _CUDA
+        except _FOREIGN_ERRORS:
+            return False
+    return hasattr(value, "__cuda_array_interface__")
 
 
 def numbers(name: str, value: Any) -> Array:
@@ -47,6 +66,11 @@ def numbers(name: str, value: Any) -> Array:
 
 
 def _as_array(name: str, value: Any) -> Array:
+    if on_device(value):
+        raise TypeError(
+            f"{name}: expected an array on the host, got {describe(value)}; device='cuda' takes those, "
+            "if all arrays of the call lie there"
+        )
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name}: expected an array without a mask, got {describe(value)}; fill it, or use lengths=")
     try:
@@ -148,6 +172,11 @@ def lengths(value: Any, steps: int, rows: int, *, batched: bool = True) -> Array
     if wrong.size:
         raise ValueError(f"lengths: expected values in 0..T, 0..{steps}, got {array[wrong[0]]} in row {wrong[0]}")
     return np.array(array, dtype=np.int64)
+
+
+def ragged(lengths: Array | None, steps: int) -> Array | None:
+    """The lengths, or None where no row ends before the last step."""
+    return None if lengths is None or (lengths == steps).all() else lengths
 
 
 def flags(name: str, value: Any, expected: tuple[int, ...], letters: str) -> Array | None:

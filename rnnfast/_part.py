@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike
 
 from . import _checks
 from ._checks import Array
-from .parameters import Gradients, Parameters, aligned_empty
+from ._device import HOST, Device, aligned_empty
+from .parameters import Gradients, Parameters
 
 __all__ = ["Packed", "Part", "from_config"]
 
@@ -29,7 +30,7 @@ class Packed:
 
     Parameters
     ----------
-    kernel : _core.Kernel or _core.Dense
+    kernel : _core.Kernel or _core.Dense, or what a device has in their place
     params : Parameters
     weights, biases : tuple of str
         The names in the order of the kernel's `pack`; a bias that the parameters lack is packed as None.
@@ -59,7 +60,7 @@ class Packed:
         version = self._params.version
         cached = self._panels.get(key)
         if cached is None or cached[0] != version:
-            panels = aligned_empty((size,), self._params.dtype)
+            panels = self._params.device.empty((size,), self._params.dtype)
             pack(*map(self._params.get, names), panels)
             cached = self._panels[key] = version, panels
         return cached[1]
@@ -87,6 +88,11 @@ class Part(ABC):
     dtype: np.dtype[Any]
     init: str | None
     """None where it was a function."""
+    device: str
+    _device: Device
+    """That of `params`; set by `_pack`."""
+    precision: str
+    """Of products on a CUDA device; the other arithmetic is in float32 there."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -98,7 +104,7 @@ class Part(ABC):
 
     @abstractmethod
     def _pack(self) -> None:
-        """Make `_packed` from the options and `params`."""
+        """Make `_device` and `_packed` from the options and `params`."""
 
     def load(self, mapping: Mapping[str, ArrayLike]) -> None:
         """Replace all parameters.
@@ -136,12 +142,15 @@ class Part(ABC):
         Returns
         -------
         dict
-            "type" and the constructor's arguments, without `rng`, and without `init` where that is a function.
+            "type" and the constructor's arguments, without `rng`, without `init` where that is a function, and without
+            `device` and `precision` on the host.
         """
         options = {name: getattr(self, name) for name in self._options}
         options["dtype"] = self.dtype.name
         if self.init is not None:
             options["init"] = self.init
+        if self.device != HOST.name:
+            options |= {"device": self.device, "precision": self.precision}
         return {"type": type(self).__name__, **options}
 
     def __repr__(self) -> str:
@@ -149,7 +158,7 @@ class Part(ABC):
         return f"{options.pop('type')}({', '.join(f'{name}={value!r}' for name, value in options.items())})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_packed", "_steps")}
+        return {name: value for name, value in vars(self).items() if name not in ("_device", "_packed", "_steps")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -163,6 +172,8 @@ class Part(ABC):
             raise TypeError(f"into: expected Gradients or None, got {_checks.describe(into)}")
         if into.dtype != self.params.dtype or into.shapes != self.params.shapes:
             raise ValueError(f"into: expected the layout of params, {self.params!r}; got {into!r}")
+        if into.device is not self._device:
+            raise ValueError(f"into: expected Gradients on {self._device}, as params are, got some on {into.device}")
         return into
 
 

@@ -15,19 +15,18 @@ there); transposing batch-first arrays (the kernels take strides).
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 from numpy.typing import DTypeLike
 
 from . import _checks, _core
 from . import init as initialisation
 from ._checks import Array
+from ._device import Port, choose
 from ._part import Packed, Part
-from .parameters import Gradients, Parameters, aligned_empty
+from .parameters import Gradients, Parameters
 from .tape import Grads, Tape, recording
 
 _WEIGHTS, _BIASES = ("weight_ih", "weight_hh"), ("bias_ih", "bias_hh")
@@ -36,7 +35,7 @@ States = tuple[Array, ...]
 
 
 class Run(NamedTuple):
-    """The checked arguments of one call."""
+    """The checked arguments of one call, on the part's device."""
 
     x: Array  # [T, B, I] of the layer's dtype, or ids int64 [T, B]
     batched: bool  # whether the caller's arrays have a batch axis
@@ -45,11 +44,16 @@ class Run(NamedTuple):
     lengths: Array | None = None  # int64 [B]
     resets: Array | None = None  # bool [T, B]
 
+    def enter(self, port: Port) -> Run:
+        """The same where the part's arrays lie."""
+        return self if port.direct else Run(*map(port.enter, self))
+
 
 class Recording(NamedTuple):
     """What a training forward keeps on its tape."""
 
     run: Run
+    direct: bool  # of the port through which the call came in
     inputs: list[Array]  # of each layer, [T, B, features] or ids
     memory: list[Array]  # of each layer and direction, the kernel's
     dropout: list[Array]  # between layers, [T, B, D*H], each 0 or 1 / (1 - p); empty without dropout
@@ -81,6 +85,8 @@ class _Stack(Part):
         dtype: DTypeLike,
         rng: Any,
         init: initialisation.Init,
+        device: str,
+        precision: str,
         forget_bias: float | None = None,
     ) -> None:
         self._kind = kind
@@ -89,6 +95,8 @@ class _Stack(Part):
         self.hidden_size = _checks.size("hidden_size", hidden_size)
         self.bias = _checks.truth("bias", bias)
         self.dtype = _checks.float_dtype("dtype", dtype)
+        place, self.precision = choose(device, precision, self.dtype)
+        self.device = place.name
         self.rng = _checks.generator("rng", rng)
         self.init = init if isinstance(init, str) else None
         self.forget_bias = None if forget_bias is None else _checks.number("forget_bias", forget_bias)
@@ -99,7 +107,7 @@ class _Stack(Part):
         values = initialisation.initial(shapes, init, self.rng, n=self.hidden_size, gates=self._gates)
         if self.forget_bias is not None:
             values |= initialisation.forget_bias(values, self.forget_bias)
-        self.params = Parameters(shapes, self.dtype)
+        self.params = Parameters(shapes, self.dtype, device=place)
         self.params.load(values)
         self._pack()
 
@@ -133,9 +141,10 @@ class _Stack(Part):
         return shapes
 
     def _pack(self) -> None:
+        self._device = self.params.device
         self._packed = [
             Packed(
-                _core.Kernel(self._kind, self.dtype.name, self._input_size(k), self.hidden_size),
+                self._device.kernel(self._kind, self._input_size(k), self.hidden_size, self.dtype, self.precision),
                 self.params,
                 tuple(name + suffix for name in _WEIGHTS),
                 tuple(name + suffix for name in _BIASES),
@@ -169,9 +178,9 @@ class _Stack(Part):
     def _state_names(self, name: str) -> tuple[str, ...]:
         return (f"{name}[0]", f"{name}[1]") if self._has_c else (name,)
 
-    def _check_x(self, x: Any) -> tuple[Array, bool]:
+    def _check_x(self, checks: Any, x: Any) -> tuple[Array, bool]:
         """The time-major view of `x`, not yet converted (with two axes it is ids), and whether it has a batch axis."""
-        array = _checks.numbers("x", x)
+        array = checks.numbers("x", x)
         ids = array.dtype.kind in "iu" and array.ndim < self._rank
         batched = array.ndim + ids == self._rank
         if not batched and array.ndim + ids != self._rank - 1:
@@ -181,13 +190,24 @@ class _Stack(Part):
             raise ValueError(f"x: expected {self._axes} with I={self.input_size}, got {_checks.describe(array)}")
         return self._sequence_view(array, batched), batched
 
-    def _convert_x(self, array: Array, lengths: Array | None = None) -> Array:
+    def _convert_x(self, checks: Any, array: Array, lengths: Array | None = None) -> Array:
+        converted: Array
         if array.ndim == 2:
-            return _checks.ids("x", array, self.input_size, lengths)
-        return _checks.real("x", array, self.dtype)
+            converted = checks.ids("x", array, self.input_size, lengths)
+        else:
+            converted = checks.real("x", array, self.dtype)
+        return converted
 
     def _check_states(
-        self, name: str, value: Any, batch: int, batched: bool, *, halves: bool = False, copy: bool = False
+        self,
+        checks: Any,
+        name: str,
+        value: Any,
+        batch: int,
+        batched: bool,
+        *,
+        halves: bool = False,
+        copy: bool = False,
     ) -> tuple[Any, ...] | None:
         """The views [L*D, B, H] of a caller's state; with `halves`, each of an LSTM's may be None."""
         if value is None:
@@ -202,34 +222,35 @@ class _Stack(Part):
         def check(part: str, array: Any) -> Array | None:
             if array is None and halves:
                 return None
-            checked = _checks.real_of_shape(
-                part, array, self.dtype, shape, self._state_axes, contiguous=True, copy=copy
-            )
+            checked = checks.real_of_shape(part, array, self.dtype, shape, self._state_axes, contiguous=True, copy=copy)
             return self._state_view(checked, batched)
 
         return tuple(check(part, array) for part, array in zip(names, value, strict=True))
 
+    def _bring_state(self, port: Port, name: str, value: Any) -> Any:
+        """A caller's state where the parameters lie, not yet checked for more than being numbers."""
+        if isinstance(value, tuple | list) and self._has_c and len(value) == 2:
+            return tuple(port.bring(part, array) for part, array in zip(self._state_names(name), value, strict=True))
+        return value if self._has_c else port.bring(name, value)
+
     def _new_sequence(self, steps: int, batch: int, features: int, batched: bool) -> Array:
         _checks.elements(steps * batch * features, T=steps, B=batch, features=features)
-        return self._empty(self._sequence_shape(steps, batch, features, batched))
+        return self._device.result(self._sequence_shape(steps, batch, features, batched), self.dtype)
 
     def _new_states(self, batch: int, batched: bool) -> States:
         shape = self._state_shape(batch, batched)
-        return (self._empty(shape), self._empty(shape)) if self._has_c else (self._empty(shape),)
-
-    def _empty(self, shape: tuple[int, ...]) -> Array:
-        """Memory for a result, aligned if it is large; a small one would only take longer to allocate."""
-        return np.empty(shape, self.dtype) if math.prod(shape) < 1024 else aligned_empty(shape, self.dtype)
+        new = self._device.result
+        return (new(shape, self.dtype), new(shape, self.dtype)) if self._has_c else (new(shape, self.dtype),)
 
     def _state_views(self, states: States, batched: bool) -> States:
         return tuple([self._state_view(array, batched) for array in states])
 
     # Forward
 
-    def _forward(self, run: Run, y: Array, final: States, recorder: Tape | None, num_threads: int) -> None:
+    def _forward(self, run: Run, port: Port, y: Array, final: States, recorder: Tape | None, num_threads: int) -> None:
         """Write `y` [T, B, D*H] and the `final` states [L*D, B, H]; with a tape, record and drop out between layers."""
         shape = (*run.x.shape[:2], self._features)
-        kept = Recording(run, [], [], [])
+        kept = Recording(run, port.direct, [], [], [])
         inputs = run.x
         for layer in range(self.num_layers):
             if recorder is not None:
@@ -237,7 +258,7 @@ class _Stack(Part):
                     kept.dropout.append(self._drop_out(inputs, recorder, layer))
                 kept.inputs.append(inputs)
             last = layer == self.num_layers - 1
-            outputs = y if last else _buffer(recorder, ("y", layer), shape, self.dtype)
+            outputs = y if last else self._buffer(recorder, ("y", layer), shape)
             for direction in range(self._directions):
                 k = layer * self._directions + direction
                 kernel, panels = self._packed[k].kernel, self._packed[k].forward()
@@ -262,11 +283,14 @@ class _Stack(Part):
     def _drop_out(self, inputs: Array, recorder: Tape, layer: int) -> Array:
         """Draw a mask of 0 and 1 / (1 - p), multiply a layer's inputs by it, and return it."""
         mask = recorder.buffer(("dropout", layer), inputs.shape, self.dtype)
-        self.rng.random(dtype=self.dtype.type, out=mask)
+        self._device.draw(self.rng, mask)
         scale = 1.0 / (1.0 - self.dropout) if self.dropout < 1.0 else 0.0
-        np.multiply(mask >= self.dropout, self.dtype.type(scale), out=mask)
+        self._device.xp.multiply(mask >= self.dropout, self.dtype.type(scale), out=mask)
         inputs *= mask
         return mask
+
+    def _buffer(self, recorder: Tape | None, key: Any, shape: tuple[int, ...]) -> Array:
+        return self._device.empty(shape, self.dtype) if recorder is None else recorder.buffer(key, shape, self.dtype)
 
     # Backward
 
@@ -281,13 +305,14 @@ class _Stack(Part):
     ) -> Grads:
         """All of backward, from the caller's arguments to what the caller gets."""
         kept: Recording = recording(recorder, self, self.params)
-        run, (steps, batch) = kept.run, kept.run.x.shape[:2]
+        run, port, (steps, batch) = kept.run, self._device.ports[kept.direct], kept.run.x.shape[:2]
         threads = _checks.threads(num_threads)
         wants_dx = _checks.truth("input_gradient", input_gradient) and run.x.ndim == 3
-        dfinal = self._check_states("dstate", dstate, batch, run.batched, halves=True)
+        dfinal = port.enter(self._check_states(port.checks, "dstate", dstate, batch, run.batched, halves=True))
         if dy is not None:
             shape = self._sequence_shape(steps, batch, self._features, run.batched)
-            dy = self._sequence_view(_checks.real_of_shape("dy", dy, self.dtype, shape), run.batched)
+            dy = self._sequence_view(port.checks.real_of_shape("dy", dy, self.dtype, shape), run.batched)
+            dy = port.enter(dy)
         gradients = self._gradients(into)
         dx = self._new_sequence(steps, batch, self.input_size, run.batched) if wants_dx else None
         initial = self._new_states(batch, run.batched)
@@ -311,7 +336,8 @@ class _Stack(Part):
             dy = target
         for k, packed in enumerate(self._packed):
             packed.store_gradients(walk.panels(k, packed.kernel.panel_size), gradients)
-        return Grads(dx, self._structure(initial), gradients, None if reset is None else self._structure(reset))
+        reset_gradient = None if reset is None else self._structure(reset)
+        return Grads(port.leave(dx), port.leave(self._structure(initial)), gradients, port.leave(reset_gradient))
 
     def _layer_backward(self, walk: _Walk, layer: int, dy: Array | None, dx: Array | None) -> None:
         """Write dLoss/dinput of one layer into `dx`, before the dropout that made that input."""
@@ -386,7 +412,3 @@ def _pair(states: tuple[Any, ...] | None, k: int) -> tuple[Array | None, Array |
     """h and c of one layer and direction, each None if there is none."""
     h, c = (*(states or ()), None, None)[:2]
     return None if h is None else h[k], None if c is None else c[k]
-
-
-def _buffer(recorder: Tape | None, key: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    return aligned_empty(shape, dtype) if recorder is None else recorder.buffer(key, shape, dtype)

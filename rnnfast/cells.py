@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks
 from ._checks import Array
+from ._device import HOST
 from ._stack import Run, _Stack
 from .init import Init
 from .parameters import Gradients
@@ -61,8 +62,9 @@ class _Cell(_Stack):
         """
         result = None if self._steps is None else self._steps.step(x, state, out)
         if result is None:
-            result = self._evaluate(x, state, out, training=False)[0]
-            if isinstance(x, np.ndarray) and x.dtype == self.dtype and x.size:
+            with self._device.active():
+                result = self._evaluate(x, state, out, training=False)[0]
+            if self._device is HOST and isinstance(x, np.ndarray) and x.dtype == self.dtype and x.size:
                 self._prepare(x.shape[0] if x.ndim == 2 else 1)
         return result
 
@@ -103,7 +105,8 @@ class _Cell(_Stack):
         TypeError, ValueError
             An argument is of a wrong kind, shape or range; nothing is written, and a tape keeps what it holds.
         """
-        final, recorder = self._evaluate(x, state, out, training=True, old=tape)
+        with self._device.active():
+            final, recorder = self._evaluate(x, state, out, training=True, old=tape)
         assert recorder is not None
         return final, recorder
 
@@ -132,22 +135,27 @@ class _Cell(_Stack):
             The tape is used or of another cell, the parameters or the contents of `x` have changed since `forward`, or
             an argument is of a wrong kind or shape; nothing is written, and the tape is as it was.
         """
-        return self._backward(tape, None, dstate, into, input_gradient, None)
+        with self._device.active():
+            return self._backward(tape, None, dstate, into, input_gradient, None)
 
     def _evaluate(
         self, x: Any, state: Any, out: Any, *, training: bool, old: Tape | None = None
     ) -> tuple[Any, Tape | None]:
         """Check everything, then allocate, then run."""
-        sequence, batched = self._check_x(x)
+        port = self._device.port(x)
+        checks = port.checks
+        sequence, batched = self._check_x(checks, x)
         batch = sequence.shape[1]
-        run = Run(self._convert_x(sequence), batched, self._check_states("state", state, batch, batched, copy=training))
-        final = self._new_states(batch, batched) if out is None else self._check_out(out, run)
+        initial = self._check_states(checks, "state", state, batch, batched, copy=training)
+        run = Run(self._convert_x(checks, sequence), batched, initial)
+        given = None if out is None else self._check_out(checks, out, run)
+        final = given if given is not None and port.direct else self._new_states(batch, batched)
         recorder = begin(old, self, self.params) if training else None
-        y = self._empty((1, batch, self.hidden_size))
-        self._forward(run, y, self._state_views(final, batched), recorder, 0)
-        return self._structure(final), recorder
+        y = self._device.result((1, batch, self.hidden_size), self.dtype)
+        self._forward(run.enter(port), port, y, self._state_views(final, batched), recorder, 0)
+        return self._structure(port.leave(final, given)), recorder
 
-    def _check_out(self, out: Any, run: Run) -> tuple[Array, ...]:
+    def _check_out(self, checks: Any, out: Any, run: Run) -> tuple[Array, ...]:
         names = self._state_names("out")
         if len(names) > 1 and (not isinstance(out, tuple | list) or len(out) != len(names)):
             raise TypeError(f"out: expected a tuple (h, c) of arrays, got {_checks.describe(out)}")
@@ -155,7 +163,7 @@ class _Cell(_Stack):
         shape = self._state_shape(run.x.shape[1], run.batched)
         inputs = [("x", run.x), *(("state", array) for array in run.state or ())]
         for name, array in zip(names, arrays, strict=True):
-            inputs.append((name, _checks.output(name, array, shape, self.dtype, inputs)))
+            inputs.append((name, checks.output(name, array, shape, self.dtype, inputs)))
         return arrays
 
     # The caller's arrays: [B, features] or [features]; states [B, H] or [H].
@@ -196,6 +204,10 @@ class RNNCell(_Cell):
         Seeds the initial weights: `np.random.default_rng(rng)`.
     init : {"pytorch", "xavier"} or callable, optional
         The initial weights; see `rnnfast.init`.
+    device : {"cpu", "cuda"}, optional
+        Where the parameters lie and the work is done; see `rnnfast.layers`. "cuda" has float32 cells only.
+    precision : {"float32", "tf32", "bfloat16"}, optional
+        What matrices are multiplied in on a CUDA device.
 
     Attributes
     ----------
@@ -206,6 +218,8 @@ class RNNCell(_Cell):
     ------
     TypeError, ValueError
         An argument is of a wrong kind or range.
+    ImportError, RuntimeError
+        `device="cuda"` without the packages that it needs, or without a device.
     """
 
     _options = (*_Cell._options, "nonlinearity")
@@ -220,10 +234,13 @@ class RNNCell(_Cell):
         dtype: DTypeLike = np.float32,
         rng: Any = None,
         init: Init = "pytorch",
+        device: str = "cpu",
+        precision: str = "float32",
     ) -> None:
         self.nonlinearity = _checks.choice("nonlinearity", nonlinearity, ("tanh", "relu", "sigmoid"))
         kind = f"elman_{self.nonlinearity}"
-        super().__init__(kind, input_size, hidden_size, bias=bias, dtype=dtype, rng=rng, init=init)
+        options = {"device": device, "precision": precision}
+        super().__init__(kind, input_size, hidden_size, bias=bias, dtype=dtype, rng=rng, init=init, **options)
 
 
 class LSTMCell(_Cell):
@@ -243,6 +260,10 @@ class LSTMCell(_Cell):
         Seeds the initial weights: `np.random.default_rng(rng)`.
     init : {"pytorch", "xavier"} or callable, optional
         The initial weights; see `rnnfast.init`.
+    device : {"cpu", "cuda"}, optional
+        Where the parameters lie and the work is done; see `rnnfast.layers`. "cuda" has float32 cells only.
+    precision : {"float32", "tf32", "bfloat16"}, optional
+        What matrices are multiplied in on a CUDA device.
     forget_bias : float, optional
         The initial bias of the forget gate, in place of what `init` gives; see `rnnfast.init.forget_bias`.
 
@@ -255,6 +276,8 @@ class LSTMCell(_Cell):
     ------
     TypeError, ValueError
         An argument is of a wrong kind or range.
+    ImportError, RuntimeError
+        `device="cuda"` without the packages that it needs, or without a device.
     """
 
     _options = (*_Cell._options, "forget_bias")
@@ -268,11 +291,12 @@ class LSTMCell(_Cell):
         dtype: DTypeLike = np.float32,
         rng: Any = None,
         init: Init = "pytorch",
+        device: str = "cpu",
+        precision: str = "float32",
         forget_bias: float | None = None,
     ) -> None:
-        super().__init__(
-            "lstm", input_size, hidden_size, bias=bias, dtype=dtype, rng=rng, init=init, forget_bias=forget_bias
-        )
+        options = {"device": device, "precision": precision, "forget_bias": forget_bias}
+        super().__init__("lstm", input_size, hidden_size, bias=bias, dtype=dtype, rng=rng, init=init, **options)
 
 
 class GRUCell(_Cell):
@@ -294,6 +318,10 @@ class GRUCell(_Cell):
         Seeds the initial weights: `np.random.default_rng(rng)`.
     init : {"pytorch", "xavier"} or callable, optional
         The initial weights; see `rnnfast.init`.
+    device : {"cpu", "cuda"}, optional
+        Where the parameters lie and the work is done; see `rnnfast.layers`. "cuda" has float32 cells only.
+    precision : {"float32", "tf32", "bfloat16"}, optional
+        What matrices are multiplied in on a CUDA device.
 
     Attributes
     ----------
@@ -304,6 +332,8 @@ class GRUCell(_Cell):
     ------
     TypeError, ValueError
         An argument is of a wrong kind or range.
+    ImportError, RuntimeError
+        `device="cuda"` without the packages that it needs, or without a device.
     """
 
     _options = (*_Cell._options, "reset_after")
@@ -318,7 +348,10 @@ class GRUCell(_Cell):
         dtype: DTypeLike = np.float32,
         rng: Any = None,
         init: Init = "pytorch",
+        device: str = "cpu",
+        precision: str = "float32",
     ) -> None:
         self.reset_after = _checks.truth("reset_after", reset_after)
         kind = "gru_after" if self.reset_after else "gru_before"
-        super().__init__(kind, input_size, hidden_size, bias=bias, dtype=dtype, rng=rng, init=init)
+        options = {"device": device, "precision": precision}
+        super().__init__(kind, input_size, hidden_size, bias=bias, dtype=dtype, rng=rng, init=init, **options)

@@ -81,7 +81,8 @@ def save(
     OSError
         The file can't be written; one that was there is as it was.
     """
-    tensors: dict[str, NDArray[Any]] = {name: np.asarray(value) for name, value in model.params.items()}
+    to_host = model.params.device.to_host
+    tensors: dict[str, NDArray[Any]] = {name: np.asarray(to_host(value)) for name, value in model.params.items()}
     document = {
         "format": _FORMAT,
         "config": model.config(),
@@ -92,13 +93,15 @@ def save(
     write_atomically(path, data)
 
 
-def load(path: str | os.PathLike[str]) -> Checkpoint:
+def load(path: str | os.PathLike[str], *, device: str | None = None) -> Checkpoint:
     """Read a checkpoint and check all of it.
 
     Parameters
     ----------
     path : path-like
         A file written by `save`.
+    device : {"cpu", "cuda"}, optional
+        Where the model shall lie; by default where it lay.
 
     Returns
     -------
@@ -111,6 +114,8 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         There is no such file.
     ValueError
         The file is truncated, damaged, or not a checkpoint of rnnfast.
+    ImportError, RuntimeError
+        The model lies on a CUDA device, which can't be had here.
     """
     path = Path(path)
     document, tensors = _read(path)
@@ -118,7 +123,8 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         parameters = {
             name: tensors.pop(name) for name in list(tensors) if not name.startswith(tuple(f"{s}/" for s in _SECTIONS))
         }
-        model = _build(document["config"], parameters)
+        config = document["config"] if device is None else _moved(document["config"], device)
+        model = _build(config, parameters)
         optimizer, extra = (_unpack(document[section], tensors) for section in _SECTIONS)
         if tensors:
             raise ValueError(f"tensors that nothing refers to: {', '.join(sorted(tensors))}")
@@ -227,6 +233,14 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
             return document, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (safetensors.SafetensorError, ValueError) as error:
         raise ValueError(f"{path}: truncated, damaged, or not a checkpoint of rnnfast: {error}") from error
+
+
+def _moved(config: Any, device: str) -> Any:
+    """The configuration of the same model on a device."""
+    if isinstance(config, dict) and isinstance(config.get("parts"), dict):
+        return {**config, "parts": {name: _moved(part, device) for name, part in config["parts"].items()}}
+    kept = config if device == "cuda" else {name: value for name, value in config.items() if name != "precision"}
+    return {**kept, "device": device}
 
 
 def _build(config: Any, parameters: Mapping[str, NDArray[Any]]) -> Any:

@@ -60,8 +60,8 @@ def info() -> dict[str, Any]:
     -------
     dict
         "version", "isa" (in use), "isa_available", "RNNFAST_ISA" (None where it is not set), "num_threads", what the
-        build says of itself ("compiler", "openmp", ...), and "extras": the version of each optional package, None where
-        it is not installed.
+        build says of itself ("compiler", "openmp", ...), "cuda" (the current device, or that there is none), and
+        "extras": the version of each optional package, None where it is not installed.
     """
     return {
         "version": version(),
@@ -70,12 +70,13 @@ def info() -> dict[str, Any]:
         "RNNFAST_ISA": os.environ.get("RNNFAST_ISA"),
         "num_threads": get_num_threads(),
         **_core.build_info(),
+        "cuda": _cuda(),
         "extras": _extras(),
     }
 
 
 def show_config(file: TextIO | None = None) -> None:
-    """Print version, instruction set, threads, OpenMP, compiler and extras.
+    """Print version, instruction set, threads, OpenMP, compiler, CUDA device and extras.
 
     Parameters
     ----------
@@ -88,6 +89,16 @@ def show_config(file: TextIO | None = None) -> None:
         elif isinstance(value, list | tuple):
             value = ", ".join(map(str, value))
         print(f"{name}: {value if value not in (None, '') else 'not set'}", file=file)
+
+
+def _cuda() -> str:
+    """The current CUDA device, or why there is none."""
+    try:
+        from .cuda import device, shim
+
+        return shim.limits(device.current().number).name
+    except Exception as error:  # whatever packages or a driver that are half there may raise
+        return f"not available ({error})"
 
 
 def _extras() -> dict[str, str | None]:

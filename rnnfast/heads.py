@@ -15,31 +15,32 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from . import _checks, _core
+from . import _checks
 from . import init as initialisation
 from ._checks import Array
+from ._device import Port, choose
 from ._part import Packed, Part
-from .parameters import Gradients, Parameters, aligned_empty
+from .parameters import Gradients, Parameters
 from .tape import Grads, Tape, begin, recording
 
 __all__ = ["Dense"]
 
 
 class _Activation(NamedTuple):
-    apply: Callable[[Array], object]  # z becomes y
+    apply: Callable[[Any, Array], object]  # with NumPy or CuPy, z becomes y
     differentiate: Callable[[Array, Array], None]  # given y, dy becomes dz
 
 
-def _sigmoid(z: Array) -> None:
+def _sigmoid(xp: Any, z: Array) -> None:
     # Of exp, only arguments <= 0: nothing overflows, and small values keep their precision.
     positive = z >= 0
-    np.exp(-np.abs(z), out=z)
-    np.divide(np.where(positive, z.dtype.type(1), z), 1 + z, out=z)
+    xp.exp(-xp.abs(z), out=z)
+    xp.divide(xp.where(positive, z.dtype.type(1), z), 1 + z, out=z)
 
 
-def _softmax(z: Array) -> None:
+def _softmax(xp: Any, z: Array) -> None:
     z -= z.max(axis=-1, keepdims=True)
-    np.exp(z, out=z)
+    xp.exp(z, out=z)
     z /= z.sum(axis=-1, keepdims=True)
 
 
@@ -59,13 +60,14 @@ def _tanh_backward(y: Array, dy: Array) -> None:
 _ACTIVATIONS = {
     "identity": None,
     "sigmoid": _Activation(_sigmoid, _sigmoid_backward),
-    "tanh": _Activation(lambda z: np.tanh(z, out=z), _tanh_backward),
+    "tanh": _Activation(lambda xp, z: xp.tanh(z, out=z), _tanh_backward),
     "softmax": _Activation(_softmax, _softmax_backward),
 }
 
 
 class _Recording(NamedTuple):
     x: Array  # [N, I]
+    direct: bool  # of the port through which the call came in
     leading: tuple[int, ...]
     activated: tuple[_Activation, Array] | None  # the activation and its y [N, O]; None for the identity
 
@@ -89,6 +91,10 @@ class Dense(Part):
         Seeds the initial weights: `np.random.default_rng(rng)`.
     init : {"pytorch", "xavier"} or callable, optional
         The initial weights; see `rnnfast.init`.
+    device : {"cpu", "cuda"}, optional
+        Where the parameters lie and the work is done; see `rnnfast.layers`. "cuda" has float32 heads only.
+    precision : {"float32", "tf32", "bfloat16"}, optional
+        What matrices are multiplied in on a CUDA device.
 
     Attributes
     ----------
@@ -99,6 +105,8 @@ class Dense(Part):
     ------
     TypeError, ValueError
         An argument is of a wrong kind or range.
+    ImportError, RuntimeError
+        `device="cuda"` without the packages that it needs, or without a device.
     """
 
     _options = ("input_size", "output_size", "activation", "bias")
@@ -113,12 +121,16 @@ class Dense(Part):
         dtype: DTypeLike = np.float32,
         rng: Any = None,
         init: initialisation.Init = "pytorch",
+        device: str = "cpu",
+        precision: str = "float32",
     ) -> None:
         self.input_size = _checks.size("input_size", input_size)
         self.output_size = _checks.size("output_size", output_size)
         self.activation = _checks.choice("activation", activation, _ACTIVATIONS)
         self.bias = _checks.truth("bias", bias)
         self.dtype = _checks.float_dtype("dtype", dtype)
+        place, self.precision = choose(device, precision, self.dtype)
+        self.device = place.name
         self.rng = _checks.generator("rng", rng)
         self.init = init if isinstance(init, str) else None
         count = self.output_size * (self.input_size + 1)
@@ -126,12 +138,13 @@ class Dense(Part):
         shapes: dict[str, tuple[int, ...]] = {"weight": (self.output_size, self.input_size)}
         if self.bias:
             shapes["bias"] = (self.output_size,)
-        self.params = Parameters(shapes, self.dtype)
+        self.params = Parameters(shapes, self.dtype, device=place)
         self.params.load(initialisation.initial(shapes, init, self.rng, n=self.input_size))
         self._pack()
 
     def _pack(self) -> None:
-        kernel = _core.Dense(self.dtype.name, self.input_size, self.output_size)
+        self._device = self.params.device
+        kernel = self._device.dense(self.input_size, self.output_size, self.dtype, self.precision)
         self._packed = Packed(kernel, self.params, ("weight",), ("bias",))
 
     def __call__(self, x: ArrayLike, *, logits: bool = False, num_threads: int | None = None) -> Array:
@@ -154,9 +167,11 @@ class Dense(Part):
         TypeError, ValueError
             An argument is of a wrong kind or shape.
         """
-        rows, leading = self._check_call(x, logits, num_threads)
-        y, _ = self._evaluate(rows, logits, num_threads)
-        return y.reshape(*leading, self.output_size)
+        with self._device.active():
+            rows, port, leading = self._check_call(x, logits, num_threads)
+            y, _ = self._evaluate(rows, logits, num_threads)
+            result: Array = port.leave(y.reshape(*leading, self.output_size))
+        return result
 
     def forward(
         self, x: ArrayLike, *, logits: bool = False, tape: Tape | None = None, num_threads: int | None = None
@@ -183,15 +198,16 @@ class Dense(Part):
         TypeError, ValueError
             An argument is of a wrong kind or shape; a tape keeps what it holds.
         """
-        rows, leading = self._check_call(x, logits, num_threads)
-        recorder = begin(tape, self, self.params)
-        y, activation = self._evaluate(rows, logits, num_threads)
-        activated = None
-        if activation is not None:
-            activated = activation, recorder.buffer("y", y.shape, self.dtype)
-            activated[1][...] = y
-        recorder.finish(rows, _Recording(rows, leading, activated))
-        return y.reshape(*leading, self.output_size), recorder
+        with self._device.active():
+            rows, port, leading = self._check_call(x, logits, num_threads)
+            recorder = begin(tape, self, self.params)
+            y, activation = self._evaluate(rows, logits, num_threads)
+            activated = None
+            if activation is not None:
+                activated = activation, recorder.buffer("y", y.shape, self.dtype)
+                activated[1][...] = y
+            recorder.finish(rows, _Recording(rows, port.direct, leading, activated))
+            return port.leave(y.reshape(*leading, self.output_size)), recorder
 
     def backward(
         self,
@@ -228,16 +244,19 @@ class Dense(Part):
             The tape is used or of another head, the parameters or the contents of `x` have changed since `forward`, or
             an argument is of a wrong kind or shape; nothing is written, and the tape is as it was.
         """
+        with self._device.active():
+            return self._backward(tape, dy, into, input_gradient, num_threads)
+
+    def _backward(self, tape: Tape, dy: Any, into: Any, input_gradient: Any, num_threads: Any) -> Grads:
         kept: _Recording = recording(tape, self, self.params)
         threads = _checks.threads(num_threads)
-        leading = kept.leading
+        leading, port = kept.leading, self._device.ports[kept.direct]
         shape = (*leading, self.output_size)
-        dz = _checks.real_of_shape("dy", dy, self.dtype, shape, "[..., O]", contiguous=True).reshape(
-            -1, self.output_size
-        )
+        dz = port.checks.real_of_shape("dy", dy, self.dtype, shape, "[..., O]", contiguous=True)
+        dz = port.enter(dz.reshape(-1, self.output_size))
         wants_dx = _checks.truth("input_gradient", input_gradient)
         gradients = self._gradients(into)
-        dx = aligned_empty(kept.x.shape, self.dtype) if wants_dx else None
+        dx = self._device.empty(kept.x.shape, self.dtype) if wants_dx else None
 
         tape.spend()
         if kept.activated is not None:
@@ -249,23 +268,25 @@ class Dense(Part):
         self._packed.load_gradients(into, panels)
         self._packed.kernel.backward(self._packed.backward(), kept.x, dz, dx, panels, threads or 0)
         self._packed.store_gradients(panels, gradients)
-        return Grads(None if dx is None else dx.reshape(*leading, self.input_size), None, gradients)
+        return Grads(None if dx is None else port.leave(dx.reshape(*leading, self.input_size)), None, gradients)
 
     def _evaluate(self, rows: Array, logits: bool, num_threads: int | None) -> tuple[Array, _Activation | None]:
         """y [N, O] from x [N, I], and the activation that was applied."""
         activation = None if logits else _ACTIVATIONS[self.activation]
         _checks.elements(len(rows) * self.output_size, rows=len(rows), output_size=self.output_size)
-        y = aligned_empty((len(rows), self.output_size), self.dtype)
+        y = self._device.empty((len(rows), self.output_size), self.dtype)
         self._packed.kernel.forward(self._packed.forward(), rows, y, num_threads or 0)
         if activation is not None:
-            activation.apply(y)
+            activation.apply(self._device.xp, y)
         return y, activation
 
-    def _check_call(self, x: Any, logits: Any, num_threads: Any) -> tuple[Array, tuple[int, ...]]:
-        """x as [N, I], and its leading axes."""
+    def _check_call(self, x: Any, logits: Any, num_threads: Any) -> tuple[Array, Port, tuple[int, ...]]:
+        """x as [N, I] where the parameters lie, how it came there, and its leading axes."""
         _checks.truth("logits", logits)
         _checks.threads(num_threads)
-        array = _checks.numbers("x", x)
+        port = self._device.port(x)
+        array = port.checks.numbers("x", x)
         if array.ndim == 0 or array.shape[-1] != self.input_size:
             raise ValueError(f"x: expected [..., I] with I={self.input_size}, got {_checks.describe(array)}")
-        return _checks.real("x", array, self.dtype, contiguous=True).reshape(-1, self.input_size), array.shape[:-1]
+        rows = port.checks.real("x", array, self.dtype, contiguous=True).reshape(-1, self.input_size)
+        return port.enter(rows), port, array.shape[:-1]

@@ -28,6 +28,7 @@ from numpy.typing import ArrayLike
 
 from . import _checks
 from ._checks import Array
+from ._device import holder
 
 __all__ = ["SCHEMES", "forget_bias", "orthogonal", "uniform", "xavier_normal", "xavier_uniform", "zeros"]
 
@@ -156,7 +157,8 @@ def forget_bias(params: Mapping[str, ArrayLike], value: float = 1.0) -> dict[str
     >>> layer.update(rnnfast.init.forget_bias(layer.params, 1.0))
     """
     value = _checks.number("forget_bias", value)
-    biases = {name: np.array(array) for name, array in _checks.mapping("params", params).items() if "bias_" in name}
+    given = {name: array for name, array in _checks.mapping("params", params).items() if "bias_" in name}
+    biases = {name: np.array(holder(array).to_host(array)) for name, array in given.items()}
     if not biases:
         raise ValueError("forget_bias: expected parameters with biases, got none (bias=False)")
     for name, array in biases.items():

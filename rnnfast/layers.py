@@ -3,6 +3,12 @@
 A layer checks its arguments, allocates what it returns, and hands time-major views to the walk in `_stack`. The three
 differ by the kind of their cell and by the options that choose it.
 
+With `device="cuda"` the parameters lie on the CUDA device that is current when the layer is made. `x` then decides
+where all arrays of a call lie: NumPy arrays are moved there and the results back; arrays on the device (CuPy's,
+PyTorch's, Numba's) are used where they lie, on CuPy's current stream, and CuPy arrays come back without a wait. Values
+that would have to be read for a check are not: a row with a length outside 0..T or with an id outside 0..I-1 comes out
+as NaN. Gradients of the parameters stay on the device in any case.
+
 Rejected: PyTorch's packed sequences (`lengths` needs no other layout of the data, and the kernels skip what is beyond);
 a training flag on the layer (`forward` and the call say it, so that one layer can do both at once).
 """
@@ -16,6 +22,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks
 from ._checks import Array
+from ._device import HOST
 from ._part import from_config
 from ._stack import Run, _Stack
 from .init import Init
@@ -103,7 +110,8 @@ class _Recurrent(_Stack):
         TypeError, ValueError
             An argument is of a wrong kind, shape or range; nothing is written.
         """
-        return self._evaluate(x, state, lengths, resets, reset_state, out, num_threads, training=False)[:2]
+        with self._device.active():
+            return self._evaluate(x, state, lengths, resets, reset_state, out, num_threads, training=False)[:2]
 
     def forward(
         self,
@@ -140,9 +148,10 @@ class _Recurrent(_Stack):
         TypeError, ValueError
             An argument is of a wrong kind, shape or range; nothing is written, and a tape keeps what it holds.
         """
-        y, final, recorder = self._evaluate(
-            x, state, lengths, resets, reset_state, out, num_threads, training=True, old=tape
-        )
+        with self._device.active():
+            y, final, recorder = self._evaluate(
+                x, state, lengths, resets, reset_state, out, num_threads, training=True, old=tape
+            )
         assert recorder is not None
         return y, final, recorder
 
@@ -184,9 +193,10 @@ class _Recurrent(_Stack):
             The tape is used or of another layer, the parameters or the contents of `x` have changed since `forward`, or
             an argument is of a wrong kind or shape; nothing is written, and the tape is as it was.
         """
-        return self._backward(tape, dy, dstate, into, input_gradient, num_threads)
+        with self._device.active():
+            return self._backward(tape, dy, dstate, into, input_gradient, num_threads)
 
-    def stream(self, batch_size: int = 1, *, weights: str | None = None, num_threads: int | None = None) -> Stream:
+    def stream(self, batch_size: int = 1, *, weights: str | None = None, num_threads: int | None = None) -> Any:
         """The layer as a stream: it keeps its state and runs step by step, at the lowest cost.
 
         Parameters
@@ -195,14 +205,15 @@ class _Recurrent(_Stack):
             Rows, each a sequence of its own.
         weights : {"float32", "float64", "bfloat16"}, optional
             How the weights are stored; the layer's dtype by default. "bfloat16" (for a float32 layer) halves the bytes
-            that a step reads; the arithmetic stays in float32.
+            that a step reads; the arithmetic stays in float32. On a CUDA device only "float32": `precision` decides.
         num_threads : int, optional
             The most threads to use; `rnnfast.get_num_threads()` by default. On a real-time thread use 1.
 
         Returns
         -------
         Stream
-            With the weights of this moment and a state of zeros.
+            With the weights of this moment and a state of zeros; on a CUDA device a `rnnfast.cuda.stream.DeviceStream`,
+            which has the same methods.
 
         Raises
         ------
@@ -213,6 +224,10 @@ class _Recurrent(_Stack):
             raise ValueError(f"stream: expected a layer of one direction, got a bidirectional {type(self).__name__}")
         batch = _checks.size("batch_size", batch_size)
         threads = _checks.threads(num_threads)
+        if self._device is not HOST:
+            from .cuda.stream import DeviceStream
+
+            return DeviceStream(self, batch, weights)
         choices = ("float32", "bfloat16") if self.dtype == np.float32 else ("float64",)
         stored = choices[0] if weights is None else _checks.choice("weights", weights, choices)
         _checks.elements(
@@ -252,35 +267,39 @@ class _Recurrent(_Stack):
         old: Tape | None = None,
     ) -> tuple[Array, Any, Tape | None]:
         """Check everything, then allocate, then run."""
-        sequence, batched = self._check_x(x)
+        port = self._device.port(x)
+        checks = port.checks
+        sequence, batched = self._check_x(checks, x)
         steps, batch = sequence.shape[:2]
-        checked_lengths = _checks.lengths(lengths, steps, batch, batched=batched)
+        checked_lengths = checks.lengths(lengths, steps, batch, batched=batched)
         run = Run(
-            self._convert_x(sequence, checked_lengths),
+            self._convert_x(checks, sequence, checked_lengths),
             batched,
-            self._check_states("state", state, batch, batched, copy=training),
-            self._check_states("reset_state", reset_state, batch, batched, copy=training),
+            self._check_states(checks, "state", state, batch, batched, copy=training),
+            self._check_states(checks, "reset_state", reset_state, batch, batched, copy=training),
             checked_lengths,
-            self._check_resets(resets, steps, batch, batched),
+            self._check_resets(checks, resets, steps, batch, batched),
         )
         threads = _checks.threads(num_threads)
-        y = self._new_sequence(steps, batch, self._features, batched) if out is None else self._check_out(out, run)
+        given = None if out is None else self._check_out(checks, out, run)
+        y = given if given is not None and port.direct else self._new_sequence(steps, batch, self._features, batched)
         recorder = begin(old, self, self.params) if training else None
         final = self._new_states(batch, batched)
-        self._forward(run, self._sequence_view(y, batched), self._state_views(final, batched), recorder, threads or 0)
-        return y, self._structure(final), recorder
+        views = self._sequence_view(y, batched), self._state_views(final, batched)
+        self._forward(run.enter(port), port, *views, recorder, threads or 0)
+        return port.leave(y, given), port.leave(self._structure(final)), recorder
 
-    def _check_resets(self, resets: Any, steps: int, batch: int, batched: bool) -> Array | None:
+    def _check_resets(self, checks: Any, resets: Any, steps: int, batch: int, batched: bool) -> Array | None:
         """A copy of the resets, bool [T, B]."""
         shape = self._sequence_shape(steps, batch, 1, batched)[:-1]
-        array = _checks.flags("resets", resets, shape, self._axes.replace(", I", ""))
-        return None if array is None else np.array(self._sequence_view(array, batched), order="C")
+        array = checks.flags("resets", resets, shape, self._axes.replace(", I", ""))
+        return None if array is None else self._sequence_view(array, batched).copy(order="C")
 
-    def _check_out(self, out: Any, run: Run) -> Array:
+    def _check_out(self, checks: Any, out: Any, run: Run) -> Any:
         shape = self._sequence_shape(run.x.shape[0], run.x.shape[1], self._features, run.batched)
         states = [("state", array) for array in run.state or ()]
         resets = [("reset_state", array) for array in run.reset_state or ()]
-        return _checks.output("out", out, shape, self.dtype, [("x", run.x), *states, *resets])
+        return checks.output("out", out, shape, self.dtype, [("x", run.x), *states, *resets])
 
     # The caller's arrays: [T, B, features], [B, T, features] or [T, features]; states [L*D, B, H] or [L*D, H].
 
@@ -333,6 +352,11 @@ class RNN(_Recurrent):
         Seeds the initial weights and the dropout: `np.random.default_rng(rng)`.
     init : {"pytorch", "xavier"} or callable, optional
         The initial weights; see `rnnfast.init`.
+    device : {"cpu", "cuda"}, optional
+        Where the parameters lie and the work is done; see `rnnfast.layers`. "cuda" has float32 layers only.
+    precision : {"float32", "tf32", "bfloat16"}, optional
+        What matrices are multiplied in on a CUDA device; "bfloat16" also keeps the sequences on the tape in it. States
+        and sums are in float32.
 
     Attributes
     ----------
@@ -346,6 +370,8 @@ class RNN(_Recurrent):
     ------
     TypeError, ValueError
         An argument is of a wrong kind or range.
+    ImportError, RuntimeError
+        `device="cuda"` without the packages that it needs, or without a device.
     """
 
     _options = (*_Recurrent._options, "nonlinearity")
@@ -364,6 +390,8 @@ class RNN(_Recurrent):
         dtype: DTypeLike = np.float32,
         rng: Any = None,
         init: Init = "pytorch",
+        device: str = "cpu",
+        precision: str = "float32",
     ) -> None:
         self.nonlinearity = _checks.choice("nonlinearity", nonlinearity, ("tanh", "relu", "sigmoid"))
         super().__init__(
@@ -378,6 +406,8 @@ class RNN(_Recurrent):
             dtype=dtype,
             rng=rng,
             init=init,
+            device=device,
+            precision=precision,
         )
 
 
@@ -406,6 +436,11 @@ class LSTM(_Recurrent):
         Seeds the initial weights and the dropout: `np.random.default_rng(rng)`.
     init : {"pytorch", "xavier"} or callable, optional
         The initial weights; see `rnnfast.init`.
+    device : {"cpu", "cuda"}, optional
+        Where the parameters lie and the work is done; see `rnnfast.layers`. "cuda" has float32 layers only.
+    precision : {"float32", "tf32", "bfloat16"}, optional
+        What matrices are multiplied in on a CUDA device; "bfloat16" also keeps the sequences on the tape in it. States
+        and sums are in float32.
     forget_bias : float, optional
         The initial bias of the forget gates, in place of what `init` gives; see `rnnfast.init.forget_bias`.
 
@@ -421,6 +456,8 @@ class LSTM(_Recurrent):
     ------
     TypeError, ValueError
         An argument is of a wrong kind or range.
+    ImportError, RuntimeError
+        `device="cuda"` without the packages that it needs, or without a device.
     """
 
     _options = (*_Recurrent._options, "forget_bias")
@@ -438,6 +475,8 @@ class LSTM(_Recurrent):
         dtype: DTypeLike = np.float32,
         rng: Any = None,
         init: Init = "pytorch",
+        device: str = "cpu",
+        precision: str = "float32",
         forget_bias: float | None = None,
     ) -> None:
         super().__init__(
@@ -452,6 +491,8 @@ class LSTM(_Recurrent):
             dtype=dtype,
             rng=rng,
             init=init,
+            device=device,
+            precision=precision,
             forget_bias=forget_bias,
         )
 
@@ -484,6 +525,11 @@ class GRU(_Recurrent):
         Seeds the initial weights and the dropout: `np.random.default_rng(rng)`.
     init : {"pytorch", "xavier"} or callable, optional
         The initial weights; see `rnnfast.init`.
+    device : {"cpu", "cuda"}, optional
+        Where the parameters lie and the work is done; see `rnnfast.layers`. "cuda" has float32 layers only.
+    precision : {"float32", "tf32", "bfloat16"}, optional
+        What matrices are multiplied in on a CUDA device; "bfloat16" also keeps the sequences on the tape in it. States
+        and sums are in float32.
 
     Attributes
     ----------
@@ -497,6 +543,8 @@ class GRU(_Recurrent):
     ------
     TypeError, ValueError
         An argument is of a wrong kind or range.
+    ImportError, RuntimeError
+        `device="cuda"` without the packages that it needs, or without a device.
     """
 
     _options = (*_Recurrent._options, "reset_after")
@@ -515,6 +563,8 @@ class GRU(_Recurrent):
         dtype: DTypeLike = np.float32,
         rng: Any = None,
         init: Init = "pytorch",
+        device: str = "cpu",
+        precision: str = "float32",
     ) -> None:
         self.reset_after = _checks.truth("reset_after", reset_after)
         super().__init__(
@@ -529,4 +579,6 @@ class GRU(_Recurrent):
             dtype=dtype,
             rng=rng,
             init=init,
+            device=device,
+            precision=precision,
         )

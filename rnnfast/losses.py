@@ -9,7 +9,9 @@ A) The work goes block by block along the first axis, so that a block's passes a
 B) What is masked is not read: where a block has masked entries, the others are gathered into a compact array first, and
    the arithmetic sees only them. Without masked entries nothing is gathered.
 C) Sums over features, entries and blocks are in float64, in an order that depends on shapes and masks alone.
-D) Stable at any magnitude: log-sum-exp around the maximum; sigmoids and their logarithms through exp(-|z|).
+D) A prediction on a CUDA device is handed to `rnnfast.cuda.losses`: the other arrays must lie there too, the gradient
+   does, and the loss is the one number that is waited for. Values out of range make it NaN there.
+E) Stable at any magnitude: log-sum-exp around the maximum; sigmoids and their logarithms through exp(-|z|).
 
 Rejected: a class per loss (there is no state); reduction "none" (the gradient would be that of the sum anyway: weights
 do it); broadcasting the target (`[N, 1]` against `[N]` is the commonest silent mistake in training code); `np.log1p`
@@ -18,9 +20,12 @@ and `np.where`, which for float32 are not vectorised and would take most of the 
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
-from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -31,11 +36,26 @@ from ._checks import Array
 __all__ = ["binary_cross_entropy", "mean_squared_error", "softmax_cross_entropy"]
 
 Reduction = Literal["mean", "sum"]
+Loss = TypeVar("Loss", bound=Callable[..., tuple[float, Array]])
 
-_quiet = np.errstate(all="ignore")  # non-finite numbers give a non-finite loss, not a warning
+
+def _where_it_lies(loss: Loss) -> Loss:
+    """For a prediction on a CUDA device, the loss of the same name in `rnnfast.cuda.losses`."""
+    prediction = next(iter(inspect.signature(loss).parameters))
+
+    @functools.wraps(loss)
+    def dispatch(*arguments: Any, **options: Any) -> tuple[float, Array]:
+        given = arguments[0] if arguments else options.get(prediction)
+        if not _checks.on_device(given):
+            with np.errstate(all="ignore"):  # non-finite numbers give a non-finite loss, not a warning
+                return loss(*arguments, **options)
+        there = getattr(import_module(".cuda.losses", __package__), loss.__name__)
+        return there(*arguments, **options)  # type: ignore[no-any-return]
+
+    return cast(Loss, dispatch)
 
 
-@_quiet
+@_where_it_lies
 def softmax_cross_entropy(
     logits: ArrayLike,
     ids: ArrayLike,
@@ -97,7 +117,7 @@ def softmax_cross_entropy(
     return loss, gradient
 
 
-@_quiet
+@_where_it_lies
 def mean_squared_error(
     prediction: ArrayLike,
     target: ArrayLike,
@@ -153,7 +173,7 @@ def mean_squared_error(
     return loss, gradient
 
 
-@_quiet
+@_where_it_lies
 def binary_cross_entropy(
     prediction: ArrayLike,
     target: ArrayLike,

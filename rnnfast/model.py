@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike
 
 from . import _checks
 from ._checks import Array
+from ._device import Device, Port
 from .heads import Dense
 from .layers import GRU, LSTM, RNN, from_config
 from .parameters import Gradients, Parameters, Store
@@ -53,20 +54,22 @@ class _Rows(NamedTuple):
     lengths: Array | None  # int64 [B]; None where no row ends early
     batched: bool
     batch_first: bool
+    device: Device
+    direct: bool  # of the port through which the call came in
 
     def blank(self, sequence: Array) -> Array:
         """Zero in place what lies beyond the lengths."""
         if self.lengths is not None:
-            if not self.batched:
-                sequence[self.lengths[0] :] = 0
-            else:
-                view = sequence.swapaxes(0, 1) if self.batch_first else sequence
-                view[np.arange(len(view))[:, None] >= self.lengths] = 0
+            view = sequence.swapaxes(0, 1) if self.batched and self.batch_first else sequence
+            steps = self.device.arange(len(view))
+            view[steps[:, None] >= self.lengths if self.batched else steps >= self.lengths] = 0
         return sequence
 
     def blanked(self, name: str, sequence: ArrayLike, dtype: np.dtype[Any]) -> ArrayLike:
-        """A blanked copy of a caller's sequence, or the sequence itself where no row ends early."""
-        return sequence if self.lengths is None else self.blank(_checks.real(name, sequence, dtype, copy=True))
+        """A blanked copy of a sequence, or the sequence itself where no row ends early."""
+        if self.lengths is None:
+            return sequence
+        return self.blank(self.device.checks.real(name, sequence, dtype, copy=True))
 
 
 class Model:
@@ -75,14 +78,16 @@ class Model:
     Parameters
     ----------
     **parts : RNN, LSTM, GRU or Dense
-        In order. Their sizes and dtypes must fit, `batch_first` be the same for all layers, and each part be in this
-        model alone.
+        In order. Their sizes, dtypes and devices must fit, `batch_first` be the same for all layers, and each part be
+        in this model alone.
 
     Attributes
     ----------
     params : Parameters
         All parameters: ``name.weight_ih_l0``, ... on one buffer; the parts' own `params` are views of it.
     dtype : numpy.dtype
+    input_size : int
+        The first part's.
     batch_first, bidirectional : bool
         Of the layers; `bidirectional` if any is.
 
@@ -96,11 +101,12 @@ class Model:
         _check_parts(parts)
         self._parts: dict[str, Any] = dict(parts)
         layers = [part for part in parts.values() if not isinstance(part, Dense)]
-        self.dtype = next(iter(parts.values())).dtype
+        first = next(iter(parts.values()))
+        self.dtype, self.input_size = first.dtype, first.input_size
         self.batch_first = bool(layers) and layers[0].batch_first
         self.bidirectional = any(layer.bidirectional for layer in layers)
         shapes = {f"{name}.{key}": shape for name, part in parts.items() for key, shape in part.params.shapes.items()}
-        store = Store(sum(part.params.size for part in parts.values()), self.dtype)
+        store = Store(sum(part.params.size for part in parts.values()), self.dtype, first.params.device)
         self._offsets: dict[str, int] = {}
         offset = 0
         for name, part in parts.items():
@@ -109,6 +115,10 @@ class Model:
             self._offsets[name] = offset
             offset += part.params.size
         self.params = Parameters(shapes, self.dtype, store)
+
+    @property
+    def _device(self) -> Device:
+        return self.params.device
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -159,8 +169,8 @@ class Model:
         TypeError, ValueError
             An argument is of a wrong kind, shape or range.
         """
-        y, states, _ = self._evaluate(x, state, reset_state, lengths, resets, out, logits, num_threads, None)
-        return y, states
+        with self._device.active():
+            return self._evaluate(x, state, reset_state, lengths, resets, out, logits, num_threads, None)[:2]
 
     def forward(
         self,
@@ -199,7 +209,8 @@ class Model:
         recorder = begin(ModelTape() if tape is None else tape, self, self.params)
         if not isinstance(recorder, ModelTape):
             raise TypeError("tape: expected a tape of a Model, got one of no part")
-        y, states, rows = self._evaluate(x, state, reset_state, lengths, resets, out, logits, num_threads, recorder)
+        with self._device.active():
+            y, states, rows = self._evaluate(x, state, reset_state, lengths, resets, out, logits, num_threads, recorder)
         first: Any = recorder.parts[next(iter(self._parts))]
         recorder.finish(first._x, rows)
         return y, states, recorder
@@ -241,11 +252,19 @@ class Model:
         TypeError, ValueError
             As a layer's backward: nothing has been added, and the tape is as it was.
         """
+        with self._device.active():
+            return self._backward(tape, dy, dstate, into, input_gradient, num_threads)
+
+    def _backward(
+        self, tape: Tape, dy: Any, dstate: Any, into: Any, input_gradient: Any, num_threads: int | None
+    ) -> Grads:
         rows: _Rows = recording(tape, self, self.params)
+        port = self._device.ports[rows.direct]
         tapes = tape.parts  # type: ignore[attr-defined]  # `forward` makes no others
         _checks.truth("input_gradient", input_gradient), _checks.threads(num_threads)
-        given = self._by_layer("dstate", dstate)
+        given = self._by_layer(port, "dstate", dstate)
         self._check_dstates(given, tapes)
+        dy = port.bring("dy", dy)
         gradients = self._gradients(into)
         names = list(self._parts)
         head_last = isinstance(self._parts[names[-1]], Dense)
@@ -265,7 +284,9 @@ class Model:
                 d = part.backward(tapes[name], d, **options).x
         tape.spend()
         has_reset_states = any(value is not None for value in reset_states.values())
-        return Grads(d, dict(reversed(states.items())), gradients, reset_states if has_reset_states else None)
+        given_back = d, dict(reversed(states.items())), reset_states if has_reset_states else None
+        dx, dstates, dreset_states = map(port.leave, given_back)
+        return Grads(dx, dstates, gradients, dreset_states)
 
     def load(self, mapping: Mapping[str, ArrayLike]) -> None:
         """Replace all parameters; see `Parameters.load`."""
@@ -338,12 +359,16 @@ class Model:
         recorder: ModelTape | None,
     ) -> tuple[Array, dict[str, Any], _Rows]:
         """One walk through the parts, recorded or not."""
-        x, rows = self._rows(x, lengths)
-        given, given_resets = self._by_layer("state", state), self._by_layer("reset_state", reset_state)
+        port = self._device.port(x)
+        inside, rows, ends = self._rows(port, x, lengths)
+        given, given_resets = (
+            self._by_layer(port, name, states) for name, states in (("state", state), ("reset_state", reset_state))
+        )
+        resets = port.bring("resets", resets)
         last = next(reversed(self._parts))
         if _checks.truth("logits", logits) and not isinstance(self._parts[last], Dense):
             raise ValueError(f"logits: expected a head as last part, got {type(self._parts[last]).__name__}")
-        y, states = x, {}
+        y, states = inside, {}
         for name, part in self._parts.items():
             run = part if recorder is None else part.forward
             options = {"num_threads": num_threads}
@@ -354,19 +379,22 @@ class Model:
                 y, *tapes = (result,) if recorder is None else result
                 rows.blank(y)
             else:
-                options |= {"lengths": lengths, "resets": resets, "reset_state": given_resets.get(name)}
-                y, states[name], *tapes = run(y, given.get(name), out=out if name == last else None, **options)
+                options |= {"lengths": ends, "resets": resets, "reset_state": given_resets.get(name)}
+                y, states[name], *tapes = run(
+                    y, given.get(name), out=out if name == last and port.direct else None, **options
+                )
             if recorder is not None:
                 recorder.parts[name] = tapes[0]
         if out is not None and y is not out:
-            _checks.output("out", out, y.shape, self.dtype, [("x", x), *_arrays("state", given)])[...] = y
-            y = out
-        return y, states, rows
+            inputs = [("x", inside), *_arrays("state", given)] if port.direct else []
+            port.checks.output("out", out, y.shape, self.dtype, inputs)
+        return port.leave(y, out), port.leave(states), rows
 
-    def _rows(self, x: Any, lengths: Any) -> tuple[Array, _Rows]:
-        """The input, blanked if a head is first, and where its rows end."""
-        array = _checks.numbers("x", x)
-        head_first = isinstance(next(iter(self._parts.values())), Dense)
+    def _rows(self, port: Port, x: Any, lengths: Any) -> tuple[Array, _Rows, Array | None]:
+        """The input where the parameters lie, blanked if a head is first; where its rows end; the checked lengths."""
+        array = port.checks.numbers("x", x)
+        first = next(iter(self._parts.values()))
+        head_first = isinstance(first, Dense)
         axes = array.ndim + (not head_first and array.dtype.kind in "iu" and array.ndim < 3)
         if axes not in (2, 3):
             expected = "[T, B, I] or [T, I]" + ("" if head_first else ", or integer ids without the I axis")
@@ -374,28 +402,36 @@ class Model:
         batched = axes == 3
         batch_axis = 0 if self.batch_first else 1
         steps, batch = (array.shape[1 - batch_axis], array.shape[batch_axis]) if batched else (array.shape[0], 1)
-        ends = _checks.lengths(lengths, steps, batch, batched=batched)
-        rows = _Rows(None if ends is None or (ends == steps).all() else ends, batched, self.batch_first)
-        return (np.asarray(rows.blanked("x", array, self.dtype)) if head_first else array), rows
+        ends = port.checks.lengths(lengths, steps, batch, batched=batched)
+        if not port.direct and not head_first:  # what can't be seen any more when it is on the device
+            first._convert_x(port.checks, first._check_x(port.checks, array)[0], ends)
+        ragged = port.enter(port.checks.ragged(ends, steps))
+        rows = _Rows(ragged, batched, self.batch_first, self._device, port.direct)
+        inside = port.enter(array)
+        blanked: Any = rows.blanked("x", inside, self.dtype) if head_first else inside
+        return blanked, rows, port.enter(ends)
 
-    def _by_layer(self, name: str, states: Any) -> Mapping[str, Any]:
-        """A caller's dict of states."""
+    def _by_layer(self, port: Port, name: str, states: Any) -> Mapping[str, Any]:
+        """A caller's dict of states, where the parameters lie."""
         if states is None:
             return {}
         if not isinstance(states, Mapping):
             raise TypeError(
                 f"{name}: expected a mapping from the layers' names to states, got {_checks.describe(states)}"
             )
-        layers = [layer for layer, _ in self._layers()]
+        layers = dict(self._layers())
         if surplus := [key for key in states if key not in layers]:
-            raise ValueError(f"{name}: expected names among {layers}, got {surplus}")
-        return states
+            raise ValueError(f"{name}: expected names among {list(layers)}, got {surplus}")
+        return {key: layers[key]._bring_state(port, f"{name}[{key!r}]", state) for key, state in states.items()}
 
     def _check_dstates(self, dstates: Mapping[str, Any], tapes: Mapping[str, Tape]) -> None:
         """Raise before anything is added what the layers would raise in the midst of it."""
         for name, layer in self._layers():
             run = recording(tapes[name], layer, layer.params).run
-            layer._check_states(f"dstate[{name!r}]", dstates.get(name), run.x.shape[1], run.batched, halves=True)
+            checks = self._device.checks
+            layer._check_states(
+                checks, f"dstate[{name!r}]", dstates.get(name), run.x.shape[1], run.batched, halves=True
+            )
 
     def _gradients(self, into: Any) -> Gradients:
         if into is None:
@@ -404,19 +440,21 @@ class Model:
             raise TypeError(f"into: expected Gradients or None, got {_checks.describe(into)}")
         if into.dtype != self.dtype or into.shapes != self.params.shapes:
             raise ValueError(f"into: expected the layout of params, {self.params!r}; got {into!r}")
+        if into.device is not self._device:
+            raise ValueError(f"into: expected Gradients on {self._device}, as params are, got some on {into.device}")
         return into
 
     def _slice(self, gradients: Gradients, name: str) -> Gradients:
         """The gradients of one part: a view."""
         params, start = self._parts[name].params, self._offsets[name]
-        return Gradients(params.shapes, self.dtype, gradients.flat[start : start + params.size])
+        return Gradients(params.shapes, self.dtype, gradients.flat[start : start + params.size], self._device)
 
 
 def _arrays(name: str, states: Mapping[str, Any]) -> Iterator[tuple[str, Array]]:
     """The arrays of a caller's states."""
     for state in states.values():
         yield from (
-            (name, np.asarray(array))
+            (name, array if hasattr(array, "shape") else np.asarray(array))
             for array in (state if isinstance(state, tuple | list) else [state])
             if array is not None
         )
@@ -436,6 +474,9 @@ def _check_parts(parts: Mapping[str, Any]) -> None:
     for (before, one), (name, part) in pairwise(parts.items()):
         if part.dtype != one.dtype:
             raise ValueError(f"{name}: expected dtype {one.dtype} as {before} has, got {part.dtype}")
+        if part.params.device is not one.params.device:
+            there, here = one.params.device, part.params.device
+            raise ValueError(f"{name}: expected device {there} as {before} has, got {here}")
         if part.input_size != _output_size(one):
             raise ValueError(
                 f"{name}: expected input_size {_output_size(one)}, the output of {before}, got {part.input_size}"

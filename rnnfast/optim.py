@@ -8,6 +8,7 @@ A) Nothing judges the gradients' values: a step with a NaN or an infinity in the
 B) A norm that is not finite scales nothing (PyTorch would turn every gradient into NaN): the caller can still look at
    the gradients and drop the step.
 C) Every check comes before the first write, also in `load_state_dict`.
+D) The state's arrays lie where the parameters do, and so must the gradients; a state dictionary is on the host.
 
 Rejected: parameter groups (one model, one flat buffer, one rule); schedules (assign to `lr`); `dampening`, `amsgrad`
 and `maximize`, which hardly anybody sets.
@@ -20,9 +21,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-import numpy as np
-
-from . import _checks, _flat
+from . import _checks
 from ._checks import Array
 from .parameters import Gradients, Parameters
 
@@ -63,7 +62,9 @@ class Optimizer(ABC):
             raise TypeError(f"params: expected a Parameters, such as layer.params, got {type(params).__name__}")
         self._params = params
         self._hyper = self._checked(hyper)
-        self._arrays = {name: np.zeros(params.size, params.dtype) for name in self._array_names(self._hyper)}
+        self._arrays = {
+            name: params.device.zeros((params.size,), params.dtype) for name in self._array_names(self._hyper)
+        }
         self._steps = 0
 
     @property
@@ -103,7 +104,10 @@ class Optimizer(ABC):
             raise TypeError(f"gradients: expected dtype {self._params.dtype}, got {gradients.dtype}")
         if list(gradients.shapes.items()) != list(self._params.shapes.items()):
             raise ValueError(f"gradients: expected the layout of {self._params!r}, got {gradients!r}")
-        with self._params.writing() as flat:
+        device = self._params.device
+        if gradients.device is not device:
+            raise ValueError(f"gradients: expected them on {device}, as the parameters, got {gradients.device}")
+        with device.active(), self._params.writing() as flat:
             self._update(flat, gradients.flat)
         self._steps += 1
 
@@ -114,9 +118,10 @@ class Optimizer(ABC):
         -------
         dict
             "name", "step" (steps taken), the hyperparameters ("lr", ...) as plain numbers, and copies of the state's
-            arrays, flat.
+            arrays, flat, as NumPy arrays.
         """
-        arrays = {name: array.copy() for name, array in self._arrays.items()}
+        to_host = self._params.device.to_host
+        arrays = {name: to_host(array.copy()) for name, array in self._arrays.items()}
         return {"name": self.name, "step": self._steps, **self._hyper, **arrays}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -142,12 +147,11 @@ class Optimizer(ABC):
         names = self._array_names(hyper)
         _check_keys(state, {"name", "step", *hyper, *names}, complete=True)
         size, dtype = self._params.size, self._params.dtype
+        device = self._params.device
         for name in names:
-            if (found := _checks.numbers(name, state[name]).dtype) != dtype:
+            if (found := device.bring(name, state[name]).dtype) != dtype:
                 raise TypeError(f"{name}: expected dtype {dtype}, got {found}")
-        arrays = {
-            name: _checks.real_of_shape(name, state[name], dtype, (size,), contiguous=True, copy=True) for name in names
-        }
+        arrays = {name: device.take(name, state[name], dtype, (size,)) for name in names}
         self._steps, self._hyper, self._arrays = steps, hyper, arrays
 
     def __repr__(self) -> str:
@@ -215,7 +219,7 @@ class SGD(Optimizer):
         return ("momentum_buffer",) if hyper["momentum"] > 0 else ()
 
     def _update(self, flat: Array, gradients: Array) -> None:
-        _flat.sgd(flat, gradients, self._arrays.get("momentum_buffer"), **self._hyper)
+        self._params.device.flat.sgd(flat, gradients, self._arrays.get("momentum_buffer"), **self._hyper)
 
 
 class RMSprop(Optimizer):
@@ -282,7 +286,7 @@ class RMSprop(Optimizer):
     def _update(self, flat: Array, gradients: Array) -> None:
         arrays = self._arrays
         hyper = {name: value for name, value in self._hyper.items() if name != "centered"}
-        _flat.rmsprop(
+        self._params.device.flat.rmsprop(
             flat, gradients, arrays["square_avg"], arrays.get("grad_avg"), arrays.get("momentum_buffer"), **hyper
         )
 
@@ -342,7 +346,7 @@ class Adam(Optimizer):
         return ("exp_avg", "exp_avg_sq")
 
     def _update(self, flat: Array, gradients: Array) -> None:
-        _flat.adam(
+        self._params.device.flat.adam(
             flat, gradients, *self._arrays.values(), step=self._steps + 1, decoupled=self._decoupled, **self._hyper
         )
 
@@ -400,7 +404,8 @@ def clip_grad_norm(gradients: Gradients, max_norm: float) -> float:
     Returns
     -------
     float
-        The norm before, summed in float64 in one fixed order. If it is not finite, nothing has been scaled.
+        The norm before, summed in float64 in one fixed order. If it is not finite, nothing has been scaled. (For
+        gradients on a CUDA device the call waits for it.)
 
     Raises
     ------
@@ -409,11 +414,8 @@ def clip_grad_norm(gradients: Gradients, max_norm: float) -> float:
     """
     _check_gradients(gradients)
     limit = _limit("max_norm", max_norm)
-    norm = math.sqrt(_flat.sum_of_squares(gradients.flat))
-    coefficient = limit / (norm + 1e-6)
-    if math.isfinite(norm) and coefficient < 1:
-        _flat.scale(gradients.flat, coefficient)
-    return norm
+    with gradients.device.active():
+        return float(gradients.device.clip_norm(gradients.flat, limit))
 
 
 def clip_grad_value(gradients: Gradients, bound: float) -> None:
@@ -432,7 +434,9 @@ def clip_grad_value(gradients: Gradients, bound: float) -> None:
         An argument is wrong; nothing has changed.
     """
     _check_gradients(gradients)
-    _flat.clamp(gradients.flat, _limit("bound", bound))
+    limit = _limit("bound", bound)
+    with gradients.device.active():
+        gradients.device.flat.clamp(gradients.flat, limit)
 
 
 def _check_gradients(gradients: Gradients) -> None:

@@ -5,6 +5,9 @@ view of its slice. So an optimiser step, gradient clipping and a checkpoint are 
 of parameters are read-only and every write goes through `Parameters`, which moves a version, so that packed copies of
 the weights can tell when they are stale. Gradients have the same layout and are plain writeable memory.
 
+On a CUDA device all is the same, but CuPy has no read-only arrays: who writes into a view of parameters there, and not
+through the methods, must not expect the layers to notice. Pickles and copies go by way of the host.
+
 Rejected: one array per name with a hash over the contents to see changes (a pass over all weights per call), and a
 setter per name (an optimiser would make as many passes as there are names).
 """
@@ -12,6 +15,7 @@ setter per name (an optimiser would make as many passes as there are names).
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -21,31 +25,11 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks
 from ._checks import Array
+from ._device import HOST, Device, aligned_empty
 
 __all__ = ["Gradients", "Parameters", "Store", "aligned_empty"]
 
-_ALIGNMENT = 64  # bytes: a cache line, and the widest vector
-
 Shapes = Mapping[str, tuple[int, ...]]
-
-
-def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-    """An uninitialised C-contiguous array that begins on a 64-byte boundary.
-
-    Parameters
-    ----------
-    shape : tuple of int
-    dtype : dtype-like
-
-    Returns
-    -------
-    ndarray
-    """
-    dtype = np.dtype(dtype)
-    nbytes = math.prod(shape) * dtype.itemsize
-    raw = np.empty(nbytes + _ALIGNMENT, np.uint8)
-    start = -raw.__array_interface__["data"][0] % _ALIGNMENT
-    return raw[start : start + nbytes].view(dtype).reshape(shape)
 
 
 class Store:
@@ -56,29 +40,33 @@ class Store:
     size : int
         The number of values; they begin as zeros.
     dtype : dtype-like
+    device : Device, optional
+        Where they lie; on the host by default.
 
     Attributes
     ----------
-    array : ndarray, shape [size]
+    array : ndarray or cupy.ndarray, shape [size]
     version : int
         Rises with every change.
+    device : Device
     """
 
-    __slots__ = ("array", "version")
+    __slots__ = ("array", "device", "version")
 
-    def __init__(self, size: int, dtype: DTypeLike) -> None:
-        self.array = aligned_empty((size,), dtype)
-        self.array.fill(0)
+    def __init__(self, size: int, dtype: DTypeLike, device: Device = HOST) -> None:
+        self.array = device.zeros((size,), dtype)
         self.version = 0
+        self.device = device
 
-    def __getstate__(self) -> tuple[Array, int]:
-        return self.array, self.version
+    def __getstate__(self) -> tuple[Array, int, Device]:
+        return self.device.to_host(self.array), self.version, self.device
 
-    def __setstate__(self, state: tuple[Array, int]) -> None:
-        self.array, self.version = _aligned_copy(state[0]), state[1]
+    def __setstate__(self, state: tuple[Array, int, Device]) -> None:
+        array, self.version, self.device = state
+        self.array = _placed_copy(array, self.device)
 
 
-class _Named(Mapping[str, Array]):
+class _Named(Mapping[str, Array], ABC):
     """Names in a fixed order on consecutive slices of one flat array."""
 
     _shapes: dict[str, tuple[int, ...]]
@@ -108,7 +96,12 @@ class _Named(Mapping[str, Array]):
     @property
     def size(self) -> int:
         """The number of values."""
-        return self._flat.size
+        return int(self._flat.size)
+
+    @property
+    @abstractmethod
+    def device(self) -> Device:
+        """Where the values lie."""
 
     def __getitem__(self, name: str) -> Array:
         return self._views[name]
@@ -137,26 +130,34 @@ class Gradients(_Named):
     ----------
     shapes : mapping from str to tuple of int
     dtype : dtype-like
-    flat : ndarray, optional
+    flat : ndarray or cupy.ndarray, optional
         A 1-D array of the right size and dtype to lie on; by default a new one of zeros.
+    device : Device, optional
+        Where they lie; on the host by default.
     """
 
-    def __init__(self, shapes: Shapes, dtype: DTypeLike, flat: Array | None = None) -> None:
+    def __init__(self, shapes: Shapes, dtype: DTypeLike, flat: Array | None = None, device: Device = HOST) -> None:
         size = _total(shapes)
         if flat is None:
-            flat = aligned_empty((size,), dtype)
-            flat.fill(0)
-        self._lay_out(shapes, _checks.output("flat", flat, (size,), np.dtype(dtype), ()))
+            flat = device.zeros((size,), dtype)
+        self._device = device
+        self._lay_out(shapes, device.checks.output("flat", flat, (size,), np.dtype(dtype), ()))
+
+    @property
+    def device(self) -> Device:
+        """Where the values lie."""
+        return self._device
 
     def zero(self) -> None:
         """Set all gradients to zero."""
         self._flat.fill(0)
 
-    def __getstate__(self) -> tuple[dict[str, tuple[int, ...]], Array]:
-        return self._shapes, self._flat
+    def __getstate__(self) -> tuple[dict[str, tuple[int, ...]], Array, Device]:
+        return self._shapes, self._device.to_host(self._flat), self._device
 
-    def __setstate__(self, state: tuple[dict[str, tuple[int, ...]], Array]) -> None:
-        self._lay_out(state[0], _aligned_copy(state[1]))
+    def __setstate__(self, state: tuple[dict[str, tuple[int, ...]], Array, Device]) -> None:
+        shapes, flat, self._device = state
+        self._lay_out(shapes, _placed_copy(flat, self._device))
 
 
 class Parameters(_Named):
@@ -174,24 +175,38 @@ class Parameters(_Named):
         The memory to lie on; by default a new one of zeros.
     offset : int, optional
         The first element in the store.
+    device : Device, optional
+        Where a new store lies; on the host by default.
     """
 
-    def __init__(self, shapes: Shapes, dtype: DTypeLike, store: Store | None = None, offset: int = 0) -> None:
+    def __init__(
+        self,
+        shapes: Shapes,
+        dtype: DTypeLike,
+        store: Store | None = None,
+        offset: int = 0,
+        device: Device = HOST,
+    ) -> None:
         size = _total(shapes)
         if store is not None:
             _check_room(store, offset, size, np.dtype(dtype))
-        self._bind(shapes, Store(size, dtype) if store is None else store, offset)
+        self._bind(shapes, Store(size, dtype, device) if store is None else store, offset)
 
     def _bind(self, shapes: Shapes, store: Store, offset: int) -> None:
         self._store, self._offset = store, offset
         flat = store.array[offset : offset + _total(shapes)]
-        flat.flags.writeable = False
+        store.device.freeze(flat)
         self._lay_out(shapes, flat)
 
     @property
     def store(self) -> Store:
         """The memory that the values lie on."""
         return self._store
+
+    @property
+    def device(self) -> Device:
+        """Where the values lie."""
+        return self._store.device
 
     @property
     def version(self) -> int:
@@ -205,7 +220,7 @@ class Parameters(_Named):
         -------
         Gradients
         """
-        return Gradients(self._shapes, self.dtype)
+        return Gradients(self._shapes, self.dtype, device=self.device)
 
     @contextmanager
     def writing(self) -> Iterator[Array]:
@@ -217,7 +232,7 @@ class Parameters(_Named):
         try:
             yield flat
         finally:
-            flat.flags.writeable = False
+            self.device.freeze(flat)
             self._store.version += 1
 
     def assign(self, flat: ArrayLike) -> None:
@@ -233,7 +248,7 @@ class Parameters(_Named):
         TypeError, ValueError
             The array is not real or has another shape; nothing is written.
         """
-        values = _checks.real_of_shape("flat", flat, self.dtype, (self.size,))
+        values = self.device.take("flat", flat, self.dtype, (self.size,))
         with self.writing() as target:
             target[...] = values
 
@@ -276,10 +291,7 @@ class Parameters(_Named):
                 f"got surplus names [{', '.join(surplus)}], missing names [{', '.join(missing)}]"
             )
         # Copies, because a value may be a view of the very memory that is about to be written.
-        values = {
-            name: _checks.real_of_shape(name, value, self.dtype, self._shapes[name], copy=True)
-            for name, value in given.items()
-        }
+        values = {name: self.device.take(name, value, self.dtype, self._shapes[name]) for name, value in given.items()}
         with self.writing() as flat:
             views = dict(_slices(self._shapes, flat))
             for name, value in values.items():
@@ -298,9 +310,11 @@ class Parameters(_Named):
         Raises
         ------
         TypeError, ValueError
-            The store has another dtype or no room at `offset`; nothing has changed.
+            The store has another dtype or device, or no room at `offset`; nothing has changed.
         """
         _check_room(store, offset, self.size, self.dtype)
+        if store.device is not self.device:
+            raise ValueError(f"store: expected one on {self.device}, where the parameters lie, got {store.device}")
         store.array[offset : offset + self.size] = self._flat
         store.version = max(store.version, self.version) + 1
         self._bind(self._shapes, store, offset)
@@ -333,7 +347,8 @@ def _slices(shapes: Shapes, flat: Array) -> Iterator[tuple[str, Array]]:
         start = stop
 
 
-def _aligned_copy(array: Array) -> Array:
-    copy = aligned_empty(array.shape, array.dtype)
-    copy[...] = array
+def _placed_copy(array: Array, device: Device) -> Array:
+    """A copy, on a device, of an array on the host."""
+    copy = device.empty(array.shape, array.dtype)
+    copy[...] = device.take("array", array, array.dtype, array.shape)
     return copy

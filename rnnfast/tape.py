@@ -4,6 +4,9 @@ A tape knows whose it is, which parameters it was made with, and what its input 
 other of them would give wrong gradients without a sign of it. Its memory outlives its use: given back with `tape=`, it
 serves the next forward, so that a training loop stops allocating after its first step.
 
+On a CUDA device the contents of `x` are not looked at, because the caller would wait for that: an `x` which is changed
+between forward and backward gives gradients of neither.
+
 Rejected: a copy of `x` instead of a checksum of it (as much memory again as the input); a fresh tape object per call
 with a memory pool in the layer (two Python threads could not train one layer).
 """
@@ -16,9 +19,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _core
 from ._checks import Array, describe
-from .parameters import Gradients, Parameters, aligned_empty
+from ._device import HOST, Device
+from .parameters import Gradients, Parameters
 
 __all__ = ["Grads", "Tape"]
 
@@ -28,13 +31,14 @@ class Grads(NamedTuple):
 
     Attributes
     ----------
-    x : ndarray or None
-        dLoss/dx in the layout of `x`; None for ids and with `input_gradient=False`.
-    state : ndarray, tuple of ndarray or None
+    x : array or None
+        dLoss/dx in the layout of `x`, and where `x` lay: a NumPy array, or CuPy's on a CUDA device; so all but
+        `params`. None for ids and with `input_gradient=False`.
+    state : array, tuple of arrays or None
         dLoss/dstate of the initial state, in the state's structure; None for parts without a state.
     params : Gradients
-        dLoss/dparameters.
-    reset_state : ndarray, tuple of ndarray or None
+        dLoss/dparameters, where the parameters lie.
+    reset_state : array, tuple of arrays or None
         dLoss/dreset_state; None unless one was given.
     """
 
@@ -52,6 +56,7 @@ class Tape:
 
     def __init__(self) -> None:
         self._owner: Any = None
+        self._device: Device = HOST
         self._version = -1
         self._checksum = 0
         self._x: Array | None = None
@@ -72,12 +77,12 @@ class Tape:
         size = math.prod(shape)
         memory = self._buffers.get(key)
         if memory is None or memory.size < size:
-            memory = self._buffers[key] = aligned_empty((size,), dtype)
+            memory = self._buffers[key] = self._device.empty((size,), dtype)
         return memory[:size].reshape(shape)
 
     def finish(self, x: Array, recording: Any) -> None:
         """The forward is complete: keep what backward needs."""
-        self._x, self._checksum, self._recording = x, _core.checksum(x), recording
+        self._x, self._checksum, self._recording = x, self._device.checksum(x), recording
 
     def spend(self) -> None:
         """Backward begins: from here on the recording is gone."""
@@ -88,7 +93,7 @@ def begin(tape: Any, owner: Any, params: Parameters) -> Tape:
     """A tape for a forward that begins: a new one, or the memory of `tape`, whose recording is gone from here on."""
     fresh = Tape() if tape is None else _tape_of(owner, tape)
     fresh.spend()
-    fresh._owner, fresh._version = owner, params.version
+    fresh._owner, fresh._version, fresh._device = owner, params.version, params.device
     return fresh
 
 
@@ -99,7 +104,7 @@ def recording(tape: Any, owner: Any, params: Parameters) -> Any:
         raise ValueError("tape: expected one that holds a forward, got a used one; run forward again")
     if held._version != params.version:
         raise ValueError("tape: expected the parameters as they were in forward, got changed ones; run forward again")
-    if _core.checksum(held._x) != held._checksum:
+    if held._device.checksum(held._x) != held._checksum:
         raise ValueError("tape: expected x as it was in forward, got changed contents; run forward again")
     return held._recording
 

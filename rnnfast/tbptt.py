@@ -12,6 +12,9 @@ C) Between windows the trainer keeps the inputs and masks that the next pass rep
    can't be described by one set, so such windows stay separate pieces; all others are joined, and a pass has three
    pieces at most.
 D) Memory is bounded by k2: the tapes are handed back for reuse, and all windows share one `Gradients`.
+E) With a model on a CUDA device all of this lies there. NumPy windows are moved over when they come; nothing is read
+   back but the loss, so `grad_norm` and `state` are device arrays. Lengths that lie on the device are not looked at,
+   and pieces with any are not joined.
 
 Rejected: keeping the previous window's tapes and running only the new steps (cheaper, but half of the pass would
 belong to older parameters, and the result would be the gradient of nothing); a flag on the state that detaches it
@@ -28,9 +31,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _checks, _flat
+from . import _checks
+from ._device import Device, holder
 from .layers import GRU, LSTM, RNN
-from .optim import clip_grad_norm, clip_grad_value
+from .optim import clip_grad_value
 from .tape import Tape
 
 __all__ = ["TBPTT", "StatefulBatches", "StepResult", "gradient_norm_by_distance", "stateful_batches"]
@@ -47,15 +51,17 @@ class StepResult(NamedTuple):
     loss : float
         Of the window's own steps.
     grad_norm : float
-        The gradient's global L2 norm before clipping; not finite when training has blown up.
+        The gradient's global L2 norm before clipping; not finite when training has blown up. On a CUDA device an array
+        without axes, of which `float()` waits for the window's backward.
     steps : int
         The window's steps.
     state
-        The state carried out of the window, in the model's structure. It is the trainer's own: copy it to change it.
+        The state carried out of the window, in the model's structure and where the model lies. It is the trainer's own:
+        copy it to change it.
     """
 
     loss: float
-    grad_norm: float
+    grad_norm: Any
     steps: int
     state: Any
 
@@ -78,7 +84,7 @@ class TBPTT:
         In one direction; calls are batched.
     loss : callable
         ``loss(prediction, target) -> (loss, dprediction)``, and ``mask=`` besides where there are masks or lengths:
-        the losses of `rnnfast.losses`, or one's own.
+        the losses of `rnnfast.losses`, or one's own. It is given arrays on the model's device.
     optimizer
         An optimiser on ``model.params``.
     k1 : int
@@ -132,6 +138,7 @@ class TBPTT:
             {"logits": True} if logits else {}
         )
         self._time = 1 if model.batch_first else 0
+        self._device: Device = model.params.device
         self._gradients = model.params.zeros()
         self._tapes: list[Tape] = []
         self._forget(None)
@@ -149,7 +156,7 @@ class TBPTT:
 
     @state.setter
     def state(self, state: Any) -> None:
-        self._forget(copy.deepcopy(state))
+        self._forget(self._owned(state))
 
     def reset(self, rows: ArrayLike | None = None) -> None:
         """Zero the carried state, so that the next window begins a new sequence.
@@ -170,11 +177,27 @@ class TBPTT:
         count = _rows(self._state)
         if count is None:
             return
-        self._begin_rows(_checks.rows("rows", rows, count))
+        with self._device.active():
+            self._begin_rows(self._moved("rows", _checks.rows("rows", rows, count)))
+
+    def _owned(self, state: Any) -> Any:
+        """A copy of a caller's state, where the model lies."""
+
+        def own(array: Any) -> Any:
+            port = self._device.port(array)
+            return copy.deepcopy(array) if port.direct else port.bring("state", array)
+
+        with self._device.active():
+            return _map_state(own, state)
+
+    def _moved(self, name: str, value: Any) -> Any:
+        """A caller's array where the model lies; what lies there already, as it came."""
+        return self._device.port(value).bring(name, value)
 
     def _begin_rows(self, fresh: NDArray[np.bool_]) -> None:
         """Zero the carried state of rows; passes that begin earlier will zero it when they come to this point."""
-        self._state = _map_state(lambda a: np.where(fresh[:, None], a.dtype.type(0), a), self._state)
+        where = self._device.xp.where
+        self._state = _map_state(lambda a: where(fresh[:, None], a.dtype.type(0), a), self._state)
         if self._context:
             self._restart = fresh if self._restart is None else self._restart | fresh
         else:
@@ -217,16 +240,20 @@ class TBPTT:
         TypeError, ValueError
             An argument is of a wrong kind, shape or range; no parameter and no carried state has changed.
         """
+        with self._device.active():
+            return self._step(x, target, mask, resets, lengths, following)
+
+    def _step(self, x: Any, target: Any, mask: Any, resets: Any, lengths: Any, following: Any) -> StepResult:
         window = self._piece(x, resets, lengths)
         if not 1 <= window.steps <= self.k1:
             raise ValueError(f"x: expected 1 to k1 = {self.k1} steps, got {window.steps}")
         self._check_rows(window)
-        weights = _weights(mask, window, self._time)
+        weights, target = self._weights(mask, window), self._moved("target", target)
         following = self.k1 if following is None else min(self.k1, _checks.integer("following", following))
         before, after = self._pieces(self._restarted(window), following)
         y, state, start_state = self._forward(before, after, window.steps)
         loss, dy = self._loss(y, target) if weights is None else self._loss(y, target, mask=weights)
-        dy = _checks.numbers("the loss's gradient", dy)
+        dy = self._device.checks.numbers("the loss's gradient", dy)
         _checks.shape("the loss's gradient", dy, y.shape)
         self._backward(before + after, dy)
         norm = self._update()
@@ -267,10 +294,11 @@ class TBPTT:
         TypeError, ValueError
             As for `step`; shapes are checked before the first window.
         """
-        whole = self._piece(x, resets, lengths)
+        with self._device.active():
+            whole = self._piece(x, resets, lengths)
+            goals = self._device.bring("targets", targets)
+            weights = None if mask is None else self._device.bring("mask", mask)
         self._check_rows(whole)
-        goals = _checks.numbers("targets", targets)
-        weights = None if mask is None else _checks.numbers("mask", mask)
         for name, array in (("targets", goals), ("mask", weights)):
             if array is not None and array.shape[:2] != whole.x.shape[:2]:
                 expected = f"leading axes {list(whole.x.shape[:2])} as in x"
@@ -280,7 +308,7 @@ class TBPTT:
     def _windows(self, whole: _Piece, targets: Array, mask: Array | None) -> Iterator[StepResult]:
         for start in range(0, whole.steps, self.k1):
             stop = min(start + self.k1, whole.steps)
-            piece = _cut(whole, start, stop, self._time)
+            piece = self._cut(whole, start, stop)
             yield self.step(
                 piece.x,
                 _steps(targets, start, stop, self._time),
@@ -291,7 +319,8 @@ class TBPTT:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """What the trainer carries from window to window, as copies: dicts, lists and tuples of arrays and None.
+        """What the trainer carries from window to window, as copies on the host: dicts, lists and tuples of arrays and
+        None.
 
         Returns
         -------
@@ -299,7 +328,7 @@ class TBPTT:
         """
         context = [{"x": piece.x, "resets": piece.resets, "lengths": piece.lengths} for piece in self._context]
         carried = {"state": self._state, "start_state": self._start_state, "context": context, "restart": self._restart}
-        return copy.deepcopy(carried)
+        return copy.deepcopy(_map_state(self._device.to_host, carried))
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Carry on from what `state_dict` returned.
@@ -318,25 +347,32 @@ class TBPTT:
         if set(state_dict) != expected:
             raise ValueError(f"state_dict: expected the keys {sorted(expected)}, got {sorted(state_dict)}")
         carried = copy.deepcopy(dict(state_dict))
-        context = [self._piece(**piece) for piece in carried["context"]]
+        with self._device.active():
+            context = [self._piece(**piece) for piece in carried["context"]]
+            restart = self._moved("restart", carried["restart"])
         if sum(piece.steps for piece in context) >= self.k2:
             raise ValueError(
                 f"state_dict: expected a context of less than k2 = {self.k2} steps, got one of other k1 and k2"
             )
-        self._forget(carried["state"])
-        self._start_state, self._context, self._restart = carried["start_state"], context, carried["restart"]
+        self._forget(self._owned(carried["state"]))
+        self._start_state, self._context, self._restart = self._owned(carried["start_state"]), context, restart
 
     # One pass
 
     def _piece(self, x: ArrayLike, resets: ArrayLike | None, lengths: ArrayLike | None) -> _Piece:
-        """Checked arguments; lengths that end nothing are dropped."""
-        array = _checks.numbers("x", x)
+        """Checked arguments, where the model lies; lengths that end nothing are dropped."""
+        port = self._device.port(x)
+        checks = port.checks
+        array = checks.numbers("x", x)
         if array.ndim != (2 if array.dtype.kind in "iu" and array.ndim == 2 else 3):
             raise ValueError(f"x: expected three axes, or integer ids with two, got {_checks.describe(array)}")
         steps, rows = array.shape[self._time], array.shape[1 - self._time]
-        flags = _checks.flags("resets", resets, array.shape[:2], "[B, T]" if self._time else "[T, B]")
-        counts = _checks.lengths(lengths, steps, rows)
-        return _Piece(array, flags, None if counts is None or (counts == steps).all() else counts, steps)
+        flags = checks.flags("resets", resets, array.shape[:2], "[B, T]" if self._time else "[T, B]")
+        counts = checks.lengths(lengths, steps, rows)
+        if not port.direct and array.ndim == 2:  # what can't be seen any more when it is on the device
+            checks.ids("x", array.T if self._time else array, self._model.input_size, counts)
+        counts = checks.ragged(counts, steps)
+        return _Piece(port.enter(array), port.enter(flags), port.enter(counts), steps)
 
     def _check_rows(self, piece: _Piece) -> None:
         rows, carried = piece.x.shape[1 - self._time], _rows(self._state)
@@ -347,8 +383,11 @@ class TBPTT:
         """The window, with resets at its first step for the rows that `reset` was called for."""
         if self._restart is None:
             return window
-        resets = np.zeros(window.x.shape[:2], np.bool_) if window.resets is None else window.resets.copy()
-        _steps(resets, 0, 1, self._time)[...] |= np.expand_dims(self._restart, self._time)
+        fresh = self._device.xp.expand_dims(self._restart, self._time)
+        resets = self._device.zeros(window.x.shape[:2], np.bool_)
+        if window.resets is not None:
+            resets[...] = window.resets
+        _steps(resets, 0, 1, self._time)[...] |= fresh
         return window._replace(resets=resets)
 
     def _pieces(self, window: _Piece, following: int) -> tuple[list[_Piece], list[_Piece]]:
@@ -359,8 +398,8 @@ class TBPTT:
         while left:
             piece = pieces.pop(0)
             if piece.steps > left:
-                pieces.insert(0, _cut(piece, left, piece.steps, self._time))
-                piece = _cut(piece, 0, left, self._time)
+                pieces.insert(0, self._cut(piece, left, piece.steps))
+                piece = self._cut(piece, 0, left)
             before.append(piece)
             left -= piece.steps
         return before, pieces
@@ -383,7 +422,7 @@ class TBPTT:
             if to_come <= window_steps:
                 outputs.append(y)
             to_come -= piece.steps
-        y = outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=self._time)
+        y = outputs[0] if len(outputs) == 1 else self._device.xp.concatenate(outputs, axis=self._time)
         return y, state, start_state
 
     def _backward(self, pieces: list[_Piece], dy: Array) -> None:
@@ -399,12 +438,10 @@ class TBPTT:
             dstate = grads.state
             stop -= piece.steps
 
-    def _update(self) -> float:
+    def _update(self) -> Any:
         """Clip and step; the norm before clipping."""
-        if self._clip_norm is None:
-            norm = math.sqrt(_flat.sum_of_squares(self._gradients.flat))
-        else:
-            norm = clip_grad_norm(self._gradients, self._clip_norm)
+        limit = math.inf if self._clip_norm is None else self._clip_norm
+        norm = self._device.clip_norm(self._gradients.flat, limit)
         if self._clip_value is not None:
             clip_grad_value(self._gradients, self._clip_value)
         self._optimizer.step(self._gradients)
@@ -414,11 +451,55 @@ class TBPTT:
         """The pieces joined where one call can take them; copies, because the caller may use the arrays again."""
         groups: list[list[_Piece]] = []
         for piece in pieces:
-            if groups and _joinable(groups[-1][-1], piece):
+            if groups and self._joinable(groups[-1][-1], piece):
                 groups[-1].append(piece)
             else:
                 groups.append([piece])
-        return [_join(group, self._time) for group in groups]
+        return [self._join(group) for group in groups]
+
+    # Pieces
+
+    def _cut(self, piece: _Piece, start: int, stop: int) -> _Piece:
+        """Some of a piece's steps, as views."""
+        resets = None if piece.resets is None else _steps(piece.resets, start, stop, self._time)
+        lengths = None if piece.lengths is None else self._device.xp.clip(piece.lengths - start, 0, stop - start)
+        return _Piece(_steps(piece.x, start, stop, self._time), resets, lengths, stop - start)
+
+    def _joinable(self, a: _Piece, b: _Piece) -> bool:
+        """Whether one call can take both: no row goes on after it had ended, as far as it can be told."""
+        if a.x.ndim != b.x.ndim or a.x.dtype != b.x.dtype:
+            return False
+        if a.lengths is None or self._device.waits:
+            return a.lengths is None
+        goes_on = True if b.lengths is None else b.lengths > 0
+        return not np.any((a.lengths < a.steps) & goes_on)
+
+    def _join(self, pieces: list[_Piece]) -> _Piece:
+        device, axis = self._device, self._time
+        x = device.xp.concatenate([piece.x for piece in pieces], axis=axis)
+        resets = lengths = None
+        if any(piece.resets is not None for piece in pieces):
+            with_resets = [
+                device.zeros(piece.x.shape[:2], np.bool_) if piece.resets is None else piece.resets for piece in pieces
+            ]
+            resets = device.xp.concatenate(with_resets, axis=axis)
+        if any(piece.lengths is not None for piece in pieces):
+            lengths = device.zeros((x.shape[1 - axis],), np.int64)
+            for piece in pieces:
+                lengths += piece.steps if piece.lengths is None else piece.lengths
+        return _Piece(x, resets, lengths, x.shape[axis])
+
+    def _weights(self, mask: ArrayLike | None, window: _Piece) -> Array | None:
+        """The mask for the loss: the caller's, and nothing where rows have ended."""
+        weights = None if mask is None else self._device.bring("mask", mask)
+        if weights is not None:
+            _checks.shape("mask", weights, window.x.shape[:2])
+        if window.lengths is None:
+            return weights
+        xp, axis = self._device.xp, self._time
+        steps = self._device.arange(window.steps)
+        active: Array = xp.expand_dims(steps, 1 - axis) < xp.expand_dims(window.lengths, axis)
+        return active if weights is None else xp.where(active, weights, weights.dtype.type(0))
 
 
 def gradient_norm_by_distance(layer: Any, x: ArrayLike, dy_last: ArrayLike, state: Any = None) -> NDArray[np.float64]:
@@ -450,33 +531,39 @@ def gradient_norm_by_distance(layer: Any, x: ArrayLike, dy_last: ArrayLike, stat
         raise TypeError(f"layer: expected an RNN, LSTM or GRU, got {type(layer).__name__}")
     if layer.bidirectional:
         raise ValueError("layer: expected one direction, got a bidirectional layer, in which h goes both ways")
-    x = _checks.numbers("x", x)
-    batched = x.ndim == 3 or (x.ndim == 2 and x.dtype.kind in "iu")
+    port = layer.params.device.port(x)
+    sequence: Array = port.checks.numbers("x", x)
+    batched = sequence.ndim == 3 or (sequence.ndim == 2 and sequence.dtype.kind in "iu")
     axis = 1 if batched and layer.batch_first else 0
     generator = layer.rng.bit_generator.state
     try:
         tapes = []
-        for t in range(x.shape[axis]):
-            _, state, tape = layer.forward(_steps(x, t, t + 1, axis), state)
+        for t in range(sequence.shape[axis]):
+            _, state, tape = layer.forward(_steps(sequence, t, t + 1, axis), state)
             tapes.append(tape)
     finally:
         layer.rng.bit_generator.state = generator
-    dy: Array | None = np.expand_dims(_checks.numbers("dy_last", dy_last), axis)
+    last = port.checks.numbers("dy_last", dy_last)
+    dy: Array | None = last[:, None] if axis else last[None]
     dstate = None
-    norms = [float(np.linalg.norm(np.asarray(dy, np.float64)))]
+    norms = [_norm(last)]
     scratch = layer.params.zeros()
     for tape in reversed(tapes[1:]):
         dstate = layer.backward(tape, dy, dstate, into=scratch, input_gradient=False).state
         dy = None
-        norms.append(float(np.linalg.norm(np.asarray(dstate[0] if isinstance(dstate, tuple) else dstate, np.float64))))
+        norms.append(_norm(dstate[0] if isinstance(dstate, tuple) else dstate))
     return np.array(norms[: len(tapes)])
+
+
+def _norm(array: Array) -> float:
+    return float(np.linalg.norm(np.asarray(holder(array).to_host(array), np.float64)))
 
 
 class StatefulBatches:
     """One long stream as B rows that are read side by side, window by window; see `stateful_batches`."""
 
     def __init__(self, stream: ArrayLike, batch_size: int, k1: int) -> None:
-        array = _checks.numbers("stream", stream)
+        array = holder(stream).checks.numbers("stream", stream)
         rows, self._k1 = _checks.integer("batch_size", batch_size), _checks.integer("k1", k1)
         if array.ndim < 1 or len(array) <= rows:
             raise ValueError(f"stream: expected more than batch_size = {rows} elements, got shape {list(array.shape)}")
@@ -492,7 +579,7 @@ class StatefulBatches:
 
     def __getitem__(self, index: int) -> tuple[Array, Array]:
         start = range(0, self._length, self._k1)[index]
-        x, target = (np.ascontiguousarray(part[start : start + self._k1]) for part in (self._x, self._target))
+        x, target = (part[start : start + self._k1].copy(order="C") for part in (self._x, self._target))
         return x, target
 
     def __iter__(self) -> Iterator[tuple[Array, Array]]:
@@ -506,7 +593,7 @@ def stateful_batches(stream: ArrayLike, batch_size: int, k1: int) -> StatefulBat
     Parameters
     ----------
     stream : array_like, shape [N, ...]
-        Ids or features.
+        Ids or features; on a CUDA device the windows lie there too.
     batch_size : int
         B: the number of contiguous rows. Each has (N - 1) // B steps; at most B - 1 elements at the end of the stream
         have no place.
@@ -535,62 +622,22 @@ def _steps(array: Array, start: int, stop: int, axis: int) -> Array:
     return array[:, start:stop] if axis else array[start:stop]
 
 
-def _cut(piece: _Piece, start: int, stop: int, axis: int) -> _Piece:
-    """Some of a piece's steps, as views."""
-    resets = None if piece.resets is None else _steps(piece.resets, start, stop, axis)
-    lengths = None if piece.lengths is None else np.clip(piece.lengths - start, 0, stop - start)
-    return _Piece(_steps(piece.x, start, stop, axis), resets, lengths, stop - start)
-
-
-def _joinable(a: _Piece, b: _Piece) -> bool:
-    """Whether one call can take both: no row goes on after it had ended."""
-    goes_on = True if b.lengths is None else b.lengths > 0
-    gaps = False if a.lengths is None else bool(np.any((a.lengths < a.steps) & goes_on))
-    return not gaps and a.x.ndim == b.x.ndim and a.x.dtype == b.x.dtype
-
-
-def _join(pieces: list[_Piece], axis: int) -> _Piece:
-    x = np.concatenate([piece.x for piece in pieces], axis=axis)
-    resets = lengths = None
-    if any(piece.resets is not None for piece in pieces):
-        no_resets = [
-            np.zeros(piece.x.shape[:2], np.bool_) if piece.resets is None else piece.resets for piece in pieces
-        ]
-        resets = np.concatenate(no_resets, axis=axis)
-    if any(piece.lengths is not None for piece in pieces):
-        lengths = np.sum(
-            [np.full(x.shape[1 - axis], p.steps) if p.lengths is None else p.lengths for p in pieces], axis=0
-        )
-    return _Piece(x, resets, lengths, x.shape[axis])
-
-
-def _weights(mask: ArrayLike | None, window: _Piece, axis: int) -> Array | None:
-    """The mask for the loss: the caller's, and nothing where rows have ended."""
-    weights = None if mask is None else _checks.numbers("mask", mask)
-    if weights is not None:
-        _checks.shape("mask", weights, window.x.shape[:2])
-    if window.lengths is None:
-        return weights
-    active = np.expand_dims(np.arange(window.steps), 1 - axis) < np.expand_dims(window.lengths, axis)
-    return active if weights is None else np.where(active, weights, weights.dtype.type(0))
-
-
-def _leaves(state: Any) -> Iterator[Array]:
+def _leaves(state: Any) -> Iterator[Any]:
     """The arrays of a state, whatever its structure."""
     if isinstance(state, Mapping | tuple):
         for part in state.values() if isinstance(state, Mapping) else state:
             yield from _leaves(part)
     elif state is not None:
-        yield np.asarray(state)
+        yield state if hasattr(state, "shape") else np.asarray(state)
 
 
-def _map_state(function: Callable[[Array], Array], state: Any) -> Any:
+def _map_state(function: Callable[[Any], Any], state: Any) -> Any:
     """A state of the same structure, made array by array."""
     if isinstance(state, Mapping):
         return {name: _map_state(function, part) for name, part in state.items()}
-    if isinstance(state, tuple):
-        return tuple(_map_state(function, part) for part in state)
-    return None if state is None else function(np.asarray(state))
+    if isinstance(state, tuple | list):
+        return type(state)(_map_state(function, part) for part in state)
+    return None if state is None else function(state)
 
 
 def _rows(state: Any) -> int | None:

@@ -50,7 +50,7 @@ class OnlyDLPack:
         return self._array.__dlpack_device__()
 
 
-def run_script(script, *arguments, timeout=60, **environment):
+def run_script(script, *arguments, timeout=180, **environment):
     """Runs Python source in a new process whose environment says nothing else of threads; returns what it printed."""
     silent = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "RNNFAST_"))}
     command = [sys.executable, "-P", "-c", textwrap.dedent(script), *arguments]

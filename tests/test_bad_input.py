@@ -130,7 +130,7 @@ NOT_REAL = [
     (None, "expected an array of real numbers"),
     (object(), "expected an array of real numbers"),
     ([[1.0], [2.0, 3.0]], "expected an array of real numbers"),
-    (NoBuffer(), "expected an array of real numbers, got NoBuffer .on another device"),
+    (NoBuffer(), "expected an array on the host, got NoBuffer on a CUDA device"),
 ]
 STATE_SHAPES = [(1, B, H - 1), (1, B + 1, H), (2, B, H), (B, H), (1, 1, B, H), (1, 1, H), ()]
 

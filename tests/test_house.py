@@ -88,6 +88,18 @@ def test_only_the_command_line_and_checkpoints_need_more_than_numpy():
     assert set(extra) <= {"cli", "cli.py", "checkpoint.py"}, extra
 
 
+def test_one_module_knows_the_gpu_compiler():
+    """A move to another compiler with Numba's programming model changes rnnfast/cuda/shim.py and nothing else."""
+    importers = set()
+    for path in (ROOT / "rnnfast").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+            if {name.partition(".")[0] for name in names} & {"numba", "llvmlite"}:
+                importers.add(path.relative_to(ROOT).as_posix())
+    assert importers == {"rnnfast/cuda/shim.py"}
+
+
 def test_the_wheel_stays_small():
     """Under 5 MB: what the extension modules come to when compressed, as in a wheel."""
     modules = [importlib.import_module(f"rnnfast.{name}").__file__ for name in ("_core", "_flat", "stream")]

@@ -1,0 +1,158 @@
+"""Arrays on the device: CuPy's, or a stand-in for them where Numba simulates the device.
+
+Every room of `rnnfast.cuda` makes, recognises and moves its arrays through here. The stand-in is NumPy memory of a
+class of its own, `SimulatedArray`, which refuses arithmetic with arrays of the host as CuPy does, so that the
+simulator's tests see whether a call mixes up host and device: what needs a host array calls `to_host`, and nothing else
+does.
+
+All work goes to CuPy's current stream, which is the caller's: ``with cupy.cuda.Stream(): layer(x)``.
+
+Rejected: Numba's own device arrays (no arithmetic, no pool: each allocation waits for the device); a namespace object
+that is handed through every call (there is one device library per process).
+"""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from .._checks import on_device
+from . import shim
+
+__all__ = ["SimulatedArray", "device_of", "empty", "is_device_array", "stream_pointer", "to_device", "to_host", "xp"]
+
+
+class SimulatedArray(np.ndarray[Any, Any]):
+    """An array of the simulated device: NumPy's, and told apart from it by its class.
+
+    What is computed from it is one too, also where NumPy by itself would return its own array (`where`) or a number.
+    """
+
+    def __dlpack_device__(self, **options: Any) -> Any:
+        """A CUDA device, the first."""
+        return 2, 0
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        out = options.get("out", ())
+        if any(type(array) is np.ndarray for array in (*inputs, *out)):
+            raise TypeError(f"{ufunc.__name__}: an array of the host together with one of the (simulated) device")
+        if out:
+            options["out"] = tuple(map(_plain, out))
+        result = getattr(ufunc, method)(*map(_plain, inputs), **options)
+        return out[0] if out else _simulated(result)
+
+    def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
+        return _simulated(super().__array_function__(function, types, arguments, options))
+
+
+def _plain(value: Any) -> Any:
+    return value.view(np.ndarray) if isinstance(value, SimulatedArray) else value
+
+
+def _simulated(result: Any) -> Any:
+    if isinstance(result, tuple):
+        return tuple(map(_simulated, result))
+    if isinstance(result, np.generic):
+        result = np.asarray(result)
+    return result.view(SimulatedArray) if type(result) is np.ndarray else result
+
+
+def xp() -> ModuleType:
+    """The library whose functions take device arrays: CuPy, or NumPy for the simulated device."""
+    if shim.SIMULATED:
+        return np
+    import cupy
+
+    return cupy  # type: ignore[no-any-return]
+
+
+def is_device_array(value: object) -> bool:
+    """Whether `value` lies on a device: CuPy's, PyTorch's or Numba's array there, or a simulated one."""
+    return on_device(value)
+
+
+def device_of(array: Any) -> int:
+    """The number of the device that an array lies on."""
+    return 0 if shim.SIMULATED else int(array.device.id)
+
+
+def adopt(value: Any) -> Any:
+    """A foreign device array (`is_device_array`) as one of `xp`'s, without a copy."""
+    if shim.SIMULATED or isinstance(value, xp().ndarray):
+        return value
+    return xp().from_dlpack(value) if hasattr(value, "__dlpack__") else xp().asarray(value)
+
+
+def current_device() -> int:
+    """The number of the device that new arrays lie on."""
+    return 0 if shim.SIMULATED else int(xp().cuda.Device().id)
+
+
+def to_device(array: Any) -> Any:
+    """A copy of a host array on the device, C-contiguous."""
+    if shim.SIMULATED:
+        return np.array(array, order="C").view(SimulatedArray)
+    return xp().array(array, order="C")
+
+
+def to_host(array: Any) -> np.ndarray[Any, Any]:
+    """A copy of a device array on the host; waits for it."""
+    if shim.SIMULATED:
+        return np.array(array, subok=False)
+    return xp().asnumpy(array)  # type: ignore[no-any-return]
+
+
+def empty(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> Any:
+    """An uninitialised array on the device (simulated: of NaN or large numbers, so that use before writing shows)."""
+    if not shim.SIMULATED:
+        return xp().empty(shape, dtype)
+    array = np.empty(shape, dtype).view(SimulatedArray)
+    array.view(np.uint8).fill(0xFF) if array.size and array.ndim else None
+    return array
+
+
+def zeros(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> Any:
+    """Zeros on the device."""
+    return np.zeros(shape, dtype).view(SimulatedArray) if shim.SIMULATED else xp().zeros(shape, dtype)
+
+
+def contiguous(array: Any) -> Any:
+    """A device array itself if it is C-contiguous, else a copy that is."""
+    return array if array.flags.c_contiguous else array.copy(order="C")
+
+
+def arange(stop: int) -> Any:
+    """The int64 numbers from 0 to `stop` on the device."""
+    return to_device(np.arange(stop)) if shim.SIMULATED else xp().arange(stop)
+
+
+def out_of_memory() -> type[MemoryError]:
+    """What is raised when the device has no more memory."""
+    return MemoryError if shim.SIMULATED else xp().cuda.memory.OutOfMemoryError
+
+
+def cover(view: Any) -> tuple[Any, tuple[int, ...]]:
+    """The memory from a view's first element to its last as one flat array, and the view's strides in elements.
+
+    Kernels take sequences this way, so that halves of an array and swapped axes need no copy and no other kernel.
+    """
+    steps = tuple(stride // view.itemsize for stride in view.strides)
+    if not view.size:
+        return view.reshape(-1), steps
+    span = 1 + sum((size - 1) * step for size, step in zip(view.shape, steps, strict=True))
+    flat = xp().lib.stride_tricks.as_strided(view, (span,), (view.itemsize,))
+    return flat, steps
+
+
+def size_of(shape: tuple[int, ...]) -> int:
+    """The elements of an array of this shape."""
+    return math.prod(shape)
+
+
+def stream_pointer() -> int:
+    """The CUDA stream that work goes to: CuPy's current one."""
+    return 0 if shim.SIMULATED else int(xp().cuda.get_current_stream().ptr)

@@ -1,0 +1,215 @@
+"""Products of matrices on the device, and the operands they take.
+
+All large products are here: inputs and gradients over a whole sequence, and the recurrent product of the step-wise
+engine. On a GPU they are cuBLAS's, through CuPy's handle, which follows CuPy's current stream; its results are the same
+bits from run to run on one stream of one device, because it uses no atomics unless asked to. In the simulator they are
+NumPy's, of operands rounded as the tensor cores would.
+
+A) An operand is *stored*: float32, or bfloat16 as uint16 where the precision says so. The result is always float32, and
+   so is every sum.
+B) `as_operand` is where a sequence becomes a matrix, once per call: rounded where it must be, cleared where rows have
+   ended (a NaN there, times a gradient of zero, would be a NaN in the weights), and not copied where neither is needed
+   and its strides are a matrix's.
+C) A row whose length is outside 0..T can't be reported without waiting for the device: its operand is NaN, and with it
+   all its results.
+
+Rejected: CuPy's `matmul` (it takes bfloat16 not at all, and TF32 by an environment variable); batched products over the
+steps of a sequence with swapped axes (one copy costs less than T small products).
+"""
+
+from __future__ import annotations
+
+import functools
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from . import arrays, elements, shim
+from .elements import active, first, spoilt, stride
+from .shim import float32
+
+__all__ = ["as_operand", "as_stored", "gemm"]
+
+Array = Any  # a device array
+
+_ONE, _ZERO = np.ones(1, np.float32), np.zeros(1, np.float32)  # cuBLAS reads its scalars on the host, when called
+_NAN = float32(np.nan)
+
+
+def gemm(
+    a: Array,
+    b: Array,
+    out: Array,
+    *,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    add: bool = False,
+    precision: str,
+) -> None:
+    """``out = op(a) @ op(b)``, or ``out += ...`` with `add`; op transposes where it is asked to.
+
+    Parameters
+    ----------
+    a, b : device arrays of two axes, stored
+        Unit stride in the last axis; rows may be further apart.
+    out : device array, float32 [M, N]
+        Likewise.
+    transpose_a, transpose_b, add : bool
+    precision : {"float32", "tf32", "bfloat16"}
+    """
+    inner = a.shape[0] if transpose_a else a.shape[1]
+    if not out.size:
+        return
+    if not inner:
+        if not add:
+            out.fill(0)
+        return
+    multiply = _simulated if shim.SIMULATED else _cublas
+    multiply(a, b, out, inner, transpose_a, transpose_b, add, precision)
+
+
+def _cublas(
+    a: Array, b: Array, out: Array, inner: int, transpose_a: bool, transpose_b: bool, add: bool, precision: str
+) -> None:
+    """cuBLAS takes columns where we have rows, so it is asked for the transpose: op(b)^T op(a)^T."""
+    library = _library()
+    rows, columns = out.shape
+    kind = library.kinds[precision]
+    library.gemm(
+        library.handle(),
+        int(transpose_b),
+        int(transpose_a),
+        columns,
+        rows,
+        inner,
+        _ONE.ctypes.data,
+        b.data.ptr,
+        kind,
+        _row_stride(b),
+        a.data.ptr,
+        kind,
+        _row_stride(a),
+        (_ONE if add else _ZERO).ctypes.data,
+        out.data.ptr,
+        library.kinds["float32"],
+        _row_stride(out),
+        library.arithmetic[precision],
+        library.algorithm,
+    )
+
+
+@functools.cache
+def _library() -> Any:
+    """The names of cuBLAS that are needed here."""
+    cuda = arrays.xp().cuda
+    cublas, runtime = cuda.cublas, cuda.runtime
+    return SimpleNamespace(
+        gemm=cublas.gemmEx,
+        handle=cuda.device.get_cublas_handle,
+        algorithm=cublas.CUBLAS_GEMM_DEFAULT,
+        kinds={"float32": runtime.CUDA_R_32F, "tf32": runtime.CUDA_R_32F, "bfloat16": runtime.CUDA_R_16BF},
+        arithmetic={
+            "float32": cublas.CUBLAS_COMPUTE_32F,
+            "tf32": cublas.CUBLAS_COMPUTE_32F_FAST_TF32,
+            "bfloat16": cublas.CUBLAS_COMPUTE_32F,
+        },
+    )
+
+
+def _row_stride(matrix: Array) -> int:
+    """The elements between two rows; of a single row any number that is large enough."""
+    return int(max(matrix.strides[0] // matrix.itemsize, matrix.shape[1], 1))
+
+
+def _simulated(
+    a: Array, b: Array, out: Array, inner: int, transpose_a: bool, transpose_b: bool, add: bool, precision: str
+) -> None:
+    left, right = _rounded(a, precision), _rounded(b, precision)
+    with np.errstate(all="ignore"):
+        product = (left.T if transpose_a else left) @ (right.T if transpose_b else right)
+        target = np.asarray(out)
+        target[...] = target + product if add else product
+
+
+def _rounded(matrix: Array, precision: str) -> Any:
+    """An operand as the tensor cores see it."""
+    values = np.asarray(matrix)
+    if precision == "bfloat16":
+        return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    if precision == "tf32":
+        bits = np.ascontiguousarray(values).view(np.uint32)
+        return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+    return values
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Operands
+
+
+def as_stored(matrix: Array, precision: str) -> Array:
+    """A float32 matrix as an operand: itself, or a copy in bfloat16, rounded to nearest even.
+
+    Parameters
+    ----------
+    matrix : device array, float32 [N, C]
+        Unit stride in the last axis.
+    precision : {"float32", "tf32", "bfloat16"}
+
+    Returns
+    -------
+    device array, stored [N, C]
+    """
+    return as_operand(matrix[:, None], None, precision)
+
+
+def as_operand(x: Array, lengths: Array | None, precision: str) -> Array:
+    """A sequence as a stored matrix of its rows; the caller's memory where that will do.
+
+    Parameters
+    ----------
+    x : device array, float32 [T, B, C]
+        Any strides.
+    lengths : device array, int64 [B], or None
+        Where given, rows are zeros beyond their length, and NaN altogether where it is outside 0..T.
+    precision : {"float32", "tf32", "bfloat16"}
+
+    Returns
+    -------
+    device array, stored [T * B, C]
+        Unit stride in the last axis.
+    """
+    T, B, C = x.shape
+    if lengths is None and precision != "bfloat16":
+        matrix = x.reshape(T * B, C)
+        fits = matrix.strides[1] == matrix.itemsize and matrix.strides[0] >= C * matrix.itemsize
+        return matrix if fits else arrays.contiguous(matrix)
+    if min(x.strides) < 0:
+        x = arrays.contiguous(x)
+    bfloat16 = precision == "bfloat16"
+    out = arrays.empty((T * B, C), np.uint16 if bfloat16 else np.float32)
+    flat, steps = arrays.cover(x)
+    if out.size:
+        arguments = (shim.pointer(flat), shim.pointer(lengths), shim.pointer(out.reshape(-1)), T, B, C, *steps)
+        _copy_kernel(bfloat16).launch(*elements.grid(out.size), arguments, stream=arrays.stream_pointer())
+    return out
+
+
+@functools.cache
+def _copy_kernel(bfloat16: bool) -> Any:
+    put = elements.storer("bfloat16" if bfloat16 else "float32")
+
+    @shim.kernel("ppp" + "i" * 6)
+    def copy(
+        source: Any, lengths: Any, out: Any, T: Any, B: Any, C: Any, by_step: Any, by_row: Any, by_feature: Any
+    ) -> None:
+        for i in range(first(), T * B * C, stride()):
+            t, b, k = i // (B * C), i // C % B, i % C
+            value = float32(0)
+            if spoilt(lengths, b, T):
+                value = _NAN
+            elif active(lengths, t, b):
+                value = shim.load(source, t * by_step + b * by_row + k * by_feature)
+            put(out, i, value)
+
+    return copy

@@ -1,0 +1,198 @@
+"""The CUDA device as the rooms outside know it: memory, checks, kernels, and the ways in and out.
+
+All work goes to CuPy's current stream, and the memory is of CuPy's pool; no call here waits but those that hand numbers
+to the host. A call that runs out of memory raises MemoryError. It has kept nothing: CuPy has given its free blocks back
+to the driver before it gave up, and what the call held is released with it.
+
+Random masks are drawn by a counter and a mix of bits (splitmix64) from a seed that the layer's generator gives. So they
+are decided by `rng` and by nothing else: not by the device, nor by CuPy's version. They are others than the host's.
+
+Rejected: CuPy's random generators (their state lies on the device, so a checkpoint would have to read it back, and to
+seed a new one in every call takes longer than the draw).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from .. import _checks
+from .._device import Device, Port, stay
+from . import arrays, checks, flat, shim
+from .dense import Dense
+from .kernel import Kernel
+
+__all__ = ["Cuda", "current"]
+
+Array = Any  # a device array
+
+_OLDEST = (8, 0)  # compute capability: tensor cores for tf32 and bfloat16
+
+
+def _across(function: Any, value: Any) -> Any:
+    """A structure of arrays, moved one by one; what is no array stays."""
+    if isinstance(value, Mapping):
+        return {name: _across(function, part) for name, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_across(function, part) for part in value)
+    return function(value) if hasattr(value, "dtype") else value
+
+
+def _leave(value: Any, out: Any = None) -> Any:
+    if out is None:
+        return _across(arrays.to_host, value)
+    if isinstance(value, tuple):
+        return tuple(_leave(part, own) for part, own in zip(value, out, strict=True))
+    out[...] = arrays.to_host(value)
+    return out
+
+
+_INSIDE = Port(checks, stay, stay)
+_ACROSS = Port(_checks, functools.partial(_across, arrays.to_device), _leave, direct=False)
+
+
+class Cuda(Device):
+    """One CUDA device.
+
+    Parameters
+    ----------
+    number : int
+        As CuPy counts them.
+    """
+
+    name = "cuda"
+    checks = checks
+    flat = flat
+    waits = True
+    ports = {True: _INSIDE, False: _ACROSS}  # noqa: RUF012 - annotated in the base
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce__(self) -> Any:
+        return current, ()  # what was made on one device may go on on another
+
+    def __repr__(self) -> str:
+        return f"{self.name}:{self.number}"
+
+    @property
+    def xp(self) -> ModuleType:
+        """CuPy."""
+        return arrays.xp()
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Make the device the current one; out of memory is a MemoryError that says so."""
+        try:
+            if shim.SIMULATED:
+                yield
+            else:
+                with self.xp.cuda.Device(self.number):
+                    yield
+        except arrays.out_of_memory() as error:
+            raise MemoryError(f"out of memory on CUDA device {self.number}: {error}") from error
+
+    def port(self, x: Any) -> Port:
+        """Arrays on the device are used as they are, those of the host are moved."""
+        return self.ports[_checks.on_device(x)]
+
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        """Uninitialised memory of the pool."""
+        return arrays.empty(shape, dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        """Zeros."""
+        with self.active():  # gradients are made outside of calls, too
+            return arrays.zeros(shape, dtype)
+
+    def arange(self, stop: int) -> Array:
+        """The int64 numbers from 0 to `stop`."""
+        return arrays.arange(stop)
+
+    def take(self, name: str, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+        """A checked copy of a caller's array, from wherever it lies."""
+        port = self.port(value)
+        with self.active():
+            return port.enter(port.checks.real_of_shape(name, value, dtype, shape, copy=True))
+
+    def bring(self, name: str, value: Any) -> Array:
+        """A caller's array of real numbers, from wherever it lies."""
+        port = self.port(value)
+        return port.enter(port.checks.numbers(name, value))
+
+    def to_host(self, array: Any) -> Any:
+        """A NumPy copy; waits for it."""
+        return arrays.to_host(array) if arrays.is_device_array(array) else array
+
+    def freeze(self, array: Array) -> None:
+        """Nothing: CuPy has no read-only arrays."""
+
+    def checksum(self, array: Array) -> int:
+        """0: to look at the contents would be to wait for them."""
+        return 0
+
+    def kernel(self, kind: str, input_size: int, hidden_size: int, dtype: np.dtype[Any], precision: str) -> Kernel:
+        """The kernel of one cell and direction."""
+        return Kernel(kind, input_size, hidden_size, precision)
+
+    def dense(self, input_size: int, output_size: int, dtype: np.dtype[Any], precision: str) -> Dense:
+        """The kernel of an affine map."""
+        return Dense(input_size, output_size, precision)
+
+    def draw(self, rng: np.random.Generator, mask: Array) -> None:
+        """Fill with uniform numbers in [0, 1): the upper 24 bits of splitmix64's sequence from a seed of `rng`'s."""
+        z = arrays.arange(mask.size).astype(np.uint64)
+        z *= np.uint64(0x9E3779B97F4A7C15)
+        z += rng.integers(2**64, dtype=np.uint64)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            z ^= z >> np.uint64(shift)
+            z *= np.uint64(factor)
+        z ^= z >> np.uint64(31)
+        mask[...] = (z >> np.uint64(40)).astype(np.float32).reshape(mask.shape)
+        mask *= np.float32(2.0**-24)
+
+    def clip_norm(self, flat: Array, limit: float) -> Array:
+        """Scale to a norm of at most `limit`; the norm before, an array without axes."""
+        return self.flat.scale_to_norm(flat, limit)
+
+
+@functools.cache
+def _device(number: int) -> Cuda:
+    found = shim.limits(number)
+    if found.capability < _OLDEST:
+        raise RuntimeError(
+            f"device: expected a CUDA device of compute capability {_OLDEST[0]}.{_OLDEST[1]} or more, "
+            f"got {found.name} of {found.capability[0]}.{found.capability[1]}"
+        )
+    return Cuda(number)
+
+
+def current() -> Cuda:
+    """The current device, as CuPy sees it.
+
+    Returns
+    -------
+    Cuda
+
+    Raises
+    ------
+    ImportError
+        CuPy is missing.
+    RuntimeError
+        There is no device, or it is too old.
+    """
+    try:
+        arrays.xp()
+    except ImportError as error:
+        raise ImportError(
+            f'rnnfast.cuda needs numba-cuda and CuPy: pip install "rnnfast[cuda]" (importing cupy said: {error})'
+        ) from error
+    if not shim.available():
+        raise RuntimeError('device: expected a CUDA device for device="cuda", got none (no GPU, or no driver for it)')
+    return _device(arrays.current_device())

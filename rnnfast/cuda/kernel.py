@@ -1,0 +1,305 @@
+"""One layer and direction on the device, with the methods of the CPU's kernels: what the walk over layers calls.
+
+Around the recurrence, which one of two engines does as `plan` says, are the products over the whole sequence: the input
+side of all gates before it, dx and the parameters' gradients after it.
+
+A) Panels are the parameters one after the other, in their own order; there is nothing to pack for backward.
+B) The tape is float32 memory, in which the trail's arrays lie one after the other, each starting at a multiple of
+   `_ALIGNMENT`. x is not on it: backward makes its operand again.
+C) Nothing here waits for the device. A length outside 0..T counts as T, and its row's input as NaN (`blas`,
+   `reductions`), so that all of its results are NaN, whatever its resets.
+D) The rows of U's gradient are in gate order and the gates' gradients in slot order, which differ for `gru_after`; and
+   the right operand of `gru_before`'s n is r * h. Both are two products for a GRU, of the gates r and z, and of n.
+
+Rejected: x's operand on the tape (as much memory as the input, to save one copy of it in backward).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import arrays, blas, persistent, reductions, shim, stepwise
+from .plan import Plan, columns, plan
+from .sequence import CELLS, Backward, Forward, Masks, Trail, stored_dtype, trail_sizes
+
+__all__ = ["Kernel"]
+
+Array = Any  # a device array
+
+_ALIGNMENT = 32  # elements of float32: 128 bytes
+
+
+class _Weights(NamedTuple):
+    """Views on panels."""
+
+    weight_ih: Array  # [G * H, I]
+    weight_hh: Array  # [G * H, H]
+    bias_ih: Array  # [G * H]
+    bias_hh: Array
+
+
+class Kernel:
+    """The kernel of one kind, size and precision.
+
+    Parameters
+    ----------
+    kind : str
+        A key of `sequence.CELLS`.
+    input_size, hidden_size : int
+    precision : {"float32", "tf32", "bfloat16"}
+    """
+
+    def __init__(self, kind: str, input_size: int, hidden_size: int, precision: str = "float32") -> None:
+        self.kind, self.precision = kind, precision
+        self.input_size, self.hidden_size = input_size, hidden_size
+        self._cell = CELLS[kind]
+        self._rows = self._cell.gates * hidden_size
+
+    # Panels
+
+    @property
+    def panel_size(self) -> int:
+        """The elements of the panels; absent biases are there, as zeros."""
+        return self._rows * (self.input_size + self.hidden_size + 2)
+
+    @property
+    def panel_size_backward(self) -> int:
+        """None: backward takes the same panels."""
+        return 0
+
+    def _views(self, panels: Array) -> _Weights:
+        parts, start = [], 0
+        for shape in ((self._rows, self.input_size), (self._rows, self.hidden_size), (self._rows,), (self._rows,)):
+            stop = start + math.prod(shape)
+            parts.append(panels[start:stop].reshape(shape))
+            start = stop
+        return _Weights(*parts)
+
+    def pack(
+        self, weight_ih: Array, weight_hh: Array, bias_ih: Array | None, bias_hh: Array | None, out: Array
+    ) -> None:
+        """Write the panels `out`."""
+        for view, given in zip(self._views(out), (weight_ih, weight_hh, bias_ih, bias_hh), strict=True):
+            view[...] = 0 if given is None else given
+
+    def pack_backward(self, weight_ih: Array, weight_hh: Array, out: Array) -> None:
+        """There is nothing to write."""
+
+    def unpack(
+        self, panels: Array, weight_ih: Array, weight_hh: Array, bias_ih: Array | None, bias_hh: Array | None
+    ) -> None:
+        """Write what the panels hold into the given arrays."""
+        for view, taken in zip(self._views(panels), (weight_ih, weight_hh, bias_ih, bias_hh), strict=True):
+            if taken is not None:
+                taken[...] = view
+
+    # The tape
+
+    def tape_size(self, T: int, B: int) -> int:
+        """The elements, of float32, of the tape of a call."""
+        return sum(words for _, words in self._layout(T, B).values()) if T and B else 0
+
+    def _layout(self, T: int, B: int) -> dict[str, tuple[tuple[int, ...], int]]:
+        """The trail's arrays in their order on the tape: shape, and words of memory."""
+        width = columns(self.hidden_size, self._plan(B).forward)
+        shapes = trail_sizes(self.kind, T, B, self.hidden_size, width)
+        layout = {}
+        for name, shape in shapes.items():
+            words = -(-math.prod(shape) * self._dtype(name).itemsize // 4)
+            layout[name] = shape, -(-words // _ALIGNMENT) * _ALIGNMENT
+        return layout
+
+    def _dtype(self, name: str) -> Any:
+        return stored_dtype(self.precision if name in ("used", "gated") else "float32")
+
+    def _trail(self, tape: Array, T: int, B: int) -> Trail:
+        trail, start = {}, 0
+        for name, (shape, words) in self._layout(T, B).items():
+            memory = tape[start : start + words].view(self._dtype(name))
+            trail[name] = memory[: math.prod(shape)].reshape(shape)
+            start += words
+        return Trail(**trail)
+
+    def _plan(self, B: int) -> Plan:
+        limits = shim.limits(arrays.current_device())
+        return plan(self.kind, self.hidden_size, B, self.precision, multiprocessors=limits.multiprocessors)
+
+    # Calls
+
+    def forward(
+        self,
+        panels: Array,
+        x: Array,
+        y: Array,
+        h0: Array | None,
+        c0: Array | None,
+        hT: Array,
+        cT: Array | None,
+        *,
+        reset_h: Array | None,
+        reset_c: Array | None,
+        lengths: Array | None,
+        resets: Array | None,
+        reverse: bool,
+        tape: Array | None,
+        num_threads: int,
+    ) -> None:
+        """Write `y` and the final state; with a tape, also what backward needs.
+
+        The arrays are those of the CPU's kernels, on the device, in float32. `num_threads` has no meaning there.
+        """
+        T, B = x.shape[:2]
+        if not T or not B:
+            _copy(hT, h0)
+            _copy(cT, c0)
+            return
+        weights, chosen = self._views(panels), self._plan(B)
+        gates_x = arrays.empty((T, B, self._rows))
+        if x.ndim == 2:
+            reductions.gather_columns(weights.weight_ih, x, lengths, gates_x)
+        else:
+            operand = blas.as_operand(x, lengths, self.precision)
+            weight = blas.as_stored(weights.weight_ih, self.precision)
+            out = gates_x.reshape(T * B, self._rows)
+            blas.gemm(operand, weight, out, transpose_b=True, precision=self.precision)
+        call = Forward(
+            kind=self.kind,
+            precision=self.precision,
+            reverse=reverse,
+            gates_x=gates_x,
+            weight=weights.weight_hh,
+            bias_ih=weights.bias_ih,
+            bias_hh=weights.bias_hh,
+            h0=h0,
+            c0=c0,
+            h=hT,
+            c=cT,
+            y=y,
+            masks=_masks(T, lengths, resets, reset_h, reset_c),
+            trail=None if tape is None else self._trail(tape, T, B),
+        )
+        if chosen.forward is None:
+            stepwise.forward(call)
+        else:
+            persistent.forward(call, chosen.forward)
+
+    def backward(
+        self,
+        panels: Array,
+        panels_backward: Array,
+        x: Array,
+        tape: Array,
+        dy: Array | None,
+        dhT: Array | None,
+        dcT: Array | None,
+        dx: Array | None,
+        dh0: Array,
+        dc0: Array | None,
+        dpanels: Array,
+        *,
+        h0: Array | None,
+        c0: Array | None,
+        reset_h: Array | None,
+        reset_c: Array | None,
+        d_reset_h: Array | None,
+        d_reset_c: Array | None,
+        lengths: Array | None,
+        resets: Array | None,
+        reverse: bool,
+        num_threads: int,
+    ) -> None:
+        """Write `dx`, `dh0`, `dc0`, `d_reset_h`, `d_reset_c` where they are given, and add to `dpanels`."""
+        T, B = x.shape[:2]
+        if not T or not B:
+            _copy(dh0, dhT)
+            _copy(dc0, dcT)
+            _copy(d_reset_h, None)
+            _copy(d_reset_c, None)
+            return
+        weights, chosen, trail = self._views(panels), self._plan(B), self._trail(tape, T, B)
+        slots = self._cell.slots * self.hidden_size
+        width = columns(slots, chosen.backward)
+        call = Backward(
+            kind=self.kind,
+            precision=self.precision,
+            reverse=reverse,
+            weight=weights.weight_hh,
+            masks=_masks(T, lengths, resets, reset_h, reset_c),
+            trail=trail,
+            dy=None if dy is None else _rows(dy),
+            dh_final=dhT,
+            dc_final=dcT,
+            gradients=arrays.empty((T, B, width), stored_dtype(self.precision)),
+            dh0=dh0,
+            dc0=dc0,
+            d_reset_h=d_reset_h,
+            d_reset_c=d_reset_c,
+        )
+        if chosen.backward is None:
+            stepwise.backward(call)
+        else:
+            persistent.backward(call, chosen.backward, trail.used.shape[2])
+        gradients = call.gradients.reshape(T * B, width)[:, :slots]
+        if dx is not None:
+            self._input_gradient(gradients, weights.weight_ih, dx)
+        self._parameter_gradients(gradients, trail, x, lengths, self._views(dpanels))
+
+    def _input_side(self, gradients: Array) -> Array:
+        """The gates' gradients on the input side, in gate order."""
+        start = self._cell.input_slot * self.hidden_size
+        return gradients[:, start : start + self._rows]
+
+    def _input_gradient(self, gradients: Array, weight_ih: Array, dx: Array) -> None:
+        """Write dx, which may be a view with swapped axes."""
+        contiguous = dx if dx.flags.c_contiguous else arrays.empty(dx.shape)
+        weight, matrix = blas.as_stored(weight_ih, self.precision), contiguous.reshape(-1, self.input_size)
+        blas.gemm(self._input_side(gradients), weight, matrix, precision=self.precision)
+        if contiguous is not dx:
+            dx[...] = contiguous
+
+    def _parameter_gradients(
+        self, gradients: Array, trail: Trail, x: Array, lengths: Array | None, into: _Weights
+    ) -> None:
+        """Add the gradients of all parameters."""
+        hidden, recurrent = self.hidden_size, self._cell.recurrent
+        if x.ndim == 2:
+            reductions.scatter_add(self._input_side(gradients), x, into.weight_ih, self.precision)
+        else:
+            operand = blas.as_operand(x, lengths, self.precision)
+            self._add_product(self._input_side(gradients), operand, into.weight_ih)
+        sums = reductions.column_sums(gradients, self.precision)
+        start = self._cell.input_slot * hidden
+        into.bias_ih[...] += sums[start : start + self._rows]
+        used = trail.used.reshape(-1, trail.used.shape[2])[:, :hidden]
+        for first, count in [(0, 2), (2, 1)] if self._cell.gates == 3 else [(0, self._cell.gates)]:
+            rows = slice(first * hidden, (first + count) * hidden)
+            slot = recurrent.index(first)
+            taken = slice(slot * hidden, (slot + count) * hidden)
+            operand = used if first == 0 or trail.gated is None else trail.gated.reshape(-1, hidden)
+            self._add_product(gradients[:, taken], operand, into.weight_hh[rows])
+            into.bias_hh[rows] += sums[taken]
+
+    def _add_product(self, gradients: Array, operand: Array, into: Array) -> None:
+        blas.gemm(gradients, operand, into, transpose_a=True, add=True, precision=self.precision)
+
+
+def _copy(to: Array | None, given: Array | None) -> None:
+    if to is not None:
+        to[...] = 0 if given is None else given
+
+
+def _rows(sequence: Array) -> Array:
+    """A sequence with unit stride in its last axis and no other below zero."""
+    fits = min(sequence.strides) >= 0 and (sequence.strides[-1] == sequence.itemsize or sequence.shape[-1] == 1)
+    return sequence if fits else arrays.contiguous(sequence)
+
+
+def _masks(T: int, lengths: Array | None, resets: Array | None, reset_h: Array | None, reset_c: Array | None) -> Masks:
+    """The masks of a call, lengths outside 0..T as T."""
+    xp = arrays.xp()
+    if lengths is not None:  # as unsigned numbers, negative ones are the largest
+        lengths = xp.minimum(arrays.contiguous(lengths).view(np.uint64), np.uint64(T)).view(np.int64)
+    return Masks(lengths, None if resets is None else arrays.contiguous(resets), reset_h, reset_c)

@@ -1,0 +1,391 @@
+"""The one module that imports Numba: what a kernel may say, how it is compiled, and how it is launched.
+
+A kernel here is a Python function on scalars and *pointers*. Everything else it needs comes from this module as a
+device function with two implementations: an intrinsic (LLVM or inline PTX) for the GPU, and a twin in Python for
+Numba's simulator (``NUMBA_ENABLE_CUDASIM=1``), where each thread is a thread of the host. So every kernel runs,
+fragments and hand-over included, on a machine without a GPU, and a move to another compiler with Numba's programming
+model changes this file alone.
+
+A) A pointer is an int64 on the GPU: two dozen arrays as Numba arguments would cost as many microseconds of launch as a
+   hundred steps take. In the simulator it is a `_View`, which checks every index.
+B) The simulator runs the blocks of a grid one after the other, and a grid that waits for itself would never end. So
+   all blocks of a launch become one block of the simulator's, told apart by `threadIdx.y` and `.z`. They meet at
+   every `sync`, which is right as long as all blocks come by the same number of them; kernels are written so (`block`
+   is the block's number).
+C) What crosses blocks goes through `release` and `acquire`; `load`s after an `acquire` are not moved before it, because
+   the inline PTX clobbers memory. Spinning on a plain or volatile load does not have that.
+D) Launches are cooperative, unless a kernel's blocks never wait for each other: the driver then refuses a grid that
+   could not be resident at once, which would wait for itself forever.
+
+Rejected: Numba's array arguments (A); `cuda.cg.this_grid().sync()` (measured 1.3-1.7 us for 132 blocks against
+1.2-1.3 us for one counter); `fastmath=True`, which silently makes tanh an approximation with a relative error of
+2^-11.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+try:
+    from numba import config as _config
+    from numba import cuda as _numba_cuda
+except ImportError as error:
+    raise ImportError(
+        f'rnnfast.cuda needs numba-cuda and CuPy: pip install "rnnfast[cuda]" (importing numba.cuda said: {error})'
+    ) from error
+
+SIMULATED = bool(_config.ENABLE_CUDASIM)
+"""Whether Numba simulates the device."""
+
+Kernel = Callable[..., Any]
+
+
+class Limits(NamedTuple):
+    """What the planner must know of a device."""
+
+    multiprocessors: int
+    capability: tuple[int, int]
+    name: str = ""
+
+
+def available() -> bool:
+    """Whether there is a device that kernels can be launched on; the simulated one counts."""
+    if SIMULATED:
+        return True
+    try:
+        return bool(_numba_cuda.is_available())
+    except Exception:  # whatever a driver that is half there may raise
+        return False
+
+
+@functools.cache
+def limits(device: int = 0) -> Limits:
+    """The limits of a device."""
+    if SIMULATED:
+        return Limits(4, (9, 0), "simulator")
+    with _numba_cuda.gpus[device]:
+        found = _numba_cuda.get_current_device()
+        name = found.name.decode() if isinstance(found.name, bytes) else str(found.name)
+        return Limits(int(found.MULTIPROCESSOR_COUNT), tuple(found.compute_capability), name)
+
+
+if SIMULATED:
+    from . import twins as _twins
+    from .twins import *  # noqa: F403 - all that a kernel may say
+
+    def kernel(types: str, *, threads: int = 256) -> Callable[[Kernel], Any]:
+        """Decorates a kernel; `types` are its arguments': p a pointer, i an int64."""
+
+        def decorate(function: Kernel) -> Any:
+            simulated = _numba_cuda.jit(function)
+
+            def launch(
+                grid: int | tuple[int, int],
+                block: int,
+                arguments: tuple[Any, ...],
+                *,
+                shared: int = 0,
+                stream: int = 0,
+                cooperative: bool = False,
+            ) -> None:
+                assert len(arguments) == len(types), (function.__name__, len(arguments), len(types))
+                assert block <= threads and shared <= _twins.MOST_SHARED
+                simulated[(1,), (block, *np.atleast_1d(grid).tolist())](*arguments)
+
+            return SimpleNamespace(launch=launch, function=function, types=types, threads=threads)
+
+        return decorate
+
+else:
+    from llvmlite import ir as _ir
+    from numba.cuda import types as _types
+    from numba.cuda.extending import intrinsic as _intrinsic
+    from numba.cuda.np.arrayobj import make_array as _make_array
+
+    cuda = _numba_cuda
+    float32, uint32, int64 = _types.float32, _types.uint32, _types.int64
+    _F, _I16, _I32, _I64 = _ir.FloatType(), _ir.IntType(16), _ir.IntType(32), _ir.IntType(64)
+
+    def pointer(array: Any) -> int:
+        """What a kernel takes for a flat device array (or None)."""
+        return 0 if array is None else int(array.data.ptr)
+
+    def device(function: Kernel) -> Kernel:
+        """Marks a function that kernels call."""
+        return _numba_cuda.jit(device=True, forceinline=True)(function)  # type: ignore[no-any-return]
+
+    @device
+    def thread() -> Any:
+        """The number of the thread in its block."""
+        return cuda.threadIdx.x
+
+    @device
+    def block() -> Any:
+        """The number of the block in its grid."""
+        return cuda.blockIdx.x
+
+    @device
+    def blocks() -> Any:
+        """The blocks of the grid."""
+        return cuda.gridDim.x
+
+    @device
+    def group() -> Any:
+        """The number of the block along the grid's second axis."""
+        return cuda.blockIdx.y
+
+    @device
+    def threads() -> Any:
+        """The threads of a block."""
+        return cuda.blockDim.x
+
+    @device
+    def sync() -> None:
+        """All threads of the block wait for each other."""
+        cuda.syncthreads()
+
+    def _returned(types: Any) -> Any:
+        """Numba's type of what an intrinsic returns."""
+        if types is None:
+            return _types.void
+        return types if not isinstance(types, tuple) else _types.UniTuple(types[0], types[1])
+
+    def _make(arity: int, returns: Any, emit: Callable[..., Any]) -> Any:
+        """An intrinsic of so many arguments: pointers and indices are int64, the others as they come."""
+        names = ", ".join(f"a{k}" for k in range(arity))
+        scope: dict[str, Any] = {"emit": emit, "returns": _returned(returns)}
+        source = f"""
+def typing({"context, " + names}):
+    signature = returns({names})
+    def codegen(context, builder, signature, values):
+        return emit(context, builder, signature, values)
+    return signature, codegen
+"""
+        exec(source, scope)  # Numba counts the parameters of the function it is given
+        return _intrinsic(scope["typing"])
+
+    def _int64(builder: Any, value: Any) -> Any:
+        return value if value.type.width == 64 else builder.sext(value, _I64)
+
+    def _address(builder: Any, values: Any, shift: int) -> Any:
+        """p + i * 2^shift."""
+        index = builder.shl(_int64(builder, values[1]), _ir.Constant(_I64, shift))
+        return builder.add(_int64(builder, values[0]), index)
+
+    def _global(builder: Any, values: Any, element: Any, shift: int) -> Any:
+        return builder.inttoptr(_address(builder, values, shift), _ir.PointerType(element, addrspace=1))
+
+    def _loader(element: Any, shift: int, returns: Any, finish: Callable[..., Any]) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            return finish(builder, builder.load(_global(builder, values, element, shift), align=1 << shift))
+
+        return _make(2, returns, emit)
+
+    def _assembler(text: str, constraints: str, result: Any, arguments: list[Any]) -> Any:
+        return _ir.InlineAsm(_ir.FunctionType(result, arguments), text, constraints, side_effect=True)
+
+    def _vector_loader(text: str, letter: str, count: int, llvm: Any, numba: Any, shift: int) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            result = _ir.LiteralStructType([llvm] * count)
+            outputs = ",".join([f"={letter}"] * count)
+            call = _assembler(text, f"{outputs},l", result, [_I64])
+            loaded = builder.call(call, [_address(builder, values, shift)])
+            parts = [builder.extract_value(loaded, k) for k in range(count)]
+            return context.make_tuple(builder, signature.return_type, parts)
+
+        return _make(2, (numba, count), emit)
+
+    load = _loader(_F, 2, _types.float32, lambda builder, value: value)
+    load_bool = _loader(
+        _ir.IntType(8), 0, _types.boolean, lambda b, value: b.icmp_unsigned("!=", value, _ir.Constant(value.type, 0))
+    )
+    load_int64 = _loader(_I64, 3, _types.int64, lambda builder, value: value)
+    load4 = _vector_loader("ld.global.v4.f32 {$0,$1,$2,$3}, [$4];", "f", 4, _F, _types.float32, 2)
+    load2_words = _vector_loader("ld.global.v2.b32 {$0,$1}, [$2];", "r", 2, _I32, _types.uint32, 1)
+
+    @device
+    def given(p: Any) -> Any:
+        """Whether a pointer is to an array and not None."""
+        return p != 0
+
+    def _widen(builder: Any, value: Any) -> Any:
+        word = builder.shl(builder.zext(value, _I32), _ir.Constant(_I32, 16))
+        return builder.bitcast(word, _F)
+
+    load_bf16 = _loader(_I16, 1, _types.float32, _widen)
+
+    def _store(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        value = context.cast(builder, values[2], signature.args[2], _types.float32)
+        builder.store(value, _global(builder, values, _F, 2), align=4)
+        return context.get_dummy_value()
+
+    store = _make(3, None, _store)
+
+    def _convert_pair(builder: Any, high: Any, low: Any) -> Any:
+        call = _ir.InlineAsm(_ir.FunctionType(_I32, [_F, _F]), "cvt.rn.bf16x2.f32 $0, $1, $2;", "=r,f,f")
+        return builder.call(call, [high, low])
+
+    def _store_bf16(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        word = _convert_pair(builder, _ir.Constant(_F, 0.0), values[2])
+        builder.store(builder.trunc(word, _I16), _global(builder, values, _I16, 1), align=2)
+        return context.get_dummy_value()
+
+    store_bf16 = _make(3, None, _store_bf16)
+    pack_bf16 = _make(2, _types.uint32, lambda context, b, signature, values: _convert_pair(b, values[1], values[0]))
+
+    def _to_tf32(rounding: int) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            bits = builder.add(builder.bitcast(values[0], _I32), _ir.Constant(_I32, rounding))
+            return builder.bitcast(builder.and_(bits, _ir.Constant(_I32, 0xFFFFE000)), _F)
+
+        return _make(1, _types.float32, emit)
+
+    def _high_part_here(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        call = _assembler("and.b32 $0, $1, 0xFFFFE000;", "=f,f", _F, [_F])
+        return builder.call(call, [values[0]])
+
+    def _shared_address(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        data = _make_array(signature.args[0])(context, builder, values[0]).data
+        index = builder.shl(_int64(builder, values[1]), _ir.Constant(_I64, 2))
+        return builder.add(builder.ptrtoint(data, _I64), index)
+
+    def _remember(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        call = _assembler("st.volatile.u32 [$0], $1;", "l,r", _ir.VoidType(), [_I64, _I32])
+        value = builder.trunc(_int64(builder, values[2]), _I32)
+        builder.call(call, [_shared_address(context, builder, signature, values), value])
+        return context.get_dummy_value()
+
+    def _recall(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        call = _assembler("ld.volatile.u32 $0, [$1];", "=r,l", _I32, [_I64])
+        return builder.zext(builder.call(call, [_shared_address(context, builder, signature, values)]), _I64)
+
+    remember, recall = _make(3, None, _remember), _make(2, _types.int64, _recall)
+
+    high_part, round_tf32 = _to_tf32(0), _to_tf32(0x1000)
+    high_part_here = _make(1, _types.float32, _high_part_here)
+
+    def _release_add(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        text, address = "red.release.gpu.global.add.s32 [$0], 1;", _address(builder, values, 2)
+        builder.call(_assembler(text, "l,~{memory}", _ir.VoidType(), [_I64]), [address])
+        return context.get_dummy_value()
+
+    release_add = _make(2, None, _release_add)
+
+    def _acquire(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        text, address = "ld.acquire.gpu.global.s32 $0, [$1];", _address(builder, values, 2)
+        return builder.call(_assembler(text, "=r,l,~{memory}", _I32, [_I64]), [address])
+
+    acquire = _make(2, _types.int32, _acquire)
+
+    def _unary(text: str) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            return builder.call(_ir.InlineAsm(_ir.FunctionType(_F, [_F]), text, "=f,f"), values)
+
+        return _make(1, _types.float32, emit)
+
+    _exp2_fast = _unary("ex2.approx.ftz.f32 $0, $1;")
+    reciprocal_fast = _unary("rcp.approx.ftz.f32 $0, $1;")
+    _LOG2_E = np.float32(1.4426950408889634)
+
+    @device
+    def exp_fast(x: Any) -> Any:
+        """exp with a relative error of about 2^-21 for arguments around zero."""
+        return _exp2_fast(x * _LOG2_E)
+
+    def _float_of(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.bitcast(builder.trunc(_int64(builder, values[0]), _I32), _F)
+
+    float_of = _make(1, _types.float32, _float_of)
+
+    exp, sqrt, tanh = math.exp, math.sqrt, math.tanh
+
+    def _mma(text: str, words: bool) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            operands = list(values[:6]) if words else [builder.bitcast(value, _I32) for value in values[:6]]
+            result = _ir.LiteralStructType([_F] * 4)
+            form = f"mma.sync.aligned.{text} {{$0,$1,$2,$3}}, {{$4,$5,$6,$7}}, {{$8,$9}}, {{$10,$11,$12,$13}};"
+            kind = _ir.FunctionType(result, [_I32] * 6 + [_F] * 4)
+            call = _ir.InlineAsm(kind, form, "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f")
+            tile = builder.call(call, operands + list(values[6:]))
+            parts = [builder.extract_value(tile, k) for k in range(4)]
+            return context.make_tuple(builder, signature.return_type, parts)
+
+        return _make(10, (_types.float32, 4), emit)
+
+    mma_tf32 = _mma("m16n8k8.row.col.f32.tf32.tf32.f32", words=False)
+    mma_bf16 = _mma("m16n8k16.row.col.f32.bf16.bf16.f32", words=True)
+
+    class _Compiled:
+        """A kernel, compiled for the current device at its first launch there."""
+
+        def __init__(self, function: Kernel, types: str, threads: int) -> None:
+            self.function, self.types, self.threads = function, types, threads
+            self._signature = _types.void(*[_types.int64] * len(types))
+            self._dispatcher = _numba_cuda.jit(function, launch_bounds=(threads, 1))
+            self._prepared: dict[int, Any] = {}
+
+        def _overload(self) -> Any:
+            number = _numba_cuda.get_current_device().id
+            found = self._prepared.get(number)
+            if found is None:
+                self._dispatcher.compile(self._signature.args)
+                found = self._dispatcher.overloads[self._signature.args]
+                self._prepared[number] = found
+            return found
+
+        def launch(
+            self,
+            grid: int | tuple[int, int],
+            block: int,
+            arguments: tuple[Any, ...],
+            *,
+            shared: int = 0,
+            stream: int = 0,
+            cooperative: bool = False,
+        ) -> None:
+            """Run it on a stream of the current device; `cooperative` where its blocks wait for each other."""
+            self._overload().cooperative = cooperative
+            self._dispatcher[grid, block, _stream(stream), shared](*arguments)
+
+    @functools.cache
+    def _stream(pointer: int) -> Any:
+        return _numba_cuda.external_stream(pointer) if pointer else _numba_cuda.default_stream()
+
+    def kernel(types: str, *, threads: int = 256) -> Callable[[Kernel], Any]:
+        """Decorates a kernel; `types` are its arguments': p a pointer, i an int64. `threads`: the most in a block."""
+        return lambda function: _Compiled(function, types, threads)
+
+
+def bits_of(value: float) -> int:
+    """A number, rounded to float32, as an integer argument of a kernel, which has no others."""
+    return int(np.float32(value).view(np.uint32))
+
+
+def compile_ptx(built: Any, *capabilities: tuple[int, int]) -> list[str]:
+    """The PTX of a kernel for each of some compute capabilities; needs no GPU.
+
+    Numba asks the current device what to compile a device function for; here it is told what was asked for. Nothing but
+    the last pass depends on it, so all the others run once.
+    """
+    from unittest import mock
+
+    from numba.cuda import compiler, dispatcher
+
+    signature = _types.void(*[_types.int64] * len(built.types))
+    asked = SimpleNamespace(compute_capability=capabilities[0])
+    with mock.patch.object(dispatcher, "get_current_device", lambda: asked):
+        library, _ = compiler._compile_pyfunc_with_fixup(
+            built.function,
+            signature,
+            device=False,
+            abi="numba",
+            cc=capabilities[0],
+            launch_bounds=(built.threads, 1),
+        )
+    return [library.get_asm_str(cc=capability) for capability in capabilities]

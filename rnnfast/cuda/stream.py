@@ -1,0 +1,285 @@
+"""A layer on the device as a stream: it keeps its state there and runs step by step.
+
+It has the methods of `rnnfast.stream.Stream`, and calls the layer's kernels at once: no tape, no masks, nothing packed
+or looked up per step. Two states take turns; the one that a call has not finished is never seen.
+
+Rejected: a CUDA graph of the step (the caller's x and out lie elsewhere in each call, and copying them into the graph's
+own takes as long as the launches that it saves).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from .. import _checks
+
+__all__ = ["DeviceStream"]
+
+Array = Any  # a device array
+
+
+class DeviceStream:
+    """A recurrent layer on a CUDA device that keeps its state from call to call.
+
+    Made by `layer.stream()`. Its weights are those of that moment: later updates of the layer do not reach it. It takes
+    arrays as its layer does: what lies on the device is used there and answered there, without a wait; NumPy arrays are
+    moved over, and the answer back. A stream serves one thread at a time, may be copied, and cannot be pickled.
+
+    Parameters
+    ----------
+    layer : RNN, LSTM or GRU
+    batch_size : int
+    weights : str or None
+        "float32" or None: what else is multiplied in, the layer's `precision` says.
+
+    Attributes
+    ----------
+    batch_size, input_size, hidden_size, num_layers : int
+        B, I, H and L.
+    dtype : numpy.dtype
+        Of inputs, outputs and state.
+    weights : str
+        How the weights are stored: "float32".
+    state : array or tuple of arrays
+        The state on the device, [L, B, H], or the tuple (h, c) of an LSTM; reading gives a copy, setting is checked as
+        a layer's `state` is ([L, H] will do if B = 1).
+
+    Raises
+    ------
+    ValueError
+        The weights are asked for in another form.
+    """
+
+    def __init__(self, layer: Any, batch_size: int, weights: str | None = None) -> None:
+        if weights not in (None, "float32"):
+            raise ValueError(f"weights: expected 'float32' on a CUDA device, where precision= decides; got {weights!r}")
+        self.batch_size, self.weights = batch_size, "float32"
+        self.input_size, self.hidden_size, self.num_layers = layer.input_size, layer.hidden_size, layer.num_layers
+        self.dtype: np.dtype[Any] = layer.dtype
+        self._device, self._batch_first, self._has_c = layer._device, layer.batch_first, layer._has_c
+        self._lock = Lock()
+        with self._device.active():
+            self._layers = [(packed.kernel, packed.forward()) for packed in layer._packed]
+            self._state = self._zeros()
+            self._next = self._zeros()
+
+    def _zeros(self) -> tuple[Array, ...]:
+        shape = (self.num_layers, self.batch_size, self.hidden_size)
+        return tuple(self._device.zeros(shape, self.dtype) for _ in range(1 + self._has_c))
+
+    def __repr__(self) -> str:
+        return (
+            f"DeviceStream(batch_size={self.batch_size}, input_size={self.input_size}, "
+            f"hidden_size={self.hidden_size}, num_layers={self.num_layers}, device={self._device!r})"
+        )
+
+    def __reduce__(self) -> Any:
+        raise TypeError("DeviceStream: cannot be pickled; pickle the layer and the stream's state")
+
+    def step(self, x: Any, out: Any = None) -> Any:
+        """One step.
+
+        Parameters
+        ----------
+        x : array, shape [B, I], or [I] if B = 1
+            The input; or integer ids, [B] or of no axes, that stand for one-hot vectors.
+        out : array, shape [B, H], or [H] where `x` is [I] or one id, optional
+            Where to write the result: of the stream's dtype, C-contiguous, where `x` lies, sharing no memory with it.
+
+        Returns
+        -------
+        array
+            The last layer's hidden state; `out`, if given.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument is of a wrong kind or shape; nothing is written and the state is as it was.
+        RuntimeError
+            Another thread is inside this stream.
+        """
+        return self._walk("x", x, out, time=False)
+
+    def process(self, block: Any, out: Any = None) -> Any:
+        """Many steps.
+
+        Parameters
+        ----------
+        block : array, shape [T, B, I] ([B, T, I] if the layer is batch_first), or [T, I] if B = 1
+            The inputs; or integer ids without the last axis.
+        out : array, shape of the result, optional
+            As for `step`.
+
+        Returns
+        -------
+        array, shape [T, B, H] ([B, T, H] if batch_first), or [T, H]
+            The last layer's hidden states; `out`, if given.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument is of a wrong kind or shape; nothing is written and the state is as it was.
+        RuntimeError
+            Another thread is inside this stream.
+        """
+        return self._walk("block", block, out, time=True)
+
+    def reset(self, rows: Any = None) -> None:
+        """Zero the state.
+
+        Parameters
+        ----------
+        rows : array_like, optional
+            The rows that begin anew: their numbers or a boolean mask [B]. By default all.
+
+        Raises
+        ------
+        TypeError, ValueError
+            There are no such rows.
+        """
+        chosen = None if rows is None else np.flatnonzero(_checks.rows("rows", rows, self.batch_size)).tolist()
+        with self._alone():
+            for array in self._state:
+                for row in [slice(None)] if chosen is None else chosen:
+                    array[:, row] = 0
+
+    @property
+    def state(self) -> Any:
+        """The state; see the class."""
+        with self._alone():
+            copies = tuple(array.copy() for array in self._state)
+        return copies if self._has_c else copies[0]
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        names: tuple[str, ...] = ("state",)
+        values: tuple[Any, ...] = (value,)
+        if self._has_c:
+            if not isinstance(value, tuple | list) or len(value) != 2:
+                raise TypeError(f"state: expected a tuple (h, c), got {_checks.describe(value)}")
+            names, values = ("state[0]", "state[1]"), tuple(value)
+        with self._alone():
+            checked = [self._one_of_state(name, part) for name, part in zip(names, values, strict=True)]
+            for own, given in zip(self._state, checked, strict=True):
+                own[...] = given
+
+    def _one_of_state(self, name: str, value: Any) -> Array:
+        port = self._device.port(value)
+        array = port.checks.numbers(name, value)
+        if self.batch_size == 1 and array.ndim == 2:
+            array = array[:, None]
+        shape = (self.num_layers, self.batch_size, self.hidden_size)
+        return port.enter(port.checks.real_of_shape(name, array, self.dtype, shape, "[L, B, H]"))
+
+    def copy(self) -> DeviceStream:
+        """A stream with this one's weights and state, which goes its own way.
+
+        Returns
+        -------
+        DeviceStream
+        """
+        other = object.__new__(DeviceStream)
+        with self._alone():
+            vars(other).update(vars(self))
+            other._state = tuple(array.copy() for array in self._state)
+            other._next = self._zeros()
+        other._lock = Lock()
+        return other
+
+    def __copy__(self) -> DeviceStream:
+        return self.copy()
+
+    def __deepcopy__(self, memo: Any) -> DeviceStream:
+        return self.copy()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """On the device, and the only one in this stream."""
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError(
+                "another thread is inside this stream: a stream serves one at a time; give each its copy()"
+            )
+        try:
+            with self._device.active():
+                yield
+        finally:
+            self._lock.release()
+
+    def _walk(self, name: str, x: Any, out: Any, *, time: bool) -> Any:
+        with self._alone():
+            port = self._device.port(x)
+            sequence, batched = self._check(port.checks, name, x, time)
+            shape = (*sequence.shape[:2], self.hidden_size)
+            result = self._outside(shape, batched, time)
+            if out is not None:
+                port.checks.output("out", out, result, self.dtype, [(name, sequence)])
+            y = out if out is not None and port.direct else self._device.result(result, self.dtype)
+            self._run(port.enter(sequence), self._inside(y, batched, time))
+            return port.leave(y, out)
+
+    def _run(self, x: Array, y: Array) -> None:
+        """From the state that is into the other one, which is the state when all is launched."""
+        if not len(x):
+            return
+        last = self.num_layers - 1
+        for k, (kernel, panels) in enumerate(self._layers):
+            target = y if k == last else self._device.empty(y.shape, self.dtype)
+            before, after = (
+                [array[k] for array in arrays] + [None] * (not self._has_c) for arrays in (self._state, self._next)
+            )
+            kernel.forward(panels, x, target, *before, *after, **_PLAIN)
+            x = target
+        self._state, self._next = self._next, self._state
+
+    def _check(self, checks: Any, name: str, x: Any, time: bool) -> tuple[Array, bool]:
+        """The time-major view [T, B, I], or ids [T, B], and whether `x` has an axis for the batch."""
+        array = checks.numbers(name, x)
+        axes = ("[B, T, I]" if self._batch_first else "[T, B, I]") if time else "[B, I]"
+        rank, features, rows = len(axes.split(",")), self.input_size, self.batch_size
+        is_ids = array.dtype.kind in "iu" and array.ndim < rank
+        batched = array.ndim + is_ids == rank
+        fits = batched or (array.ndim + is_ids == rank - 1 and rows == 1)
+        if fits and not is_ids:
+            fits = array.shape[-1] == features
+        if fits and batched:
+            fits = array.shape[int(time and not self._batch_first)] == rows
+        if not fits:
+            expected = f"{axes} with B={rows}, I={features}, or integer ids without the I axis"
+            raise ValueError(f"{name}: expected {expected}; got {_checks.describe(array)}")
+        sequence = self._inside(array, batched, time)
+        if is_ids:
+            return checks.ids(name, sequence, features, None), batched
+        return checks.real(name, sequence, self.dtype), batched
+
+    def _inside(self, array: Array, batched: bool, time: bool) -> Array:
+        """The time-major view with all axes of a caller's array."""
+        if not time:
+            return array[None] if batched else array[None, None]
+        if not batched:
+            return array[:, None]
+        return array.swapaxes(0, 1) if self._batch_first else array
+
+    def _outside(self, shape: tuple[int, ...], batched: bool, time: bool) -> tuple[int, ...]:
+        """The shape of a caller's result."""
+        steps, rows, features = shape
+        if not time:
+            return (rows, features) if batched else (features,)
+        if not batched:
+            return steps, features
+        return (rows, steps, features) if self._batch_first else shape
+
+
+_PLAIN: dict[str, Any] = {
+    "reset_h": None,
+    "reset_c": None,
+    "lengths": None,
+    "resets": None,
+    "reverse": False,
+    "tape": None,
+    "num_threads": 0,
+}

@@ -1,0 +1,343 @@
+"""What a kernel may say, in Python: the twins of the device functions in `shim`, for Numba's simulator.
+
+There each thread of a kernel is a thread of the host. `_thread()` is that one; its manager lives as long as the launch,
+and holds what the launch shares.
+
+A) A pointer is a `_View`, which checks every index: one outside its array is an error, as it would be a fault on a GPU.
+B) Local and shared memory begin as NaN, so that reading before writing shows.
+C) The lanes of a warp exchange their fragments through a list, and each computes its part of the product from all of
+   them, in the layout that the hardware documents: so a fragment in the wrong lane is a wrong result here, too.
+
+Rejected: the simulator's own arrays and intrinsics (each call of a device function costs it a tenth of a millisecond,
+and it has no tensor cores).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "MOST_SHARED",
+    "acquire",
+    "block",
+    "blocks",
+    "cuda",
+    "device",
+    "exp",
+    "exp_fast",
+    "float32",
+    "float_of",
+    "given",
+    "group",
+    "high_part",
+    "high_part_here",
+    "int64",
+    "load",
+    "load2_words",
+    "load4",
+    "load_bf16",
+    "load_bool",
+    "load_int64",
+    "mma_bf16",
+    "mma_tf32",
+    "pack_bf16",
+    "pointer",
+    "recall",
+    "reciprocal_fast",
+    "release_add",
+    "remember",
+    "round_tf32",
+    "sqrt",
+    "store",
+    "store_bf16",
+    "sync",
+    "tanh",
+    "thread",
+    "threads",
+    "uint32",
+]
+
+Function = Callable[..., Any]
+
+float32, uint32, int64 = np.float32, np.uint32, np.int64
+MOST_SHARED = 48 * 1024  # bytes: what a block gets without asking for more
+
+
+class _View:
+    """A pointer: a flat array and an offset. An index outside is an error, as it would be a fault on a GPU."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = np.asarray(array)
+
+    def at(self, index: Any) -> int:
+        i = int(index)
+        if not 0 <= i < self.array.size:
+            raise IndexError(f"kernel: index {i} outside an array of {self.array.size}")
+        return i
+
+
+def pointer(array: Any) -> Any:
+    """What a kernel takes for a flat device array (or None)."""
+    return None if array is None else _View(array)
+
+
+def _thread() -> Any:
+    return threading.current_thread()
+
+
+def device(function: Function) -> Function:
+    """Marks a function that kernels call."""
+    return function
+
+
+def thread() -> Any:
+    """The number of the thread in its block."""
+    return _thread().threadIdx.x
+
+
+def block() -> Any:
+    """The number of the block in its grid."""
+    return _thread().threadIdx.y
+
+
+def blocks() -> Any:
+    """The blocks of the grid."""
+    return _thread()._manager._block_dim[1]
+
+
+def group() -> Any:
+    """The number of the block along the grid's second axis."""
+    return _thread().threadIdx.z
+
+
+def threads() -> Any:
+    """The threads of a block."""
+    return _thread()._manager._block_dim[0]
+
+
+def sync() -> None:
+    """All threads of the block wait for each other."""
+    _thread().syncthreads()
+
+
+_lock = threading.Lock()
+
+
+def _of_launch(key: Any, make: Callable[[], Any]) -> Any:
+    """What the threads of a launch share under a key."""
+    with _lock:
+        held = vars(_thread()._manager).setdefault("rnnfast", {})
+        if key not in held:
+            held[key] = make()
+        return held[key]
+
+
+def _shared(shape: int, dtype: Any) -> Any:
+    """The block's dynamic shared memory, which is asked for with size 0."""
+    assert shape == 0
+    return _of_launch(("shared", block(), group()), lambda: np.full(MOST_SHARED // 4, np.nan, dtype))
+
+
+def _local(shape: int, dtype: Any) -> Any:
+    return np.full(shape, np.nan, dtype) if dtype is float32 else np.zeros(shape, dtype)
+
+
+cuda: Any = SimpleNamespace(local=SimpleNamespace(array=_local), shared=SimpleNamespace(array=_shared))
+
+
+def load(p: Any, i: Any) -> Any:
+    """A float32."""
+    return p.array[p.at(i)]
+
+
+def store(p: Any, i: Any, value: Any) -> None:
+    """Write a float32."""
+    p.array[p.at(i)] = value
+
+
+def given(p: Any) -> Any:
+    """Whether a pointer is to an array and not None."""
+    return p is not None
+
+
+def load_bf16(p: Any, i: Any) -> Any:
+    """A bfloat16 as float32."""
+    return np.uint32(int(p.array[p.at(i)]) << 16).view(np.float32)
+
+
+def load_bool(p: Any, i: Any) -> Any:
+    """A byte that is not zero."""
+    return bool(p.array[p.at(i)])
+
+
+def load_int64(p: Any, i: Any) -> Any:
+    """An int64."""
+    return int(p.array[p.at(i)])
+
+
+def load4(p: Any, i: Any) -> Any:
+    """Four float32 from an index that is a multiple of four, in one access."""
+    start = p.at(i)
+    assert start % 4 == 0
+    p.at(i + 3)
+    return tuple(p.array[start : start + 4])
+
+
+def load2_words(p: Any, i: Any) -> Any:
+    """Four bfloat16 from an index that is a multiple of four, as two words of two (the first in the low half)."""
+    start = p.at(i)
+    assert start % 4 == 0
+    p.at(i + 3)
+    a, b, c, d = (int(value) for value in p.array[start : start + 4])
+    return np.uint32(a | b << 16), np.uint32(c | d << 16)
+
+
+def store_bf16(p: Any, i: Any, value: Any) -> None:
+    """Write a float32 as bfloat16, rounded to nearest even."""
+    p.array[p.at(i)] = _round_bf16(value)
+
+
+def _round_bf16(value: Any) -> int:
+    if np.isnan(value):
+        return 0x7FFF
+    bits = int(np.float32(value).view(np.uint32))
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16) & 0xFFFF
+
+
+def pack_bf16(low: Any, high: Any) -> Any:
+    """Two float32 as a word of two bfloat16."""
+    return np.uint32(_round_bf16(low) | _round_bf16(high) << 16)
+
+
+def high_part(x: Any) -> Any:
+    """The part of a float32 that tf32 keeps: its upper 19 bits."""
+    return (np.float32(x).view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+high_part_here = high_part
+"""`high_part` that the compiler must not move out of a loop, where the result would take a register for good."""
+
+
+def round_tf32(x: Any) -> Any:
+    """A float32 rounded to the 19 bits that tf32 keeps."""
+    return ((np.float32(x).view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+def remember(shared: Any, i: Any, value: Any) -> None:
+    """Keep an integer of 0 to 2^24 in shared memory."""
+    shared[i] = value
+
+
+def recall(shared: Any, i: Any) -> Any:
+    """What was kept, as int64, read anew.
+
+    A loop's invariants that are computed from it are computed where they stand. The compiler would else keep all of
+    them in registers across the loop's other half, two for each, and there are none to spare.
+    """
+    return int(shared[i])
+
+
+def release_add(p: Any, i: Any) -> None:
+    """Add 1 to an int32 counter; all earlier writes of the thread come before it."""
+    with _lock:
+        p.array[p.at(i)] += 1
+
+
+def acquire(p: Any, i: Any) -> Any:
+    """Read an int32 counter; all later reads of the block, after a `sync`, come after it."""
+    time.sleep(0)  # who spins on this must let the others run
+    return int(p.array[p.at(i)])
+
+
+def exp_fast(x: Any) -> Any:
+    """exp with a relative error of about 2^-21."""
+    with np.errstate(all="ignore"):
+        return np.exp(np.float32(x), dtype=np.float32)
+
+
+def reciprocal_fast(x: Any) -> Any:
+    """1 / x with a relative error of 2^-23."""
+    with np.errstate(all="ignore"):
+        return np.float32(1) / np.float32(x)
+
+
+def float_of(bits: Any) -> Any:
+    """The float32 whose bits an integer argument of a kernel holds: `bits_of` makes them."""
+    return np.uint32(bits).view(np.float32)
+
+
+def sqrt(x: Any) -> Any:
+    """The square root, rounded correctly."""
+    with np.errstate(all="ignore"):
+        return np.sqrt(np.float32(x))
+
+
+def exp(x: Any) -> Any:
+    """exp to 2 ULP."""
+    with np.errstate(all="ignore"):
+        return np.exp(np.float32(x), dtype=np.float32)
+
+
+def tanh(x: Any) -> Any:
+    """tanh to 2 ULP."""
+    return np.tanh(np.float32(x), dtype=np.float32)
+
+
+def _exchange(values: Any) -> tuple[np.ndarray[Any, Any], int]:
+    """What each lane of the warp holds, one row a lane; and the caller's lane.
+
+    Two buffers in turn: who writes into one has seen all lanes past the exchange before, and so past reading it.
+    """
+    number, me = thread(), _thread()
+    warp, lane = number // 32, number % 32
+    me.exchanges = getattr(me, "exchanges", 0) + 1
+    rows = _of_launch(("warp", block(), group(), warp, me.exchanges % 2), lambda: [None] * 32)
+    rows[lane] = values
+    sync()
+    return np.array(rows), lane
+
+
+def _multiply(a: Any, b: Any, c: Any, lane: int) -> tuple[Any, ...]:
+    """The four elements of c + a b that a lane holds; a [16, K], b [K, 8]."""
+    group, inner = lane // 4, lane % 4
+    with np.errstate(all="ignore"):
+        return tuple(np.float32(c[q] + np.dot(a[group + 8 * (q // 2)], b[:, 2 * inner + q % 2])) for q in range(4))
+
+
+def mma_tf32(a0: Any, a1: Any, a2: Any, a3: Any, b0: Any, b1: Any, c0: Any, c1: Any, c2: Any, c3: Any) -> Any:
+    """A warp's 16 x 8 tile plus a [16, 8] b [8, 8], of whose elements tf32's upper 19 bits count.
+
+    Lane 4 g + t holds a[g, t], a[g + 8, t], a[g, t + 4], a[g + 8, t + 4]; b[t, g], b[t + 4, g]; and c[g, 2 t],
+    c[g, 2 t + 1], c[g + 8, 2 t], c[g + 8, 2 t + 1].
+    """
+    lanes, lane = _exchange([high_part(v) for v in (a0, a1, a2, a3, b0, b1)])
+    a, b = np.empty((16, 8)), np.empty((8, 8))
+    for other in range(32):
+        g, t = other // 4, other % 4
+        a[g, t], a[g + 8, t], a[g, t + 4], a[g + 8, t + 4] = lanes[other, :4]
+        b[t, g], b[t + 4, g] = lanes[other, 4:]
+    return _multiply(a, b, (c0, c1, c2, c3), lane)
+
+
+def mma_bf16(a0: Any, a1: Any, a2: Any, a3: Any, b0: Any, b1: Any, c0: Any, c1: Any, c2: Any, c3: Any) -> Any:
+    """A warp's 16 x 8 tile plus a [16, 16] b [16, 8] in bfloat16, two in a word.
+
+    As `mma_tf32`, but each a or b is the pair of elements at 2 t and 2 t + 1 (or 8 further) along the inner axis.
+    """
+    words, lane = _exchange([np.uint32(v) for v in (a0, a1, a2, a3, b0, b1)])
+    low = (words.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
+    high = (words.astype(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32).astype(np.float64)
+    a, b = np.empty((16, 16)), np.empty((16, 8))
+    for other in range(32):
+        g, t = other // 4, other % 4
+        for q, (row, column) in enumerate(((g, 0), (g + 8, 0), (g, 8), (g + 8, 8))):
+            a[row, column + 2 * t], a[row, column + 2 * t + 1] = low[other, q], high[other, q]
+        for q in range(2):
+            b[8 * q + 2 * t, g], b[8 * q + 2 * t + 1, g] = low[other, 4 + q], high[other, 4 + q]
+    return _multiply(a, b, (c0, c1, c2, c3), lane)

@@ -1,0 +1,75 @@
+"""The planner: whatever it says must cover the layer and be resident at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from rnnfast.cuda.plan import MAX_ROWS, PRECISIONS, columns, plan
+from rnnfast.cuda.sequence import CELLS
+
+SHARED = 48 * 1024  # bytes that a block gets without asking for more
+DEVICES = (16, 108, 132, 148)  # multiprocessors
+
+
+def partitions(kind, hidden, batch, precision, multiprocessors):
+    """The partitions of a plan with what they have to cover: length of K, tiles, words of shared memory a thread."""
+    found = plan(kind, hidden, batch, precision, multiprocessors=multiprocessors)
+    if found.engine == "persistent":
+        cell = CELLS[kind]
+        yield found.forward, hidden, cell.gates, 12
+        yield found.backward, len(cell.recurrent) * hidden, 1, 14
+
+
+@pytest.mark.parametrize("multiprocessors", DEVICES)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("kind", ["lstm", "gru_after", "elman_tanh"])
+def test_every_plan_covers_the_layer_and_is_resident(kind, precision, multiprocessors):
+    count = 0
+    for hidden in [*range(1, 66), *range(68, 2049, 36), 100, 128, 256, 512, 768, 1000, 1024, 2048]:
+        for batch in (1, 2, 16, 17, 33, 64, 127, 128, 129, 256, 1000):
+            for part, length, tiles, words in partitions(kind, hidden, batch, precision, multiprocessors):
+                count += 1
+                assert part.length >= length
+                assert columns(length, part) >= part.length
+                assert 8 * part.unit_warps * part.blocks >= hidden
+                assert part.rows * (part.groups - 1) < batch <= part.rows * part.groups
+                assert part.rows <= MAX_ROWS
+                assert part.blocks * part.groups <= multiprocessors
+                assert part.threads <= 256
+                assert part.shared_bytes(tiles, words) <= SHARED
+                assert part.fragments * tiles * (2 if precision == "bfloat16" else 4) <= 128
+    assert count > 500
+
+
+def test_small_layers_need_no_hand_over():
+    for kind in ("lstm", "gru_after", "elman_tanh"):
+        found = plan(kind, 64, 16, "tf32", multiprocessors=132)
+        assert found.forward.blocks == found.backward.blocks == 1
+
+
+def test_groups_share_the_batch_where_there_is_room():
+    found = plan("lstm", 256, 64, "tf32", multiprocessors=132)
+    assert (found.forward.blocks, found.forward.groups, found.forward.rows) == (32, 4, 16)
+
+
+@pytest.mark.parametrize(("kind", "hidden", "batch"), [("gru_before", 64, 8), ("lstm", 2048, 8), ("lstm", 1024, 512)])
+def test_what_does_not_fit_goes_step_by_step_and_says_why(kind, hidden, batch):
+    found = plan(kind, hidden, batch, multiprocessors=132)
+    assert found.engine == "stepwise"
+    assert found.forward is None
+    assert found.backward is None
+    assert {"gru_before": "two products", "lstm": "units" if batch == 8 else "rows"}[kind] in found.reason
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("gru", 8, 1), "kind: expected one of elman_tanh, .* got 'gru'"),
+        (("lstm", 8, 1, "fp16"), "precision: expected one of float32, tf32, bfloat16, got 'fp16'"),
+        (("lstm", 0, 1), "hidden_size: expected an integer of at least 1, got 0"),
+        (("lstm", 8, -1), "batch_size: expected an integer of at least 1, got -1"),
+    ],
+)
+def test_bad_arguments(arguments, said):
+    with pytest.raises(ValueError, match=said):
+        plan(*arguments, multiprocessors=132)

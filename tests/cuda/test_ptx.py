@@ -1,0 +1,106 @@
+"""What would run on a GPU, without one: every kernel that a plan can ask for compiles, and keeps to its registers.
+
+For the compute capabilities 8.0, 9.0 and 10.0: Numba's compiler to PTX, `ptxas` to machine code, and its report says no
+spill, no stack and so no local memory.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("numba.cuda", reason="the extra `cuda` is not installed")
+
+from rnnfast.cuda import blas, cells, flat, persistent, reductions, shim, stepwise
+from rnnfast.cuda.plan import PRECISIONS, plan
+
+if shim.SIMULATED:
+    pytest.skip("the simulator compiles nothing", allow_module_level=True)
+
+DEVICES = {(8, 0): 108, (9, 0): 132, (10, 0): 148}
+"""Multiprocessors of A100, H100 and H200, and B200."""
+FAMILIES = ("elman_tanh", "lstm", "gru_after", "gru_before")
+
+
+def ptxas() -> str:
+    """The assembler of the package nvidia-cuda-nvcc, or the one on the path."""
+    import nvidia
+
+    found = [str(path) for folder in nvidia.__path__ for path in Path(folder).glob("*/bin/ptxas")]
+    program = found[0] if found else shutil.which("ptxas")
+    assert program, "ptxas is missing: pip install nvidia-cuda-nvcc"
+    return program
+
+
+def planned():
+    """All (family, precision, fragments, whether backward) that a plan names for H in 64..2048 and B in 1..256."""
+    seen = set()
+    for family in FAMILIES[:-1]:
+        for precision in PRECISIONS:
+            for hidden in range(64, 2049, 4):
+                for multiprocessors in DEVICES.values():
+                    for batch in (1, 256):
+                        found = plan(family, hidden, batch, precision, multiprocessors=multiprocessors)
+                        if found.forward:
+                            seen.add((family, precision, found.forward.fragments, False))
+                            seen.add((family, precision, found.backward.fragments, True))
+    return sorted(seen)
+
+
+def check(kernel, folder):
+    """Compile a kernel for all devices, and read the assembler's reports; returns the PTX of the first."""
+    texts = shim.compile_ptx(kernel, *DEVICES)
+    for (major, minor), text in zip(DEVICES, texts, strict=True):
+        assert f".target sm_{major}{minor}" in text
+        source = folder / "kernel.ptx"
+        source.write_text(text)
+        command = [ptxas(), "-v", f"-arch=sm_{major}{minor}", str(source), "-o", os.devnull]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        said = done.stderr
+        assert re.search(r"\b0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads", said), said
+        assert int(re.search(r"Used (\d+) registers", said)[1]) * kernel.threads <= 65536, said
+    return texts[0]
+
+
+@pytest.mark.parametrize(("family", "precision", "fragments", "backward"), planned())
+def test_every_planned_kernel_compiles_without_spills(family, precision, fragments, backward, tmp_path):
+    make = persistent.backward_kernel if backward else persistent.forward_kernel
+    assert "mma.sync.aligned" in check(make(family, precision, fragments), tmp_path)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_other_engine_compiles_without_spills(family, precision, tmp_path):
+    check(stepwise._advance_kernel(family, precision), tmp_path)
+    check(stepwise._retreat_kernel(family, precision), tmp_path)
+    if family == "gru_before":
+        check(stepwise._gate_kernel(precision), tmp_path)
+        check(stepwise._gate_backward_kernel(precision), tmp_path)
+    else:
+        check(persistent.pack_kernel(family, precision, False), tmp_path)
+        check(persistent.pack_kernel(family, precision, True), tmp_path)
+
+
+def test_the_rest_compiles_without_spills(tmp_path):
+    for precision in ("float32", "bfloat16"):
+        check(reductions._sums_kernel(precision), tmp_path)
+        check(reductions._parts_kernel(precision), tmp_path)
+        check(blas._copy_kernel(precision == "bfloat16"), tmp_path)
+    for kernel in (reductions._add_parts, reductions._gather, flat._sgd, flat._rmsprop, flat._adam):
+        check(kernel, tmp_path)
+
+
+def test_families_are_kinds():
+    assert [cells.family_of(kind) for kind in ("elman_relu", "lstm")] == [("elman_tanh", 1), ("lstm", 0)]
+
+
+def test_a_spill_is_seen(tmp_path):
+    """The check fails for a kernel that needs more registers than there are."""
+    with pytest.raises(AssertionError, match="spill"):
+        check(persistent.forward_kernel("lstm", "float32", 16), tmp_path)
