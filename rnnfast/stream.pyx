@@ -344,9 +344,10 @@ cdef class Stream(_Layers):
         rank = 2 + has_time
         ids = array.dtype.kind in "iu" and array.ndim < rank
         batched = array.ndim + ids == rank
+        if self.batch == 1:
+            axes = f"{axes} or {axes.replace('B, ', '')}"
         if not batched and not (array.ndim + ids == rank - 1 and self.batch == 1):
-            alone = f" or {axes.replace('B, ', '')}" if self.batch == 1 else ""
-            expected = f"{axes}{alone}, or integer ids without the I axis"
+            expected = f"{axes}, or integer ids without the I axis"
             raise ValueError(f"{name}: expected {expected}; got {_checks.describe(array)}")
         if not ids and array.shape[-1] != self.I:
             raise ValueError(f"{name}: expected {axes} with I={self.I}, got {_checks.describe(array)}")
