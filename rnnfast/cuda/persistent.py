@@ -12,7 +12,8 @@ A) Forward and backward are the same product: rows [16 x K] from global memory t
    added at the end, because one chain of tensor core operations waits for itself.
 B) The warps of a block split K; their sums meet in shared memory, where each element of 32 rows x the block's units has
    a thread that finishes it: masks, states and gate arithmetic are there and nowhere else. What such a thread needs
-   besides the sums is loaded before the block waits for the others.
+   besides the sums is loaded before the block waits for the others, and what only it will read again is written behind
+   the hand-over.
 C) K runs through a fragment in the order of one 16-byte load: lane t of a row's four holds k = 4 t .. 4 t + 3, which
    the two operations of tf32 take as pairs. Both operands have the same order, so it does not matter.
 D) A row beyond the batch is a copy of the last one and its sums are never read: no zeros, no branch in the loads.
@@ -20,6 +21,13 @@ E) "float32" is three tf32 products, of the parts high x high, high x low and lo
    "tf32" and "bfloat16" store the rounded state, which the weight gradient's GEMM would round anyway.
 F) Nothing waits for data, only for counters, so no NaN or infinity can keep a block waiting; the launch is
    cooperative, so a grid that can't be resident is refused. Sums have one order: two runs are bitwise equal.
+
+Registers are what is short: up to 128 of a thread's 255 are weights, and Numba's indices take two each. So what a
+thread must remember lies in shared memory and is read anew where it is needed (`shim.recall`): the compiler would
+else move all that it can compute from it out of the loop over the steps. Tried, without effect or worse: the same
+through a register copy that the compiler can't see through (the assembler can); loads of fewer fragments ahead by a
+warp barrier; two chains of sums beside 128 weights (spills); rows 0-15 and 16-31 in one basic block (it keeps the
+split weights of both).
 
 Rejected: NaN as the mark of data not yet there (it spares the counter, and a NaN in the input would hang the grid);
 a branch around rows beyond the batch; separate double buffers for the exchange in training (the trail is there anyway).
@@ -42,7 +50,14 @@ __all__ = ["backward", "backward_kernel", "forward", "forward_kernel"]
 
 _COUNTER_STRIDE = 32  # int32: a group's counter has a cache line of its own
 _ROWS_AT_ONCE = 32
-_LEAF = 4
+_LEAF = 4  # rounds of a loop that stand one after the other
+
+# What a thread remembers in shared memory, behind the sums: the places of its words, each a word of every thread.
+_THREADS = 256
+_AT_ROW, _AT_SUM, _AT_K, _AT_BIASES, _AT_LANE = (n * _THREADS for n in range(1, 6))  # the unit is at 0
+_AT_X, _AT_H, _AT_C = (n * _THREADS for n in (6, 10, 11))  # forward: of four gates, and the states
+_AT_DH, _AT_DC, _AT_DY, _AT_KEPT, _AT_USED = (n * _THREADS for n in (6, 7, 8, 9, 13))  # backward
+_WORDS_FORWARD, _WORDS_BACKWARD = 12, 14
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -434,13 +449,13 @@ def forward_kernel(family: str, precision: str, fragments: int) -> Any:
 
         memory = unit_warps * split_warps * _ROWS_AT_ONCE * stride + tid
         shim.remember(partial, memory, unit)
-        shim.remember(partial, memory + 256, first_row)
-        shim.remember(partial, memory + 512, at_own)
-        shim.remember(partial, memory + 768, k0 + 4 * (tid % 4))
-        shim.remember(partial, memory + 1280, at_warp + tid % 32 // 4 * stride + 2 * (tid % 4))
+        shim.remember(partial, memory + _AT_ROW, first_row)
+        shim.remember(partial, memory + _AT_SUM, at_own)
+        shim.remember(partial, memory + _AT_K, k0 + 4 * (tid % 4))
+        shim.remember(partial, memory + _AT_LANE, at_warp + tid % 32 // 4 * stride + 2 * (tid % 4))
 
         # The units' biases by gate, and behind them gru_after's b_hn.
-        biases = memory - tid + 1024 - block * units
+        biases = memory - tid + _AT_BIASES - block * units
         if tid < units and unit < H:
             for gate in range(gates):
                 bias = load_or_zero(bias_ih, gate * H + unit)
@@ -484,7 +499,7 @@ def forward_kernel(family: str, precision: str, fragments: int) -> Any:
                 rows = min(_ROWS_AT_ONCE, rows_here - tile)
                 again = 0
                 while again < rows:
-                    unit, row = shim.recall(partial, memory), again + shim.recall(partial, memory + 256)
+                    unit, row = shim.recall(partial, memory), again + shim.recall(partial, memory + _AT_ROW)
                     b = row0 + tile + row
                     i, finishes = b * H + unit, unit < H and row < rows
                     # What the thread will need lies in shared memory: registers are for the product.
@@ -492,59 +507,62 @@ def forward_kernel(family: str, precision: str, fragments: int) -> Any:
                         at = (t * B + b) * gates * H + unit
                         for gate in range(gates):
                             x[gate] = shim.load(gates_x, at + gate * H) + partial[biases + 64 * gate + unit]
-                            partial[memory + 1536 + 256 * gate] = x[gate]
-                        partial[memory + 2560] = shim.load(h, i)
+                            partial[memory + _AT_X + _THREADS * gate] = x[gate]
+                        partial[memory + _AT_H] = shim.load(h, i)
                         if has_c:
-                            partial[memory + 2816] = shim.load(c, i)
+                            partial[memory + _AT_C] = shim.load(c, i)
                     if again == 0:
                         if tile == 0:
                             _wait(counters, group, blocks, step + 1)
-                        start = ((t & slot_mask) * B + row0 + tile) * columns + shim.recall(partial, memory + 768)
-                        multiply(weights, used, start, columns, rows, partial, shim.recall(partial, memory + 1280))
+                        start = ((t & slot_mask) * B + row0 + tile) * columns + shim.recall(partial, memory + _AT_K)
+                        multiply(weights, used, start, columns, rows, partial, shim.recall(partial, memory + _AT_LANE))
                         shim.sync()
-                    unit, row = shim.recall(partial, memory), again + shim.recall(partial, memory + 256)
+                    unit, row = shim.recall(partial, memory), again + shim.recall(partial, memory + _AT_ROW)
                     b = row0 + tile + row
                     i = b * H + unit
+                    last = tile + _ROWS_AT_ONCE >= rows_here and again + row_step >= rows
+                    state, c_now, output, runs = float32(0), float32(0), float32(0), False
                     if finishes:
-                        h_used, c_used, output = partial[memory + 2560], float32(0), float32(0)
+                        state = partial[memory + _AT_H]
                         if has_c:
-                            c_used = partial[memory + 2816]
-                        state = h_used
-                        if has_c and training:
-                            shim.store(used_c, t * B * H + i, c_used)
-                        if active(lengths, t, b):
+                            c_now = partial[memory + _AT_C]
+                        runs = active(lengths, t, b)
+                        if runs:
+                            at = shim.recall(partial, memory + _AT_SUM) + row * stride
                             for gate in range(gates):
-                                x[gate] = partial[memory + 1536 + 256 * gate]
-                                s[gate] = add_up(
-                                    partial, shim.recall(partial, memory + 512) + row * stride + 8 * gate, split_warps
-                                )
+                                x[gate] = partial[memory + _AT_X + _THREADS * gate]
+                                s[gate] = add_up(partial, at + 8 * gate, split_warps)
                             if after:
                                 s[2] += partial[biases + 192 + unit]
-                            new = finish(variant, x[0], x[1], x[2], x[3], s[0], s[1], s[2], s[3], h_used, c_used)
-                            state, c_used, output = new[0], new[1], new[0]
-                            if training:
-                                at = (t * B + b) * kept_count * H + unit
-                                shim.store(kept, at, new[2])
-                                if kept_count > 1:
-                                    shim.store(kept, at + H, new[3])
-                                    shim.store(kept, at + 2 * H, new[4])
-                                    shim.store(kept, at + 3 * H, new[5])
+                            new = finish(variant, x[0], x[1], x[2], x[3], s[0], s[1], s[2], s[3], state, c_now)
+                            state, c_now, output = new[0], new[1], new[0]
+                            x[0], x[1], x[2], x[3] = new[2], new[3], new[4], new[5]
                         if step + 1 < T:
                             if restarts(lengths, resets, reverse, following, b, T, B):
-                                state = load_or_zero(reset_h, i)
-                                c_used = load_or_zero(reset_c, i)
+                                state, c_now = load_or_zero(reset_h, i), load_or_zero(reset_c, i)
                             operand = state if active(lengths, following, b) else float32(0)
                             store_state(used, ((following & slot_mask) * B + b) * columns + unit, operand)
+                    if last:
+                        _arrive(counters, group, blocks)
+                    # What no other block waits for is written behind the hand-over.
+                    if finishes:
+                        shim.store(y, t * y_t + b * y_b + unit, output)
                         shim.store(h, i, state)
                         if has_c:
-                            shim.store(c, i, c_used)
-                        shim.store(y, t * y_t + b * y_b + unit, output)
+                            shim.store(c, i, c_now)
+                            if training:
+                                shim.store(used_c, t * B * H + i, partial[memory + _AT_C])
+                        if training and runs:
+                            at = (t * B + b) * kept_count * H + unit
+                            shim.store(kept, at, x[0])
+                            if kept_count > 1:
+                                shim.store(kept, at + H, x[1])
+                                shim.store(kept, at + 2 * H, x[2])
+                                shim.store(kept, at + 3 * H, x[3])
                     again += row_step
                 if tile + _ROWS_AT_ONCE < rows_here:
                     shim.sync()  # the next tile's sums go where these are
                 tile += _ROWS_AT_ONCE
-            _arrive(counters, group, blocks)
-
             step += 1
 
     return persistent_forward
@@ -585,7 +603,7 @@ def forward(call: Forward, partition: Partition) -> None:
     family, variant = cells.family_of(call.kind)
     kernel = forward_kernel(family, call.precision, partition.fragments)
     trained = int(trail is not None)
-    shared = partition.shared_bytes(CELLS[call.kind].gates, 12)
+    shared = partition.shared_bytes(CELLS[call.kind].gates, _WORDS_FORWARD)
     _launch(kernel, partition, shared, memory, (*numbers, *_of_partition(partition), trained, variant))
 
 
@@ -660,10 +678,10 @@ def backward_kernel(family: str, precision: str, fragments: int) -> Any:
 
         memory = unit_warps * split_warps * _ROWS_AT_ONCE * stride + tid
         shim.remember(partial, memory, unit)
-        shim.remember(partial, memory + 256, first_row)
-        shim.remember(partial, memory + 512, at_own)
-        shim.remember(partial, memory + 768, k0 + 4 * (tid % 4))
-        shim.remember(partial, memory + 1280, at_warp + tid % 32 // 4 * stride + 2 * (tid % 4))
+        shim.remember(partial, memory + _AT_ROW, first_row)
+        shim.remember(partial, memory + _AT_SUM, at_own)
+        shim.remember(partial, memory + _AT_K, k0 + 4 * (tid % 4))
+        shim.remember(partial, memory + _AT_LANE, at_warp + tid % 32 // 4 * stride + 2 * (tid % 4))
 
         row = first_row
         while unit < H and row < rows_here:
@@ -694,40 +712,43 @@ def backward_kernel(family: str, precision: str, fragments: int) -> Any:
                 rows = min(_ROWS_AT_ONCE, rows_here - tile)
                 again = 0
                 while again < rows:
-                    unit, row = shim.recall(partial, memory), again + shim.recall(partial, memory + 256)
+                    unit, row = shim.recall(partial, memory), again + shim.recall(partial, memory + _AT_ROW)
                     b = row0 + tile + row
                     i, finishes = b * H + unit, unit < H and row < rows
                     # What the thread will need lies in shared memory: registers are for the product.
                     if finishes:
-                        partial[memory + 1536] = shim.load(dh, i)
+                        partial[memory + _AT_DH] = shim.load(dh, i)
                         if has_c:
-                            partial[memory + 1792] = shim.load(dc, i)
+                            partial[memory + _AT_DC] = shim.load(dc, i)
                         if step < T and active(lengths, t, b):
-                            partial[memory + 2048] = load_or_zero(dy, t * dy_t + b * dy_b + unit)
+                            partial[memory + _AT_DY] = load_or_zero(dy, t * dy_t + b * dy_b + unit)
                             at = (t * B + b) * kept_count * H + unit
                             for q in range(kept_count):
-                                partial[memory + 2304 + 256 * q] = shim.load(kept, at + q * H)
+                                partial[memory + _AT_KEPT + _THREADS * q] = shim.load(kept, at + q * H)
                             if needs_h:
-                                partial[memory + 3328] = load_state(used, (t * B + b) * used_columns + unit)
+                                partial[memory + _AT_USED] = load_state(used, (t * B + b) * used_columns + unit)
                             if has_c:
-                                partial[memory + 3328] = shim.load(used_c, t * B * H + i)
+                                partial[memory + _AT_USED] = shim.load(used_c, t * B * H + i)
                     if again == 0 and step > 0:
                         if tile == 0:
                             _wait(counters, group, blocks, step)
-                        start = (before * B + row0 + tile) * columns + shim.recall(partial, memory + 768)
-                        multiply(weights, gradients, start, columns, rows, partial, shim.recall(partial, memory + 1280))
+                        start = (before * B + row0 + tile) * columns + shim.recall(partial, memory + _AT_K)
+                        multiply(
+                            weights, gradients, start, columns, rows, partial, shim.recall(partial, memory + _AT_LANE)
+                        )
                         shim.sync()
-                    unit, row = shim.recall(partial, memory), again + shim.recall(partial, memory + 256)
+                    unit, row = shim.recall(partial, memory), again + shim.recall(partial, memory + _AT_ROW)
                     b = row0 + tile + row
                     i = b * H + unit
+                    last = tile + _ROWS_AT_ONCE >= rows_here and again + row_step >= rows
+                    total, d_c = float32(0), float32(0)
                     if finishes:
                         # `total` is at first the part of dh that did not come through U.
-                        total, d_c = partial[memory + 1536], float32(0)
+                        total = partial[memory + _AT_DH]
                         if has_c:
-                            d_c = partial[memory + 1792]
+                            d_c = partial[memory + _AT_DC]
                         if step > 0:
-                            at = shim.recall(partial, memory + 512) + row * stride
-                            total += add_up(partial, at, split_warps)
+                            total += add_up(partial, shim.recall(partial, memory + _AT_SUM) + row * stride, split_warps)
                             if restarts(lengths, resets, reverse, before, b, T, B):
                                 if shim.given(d_reset_h):
                                     shim.store(d_reset_h, i, shim.load(d_reset_h, i) + total)
@@ -738,9 +759,9 @@ def backward_kernel(family: str, precision: str, fragments: int) -> Any:
                             g0, g1, g2, g3 = float32(0), float32(0), float32(0), float32(0)
                             if active(lengths, t, b):
                                 for q in range(kept_count):
-                                    k[q] = partial[memory + 2304 + 256 * q]
-                                total += partial[memory + 2048]
-                                state = partial[memory + 3328] if needs_h or has_c else float32(0)
+                                    k[q] = partial[memory + _AT_KEPT + _THREADS * q]
+                                total += partial[memory + _AT_DY]
+                                state = partial[memory + _AT_USED] if needs_h or has_c else float32(0)
                                 new = differentiate(variant, total, d_c, state, state, k[0], k[1], k[2], k[3])
                                 g0, g1, g2, g3, total, d_c = new
                             at = (t * B + b) * columns + unit
@@ -749,6 +770,9 @@ def backward_kernel(family: str, precision: str, fragments: int) -> Any:
                                 store_gradient(gradients, at + H, g1)
                                 store_gradient(gradients, at + 2 * H, g2)
                                 store_gradient(gradients, at + 3 * H, g3)
+                    if last:
+                        _arrive(counters, group, blocks)
+                    if finishes:
                         shim.store(dh, i, total)
                         if has_c:
                             shim.store(dc, i, d_c)
@@ -756,8 +780,6 @@ def backward_kernel(family: str, precision: str, fragments: int) -> Any:
                 if tile + _ROWS_AT_ONCE < rows_here:
                     shim.sync()  # the next tile's sums go where these are
                 tile += _ROWS_AT_ONCE
-            _arrive(counters, group, blocks)
-
             step += 1
 
     return persistent_backward
@@ -797,7 +819,7 @@ def backward(call: Backward, partition: Partition, used_columns: int) -> None:
     numbers = (T, B, H, width, used_columns, dy_t, dy_b, int(call.reverse), *_of_partition(partition))
     family, variant = cells.family_of(call.kind)
     kernel = backward_kernel(family, call.precision, partition.fragments)
-    _launch(kernel, partition, partition.shared_bytes(1, 14), memory, (*numbers, variant))
+    _launch(kernel, partition, partition.shared_bytes(1, _WORDS_BACKWARD), memory, (*numbers, variant))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
