@@ -1,0 +1,73 @@
+"""Whole layers on the real kernels of the simulated device, against the same layers on the host."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import rnnfast
+from rnnfast.cuda import arrays
+
+T, B, I, H = 3, 2, 3, 4  # noqa: E741
+MAKE = {
+    "elman_relu": lambda **options: rnnfast.RNN(I, H, nonlinearity="relu", rng=0, **options),
+    "lstm": lambda **options: rnnfast.LSTM(I, H, rng=0, **options),
+    "gru_after": lambda **options: rnnfast.GRU(I, H, rng=0, **options),
+    "gru_before": lambda **options: rnnfast.GRU(I, H, reset_after=False, rng=0, **options),
+}
+
+
+def close(found, expected, bound):
+    if isinstance(expected, tuple):
+        for pair in zip(found, expected, strict=True):
+            close(*pair, bound)
+        return
+    assert found.shape == expected.shape
+    assert np.abs(np.asarray(found) - expected).max() <= bound * np.abs(expected).max()
+
+
+def train(layer, x, dy, masks):
+    """All results of a call and its backward."""
+    y, state, tape = layer.forward(x, **masks)
+    grads = layer.backward(tape, dy, state)
+    return y, state, grads
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("kind", MAKE)
+def test_a_layer_is_the_host_s(kind, bidirectional):
+    rng = np.random.default_rng(0)
+    options = {"bidirectional": bidirectional}
+    host, device = MAKE[kind](**options), MAKE[kind](device="cuda", **options)
+    x, dy = (rng.standard_normal((T, B, n), np.float32) for n in (I, (1 + bidirectional) * H))
+    masks = {"lengths": np.array([3, 2]), "resets": rng.random((T, B)) < 0.4}
+    wanted = train(host, x, dy, masks)
+    found = train(device, x, dy, masks)
+    close(found[0], wanted[0], 1e-5)
+    close(found[1], wanted[1], 1e-5)
+    close(found[2].x, wanted[2].x, 1e-4)
+    close(found[2].state, wanted[2].state, 1e-4)
+    close(arrays.to_host(found[2].params.flat), wanted[2].params.flat, 1e-4)
+
+
+def test_training_on_ids_of_the_device_follows_the_host():
+    ids = np.random.default_rng(1).integers(0, I, 13)
+    weights = {}
+    for name in ("cpu", "cuda"):
+        options = {"device": name}
+        model = rnnfast.Model(rnn=rnnfast.GRU(I, H, rng=0, **options), head=rnnfast.Dense(H, I, rng=1, **options))
+        trainer = rnnfast.TBPTT(
+            model,
+            rnnfast.losses.softmax_cross_entropy,
+            rnnfast.optim.Adam(model.params, 1e-2),
+            k1=2,
+            k2=4,
+            clip_norm=0.5,
+            logits=True,
+        )
+        stream = arrays.to_device(ids) if name == "cuda" else ids
+        windows = rnnfast.tbptt.stateful_batches(stream, 2, 2)
+        results = [trainer.step(x, target) for x, target in windows]
+        weights[name] = np.asarray(model.params.flat), [result.loss for result in results]
+    close(weights["cuda"][0], np.asarray(weights["cpu"][0]), 1e-4)
+    assert np.allclose(weights["cuda"][1], weights["cpu"][1], rtol=1e-5)
