@@ -23,7 +23,7 @@ def steps() -> dict[str, list[str]]:
         "format (C++)": [f"{Path(sys.executable).parent}/clang-format", "--dry-run", "--Werror", *sources],
         "types": [*PYTHON, "mypy"],
         "sanitizers": [sys.executable, "tools/sanitize.py"],
-        "tests in the GPU simulator": ["env", "NUMBA_ENABLE_CUDASIM=1", *PYTHON, "pytest", "-n", "auto", "tests/cuda"],
+        "tests in the GPU simulator": ["env", "NUMBA_ENABLE_CUDASIM=1", *PYTHON, "pytest", "-n", "auto", "tests/gpu"],
         "tests": [*PYTHON, "pytest", "-n", "auto"],
     }
 

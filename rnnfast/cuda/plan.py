@@ -11,8 +11,9 @@ B) Blocks are so large that one fills a multiprocessor, and each must be residen
    groups x blocks <= multiprocessors. `fragments` is a power of two, because each is a kernel to compile.
 C) A layer that fits one block needs no hand-over through global memory: one block per group is taken where H allows.
    Else as many warps as possible share K, which is the shortest step.
-D) Groups are as many as fit, down to 16 rows each (a tensor core's tile): a step's time grows with a group's rows.
-   Above `MAX_ROWS` a group's step costs more than a library GEMM for all rows, so the step-wise engine takes over.
+D) Groups are as many as fit, down to 16 rows each (a tensor core's tile): a step's time grows with a group's rows,
+   because every block reads what all units of its rows have written. Above `MOST_BYTES` of such reads in a step of
+   backward, 30 us of an H200's L2 cache, a library GEMM costs less, and the step-wise engine takes over.
 
 `gru_before` has two products per step, one after the other; its step is two hand-overs, and no library has it, so the
 step-wise engine is its only one.
@@ -28,10 +29,10 @@ from typing import NamedTuple
 from . import shim
 from .sequence import CELLS
 
-__all__ = ["MAX_ROWS", "PRECISIONS", "Partition", "Plan", "columns", "plan"]
+__all__ = ["MOST_BYTES", "PRECISIONS", "Partition", "Plan", "columns", "plan"]
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
-MAX_ROWS = 128
+MOST_BYTES = 160_000_000
 _WARPS = 8
 _REGISTERS = 128
 _TILE = 8  # units
@@ -153,9 +154,16 @@ def plan(
         return Plan(
             "stepwise", None, None, f"the weights of {hidden_size} units do not fit {available} multiprocessors"
         )
-    if max(forward.rows, backward.rows) > MAX_ROWS:
-        return Plan("stepwise", None, None, f"{batch_size} rows are more than {MAX_ROWS} for a group of blocks")
+    read = _bytes_read(backward, len(cell.recurrent) * hidden_size, precision)
+    if read > MOST_BYTES:
+        return Plan("stepwise", None, None, f"{batch_size} rows would be {read // 10**6} MB to read in a step")
     return Plan("persistent", forward, backward, f"{forward.groups} x {forward.blocks} blocks hold the weights")
+
+
+def _bytes_read(partition: Partition, length: int, precision: str) -> int:
+    """What all blocks read of each other in a step."""
+    element = 2 if precision == "bfloat16" else 4
+    return partition.blocks * partition.groups * partition.rows * length * element
 
 
 def _partition(

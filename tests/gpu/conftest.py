@@ -1,4 +1,4 @@
-"""The device's tests: in Numba's simulator (``NUMBA_ENABLE_CUDASIM=1 pytest tests/cuda``), or compiled without a GPU.
+"""The device's tests: in Numba's simulator (``NUMBA_ENABLE_CUDASIM=1 pytest tests/gpu``), or compiled without a GPU.
 
 A process either simulates or compiles, so each of the two runs leaves out what belongs to the other.
 """

@@ -1,0 +1,325 @@
+"""The program for a machine with a GPU, on toy cases in the simulator: it passes, and it fails where it must."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rnnfast.cuda.kernel import Kernel
+from rnnfast.cuda.plan import PRECISIONS
+from rnnfast.cuda.sequence import CELLS
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT))  # the program is no part of the package
+
+from benchmarks.gpu import cases, checks, contestants, environment, public, rows, timings  # noqa: E402
+from benchmarks.gpu.__main__ import main  # noqa: E402
+from benchmarks.gpu.problems import Case, Problem  # noqa: E402
+
+TOY = Case("gru_before", T=3, B=3, H=3, mask="both", reverse=True, swapped=True)
+MULTIPROCESSORS = 132
+
+
+@pytest.fixture(autouse=True)
+def one_set(monkeypatch):
+    monkeypatch.setattr(contestants, "_SETS", 1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checks
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        TOY,
+        Case("lstm", "bfloat16", T=2, H=4, mask="reset_state"),
+        Case("elman_relu", "tf32", B=3, H=8, ids=True, mask="lengths", stepwise=True, bias=False),
+    ],
+    ids=str,
+)
+def test_toy_cases_pass(case):
+    outcome = checks.check_case(case, 0)
+    assert outcome.wrong == ()
+    assert 0 < outcome.forward < 1e-2
+    assert 0 < outcome.gradients < 1e-2
+
+
+def spoil(monkeypatch, method, number, change):
+    """Lets `change` at an argument of a kernel's method after the method has run; it is told how often it has been."""
+    original, runs = getattr(Kernel, method), []
+
+    def spoilt(self, *arguments, **options):
+        original(self, *arguments, **options)
+        runs.append(method)
+        change(arguments[number], len(runs))
+
+    monkeypatch.setattr(Kernel, method, spoilt)
+
+
+def off_by_a_thousandth(array, run):
+    array[0] *= 1.001
+
+
+def not_written(array, run):
+    array[-1, -1] = np.nan
+
+
+def a_bit_in_the_second_run(array, run):
+    array[...] = np.nextafter(array, np.float32(np.inf)) if run == 2 else array
+
+
+@pytest.mark.parametrize(
+    ("method", "number", "change", "said"),
+    [
+        ("forward", 2, off_by_a_thousandth, "y: error"),
+        ("forward", 5, not_written, "hT: error inf"),
+        ("forward", 2, a_bit_in_the_second_run, "y: run 2 gives other bits"),
+        ("backward", 7, off_by_a_thousandth, "dx: error"),
+        ("backward", 8, not_written, "dh0: error inf"),
+        ("backward", 10, off_by_a_thousandth, "weight_ih: error"),
+    ],
+)
+def test_a_wrong_result_is_found(monkeypatch, method, number, change, said):
+    spoil(monkeypatch, method, number, change)
+    wrong = checks.check_case(Case("elman_tanh", stepwise=True), 0).wrong
+    assert any(line.startswith(said) for line in wrong), wrong
+
+
+def test_other_bits_of_inference_are_found(monkeypatch):
+    spoil(monkeypatch, "forward", 2, lambda y, run: y.__setitem__(0, y[0] + np.float32(1e-7) * (run == 4)))
+    assert checks.check_case(Case("elman_tanh", stepwise=True), 0).wrong == ("y: inference gives other bits",)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_bad_values(monkeypatch):
+    case = Case("elman_tanh", T=3, B=3, H=2, I=2, stepwise=True)
+    assert checks.check_bad_values(case, 0).wrong == ()
+    spoil(monkeypatch, "forward", 2, lambda y, run: y.__setitem__(np.isnan(y), 0))
+    wrong = checks.check_bad_values(case, 0).wrong
+    for what in ("NaN in x", "a length out of range", "an id out of range", "NaN in weight_hh"):
+        assert any(line.startswith(what) for line in wrong), wrong
+
+
+def test_what_raises_is_a_failure_and_many_end_the_run(monkeypatch):
+    def refuse(self, *arguments, **options):
+        raise RuntimeError("no\n device")
+
+    monkeypatch.setattr(Kernel, "forward", refuse)
+    monkeypatch.setattr(checks, "MAX_FAILURES", 2)
+    said = []
+    outcomes = checks.run([TOY] * 5, [], 0, said.append)
+    assert [outcome.wrong for outcome in outcomes] == [("raised RuntimeError: no device",)] * 2
+    assert "left out" in said[-1]
+    assert "inf" in checks.summary(outcomes)[1]
+
+
+def test_what_is_not_to_be_read_is_poison():
+    problem = Problem(Case("lstm", T=9, B=5, mask="lengths"), 0)
+    x, dy = problem.inputs(poisoned=True)
+    ended = np.arange(9)[:, None] >= problem.lengths
+    assert ended.any()
+    assert np.isnan(x[ended]).all()
+    assert np.isnan(dy[ended]).all()
+    assert np.isfinite(x[~ended]).all()
+
+
+def test_a_state_on_the_other_side_of_relus_kink_has_the_other_gradient():
+    problem = Problem(Case("elman_relu", T=1, B=1), 0)
+    y = problem.expected()["y"]
+    unit = int(np.argmax(y[0, 0]))
+    moved = y.copy()
+    moved[0, 0, unit] = 0
+    assert y[0, 0, unit] > 0
+    bias = problem.expected()["bias_ih"]
+    bias[unit] = 0
+    assert np.array_equal(problem.expected(moved)["bias_ih"], bias)
+
+
+def test_public_layers(monkeypatch):
+    case = Case("gru_before", T=3, B=2, H=3, mask="both")
+    assert public.check(case, 0).wrong == ()
+    spoil(monkeypatch, "forward", 2, off_by_a_thousandth)
+    wrong = public.check(case, 0).wrong
+    assert any(line.startswith("layer: y[0]: error") for line in wrong), wrong
+
+
+def test_every_kind_meets_every_mask_direction_and_precision():
+    seen = {(case.kind, case.mask, case.reverse, case.precision) for case in cases.CASES}
+    assert seen >= set(product(CELLS, cases.MASKS, (False, True), PRECISIONS))
+    for kind in CELLS:
+        own = [case for case in cases.CASES if case.kind == kind]
+        for flag in ("ids", "swapped", "bias"):
+            assert {getattr(case, flag) for case in own} == {False, True}, (kind, flag)
+    assert {case.H for case in cases.CASES} >= {1, 7, 17, 64, 100, 128, 256, 520, 1000, 1024}
+    assert {case.B for case in cases.CASES} >= {1, 3, 16, 17, 33, 64, 130}
+    assert max(case.T for case in cases.CASES) == 40
+
+
+def test_the_checks_compile_few_kernels():
+    every = [*cases.CASES, *cases.BAD_VALUES]
+    kernels = cases.planned_kernels(every, MULTIPROCESSORS)
+    assert 25 < len(kernels) <= 35
+    assert {(family, precision) for family, precision, *_ in kernels} == set(
+        product(("elman_tanh", "lstm", "gru_after"), PRECISIONS)
+    )
+    assert cases.planned_kernels(cases.BAD_VALUES, MULTIPROCESSORS) <= cases.planned_kernels(
+        cases.CASES, MULTIPROCESSORS
+    )
+    assert cases.planned_kernels([TOY], MULTIPROCESSORS) == set()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rows and times
+
+
+def toy(group="masks", kind="gru_before", work="training", against=rows.UNMASKED, mask="lengths"):
+    return rows.Row(group, kind, "float32", 3, 2, 3, work, against, 0.9, mask)
+
+
+def test_rows_are_chosen_by_name():
+    assert len({row.name for row in rows.ROWS}) == len(rows.ROWS)
+    assert {row.group for row in rows.ROWS} == set(rows.GROUPS)
+    assert rows.select([]) == list(rows.ROWS)
+    assert {row.group for row in rows.select(["floor", "stream/"])} == {"floor", "stream"}
+    assert {row.H for row in rows.select(["*-H1024/training"])} == {1024}
+    assert {(row.group, row.kind) for row in rows.select(["main/lstm"])} == {("main", "lstm")}
+    assert len(rows.quick(rows.ROWS)) == len({(row.group, row.work) for row in rows.ROWS})
+    with pytest.raises(ValueError, match=r"row: expected a leading part .* got 'mai'"):
+        rows.select(["mai"])
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("main/lstm/tf32/T256-B64-H256/forward", 5),
+        ("main/gru_after/float32/T256-B64-H1024/training", 3),
+        ("main/lstm/bfloat16/T256-B16-H1024/forward", 6),
+        ("main/gru_after/bfloat16/T256-B64-H1024/forward", 4),
+        ("elman/elman_tanh/tf32/T256-B64-H1024/training", 4),
+        ("small/lstm/tf32/T256-B16-H128/forward", 1.2),
+        ("large/lstm/tf32/T256-B256-H2048/training", 0.95),
+        ("masks/lstm/tf32/T256-B16-H256/forward/resets", 1 / 1.03),
+        ("floor/lstm/tf32/T256-B16-H512/forward", 1 / 1.6),
+    ],
+)
+def test_targets(name, target):
+    assert [row.target for row in rows.select([name])] == [target]
+
+
+def test_contestants_take_turns():
+    log = []
+    samples = timings.alternate({"a": lambda i: log.append("a"), "b": lambda i: log.append("b")}, sets=2, rounds=3)
+    assert {name: len(values) for name, values in samples.items()} == {"a": 3, "b": 3}
+    turns = [name for k, name in enumerate(log) if k == 0 or log[k - 1] != name]
+    assert turns == ["a", "b"] * 4  # once to warm up
+
+
+@pytest.mark.parametrize(("other", "mark"), [([1.0, 3.0, 2.0], "ok"), ([1.0], "SHORT"), ([], "-")])
+def test_marks(other, mark):
+    row = rows.Row("main", "lstm", "tf32", 256, 1, 256, "forward", rows.CUDNN, 2.0)
+    assert timings.Result(row, [1.0], other, None, False).mark == mark
+    assert timings.Result(row, [1.0], other, 1.0, True).mark == "WRONG"
+
+
+@pytest.fixture
+def no_torch(monkeypatch):
+    there = environment._is_there
+    monkeypatch.setattr(environment, "_is_there", lambda module: module != "torch" and there(module))
+
+
+def test_without_torch_ours_is_timed_alone(no_torch, capsys, tmp_path):
+    lone, own = toy(against=rows.CUDNN, mask="none"), toy()
+    path = tmp_path / "found.json"
+    status = main(["--json", str(path), "--rounds", "1"], cases=(TOY,), bad_values=(), layers=(), rows=(lone, own))
+    out = capsys.readouterr().out
+    assert status == 0
+    assert "PyTorch is missing: ours is timed alone" in out
+    found = json.loads(path.read_text())
+    assert [(row["name"], row["mark"] == "-") for row in found["rows"]] == [(lone.name, True), (own.name, False)]
+    assert found["rows"][0]["ours"][0] > 0
+    assert found["checks"][0]["wrong"] == []
+
+
+def test_the_command_fails_loudly_and_says_what_it_left_out(no_torch, monkeypatch, capsys):
+    spoil(monkeypatch, "forward", 2, off_by_a_thousandth)
+    assert main(["--budget", "0"], cases=(TOY,), bad_values=(), layers=(), rows=(toy(),)) == 1
+    out = capsys.readouterr().out
+    assert f"WRONG {TOY}" in out
+    assert "1 checks, 1 failed" in out
+    assert "left out: masks/gru_before/float32 (1)" in out
+    assert out.splitlines()[-1].startswith("FAILED")
+
+
+def test_a_row_that_raises_fails(no_torch, monkeypatch, capsys):
+    def refuse(self, *arguments, **options):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(Kernel, "forward", refuse)
+    assert main(["--no-checks"], rows=(toy(),)) == 1
+    assert f"RAISED {toy().name}: RuntimeError: no" in capsys.readouterr().out
+
+
+def test_a_row_that_is_wrong_is_found(monkeypatch):
+    """Against PyTorch in float64, where it is installed."""
+    pytest.importorskip("torch")
+    monkeypatch.setattr(timings, "alternate", lambda found, sets, rounds: {name: [1.0] for name in found})
+    row = toy(kind="elman_tanh", against=rows.CUDNN, mask="lengths")
+    assert timings.measure(row, contestants.Data(row, 0), 0, rounds=1).error < 1e-5
+    spoil(monkeypatch, "forward", 2, off_by_a_thousandth)
+    assert timings.measure(row, contestants.Data(row, 0), 0, rounds=1).wrong
+
+
+def test_the_barrier_ends():
+    row = toy("floor", "elman_tanh", against=rows.BARRIER)
+    call, steps = contestants.peer(row, None, 0)
+    call(0)
+    assert steps == row.T
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Where it runs
+
+
+def test_a_numpy_that_is_too_new_is_named_with_the_wheel_to_bring(monkeypatch, capsys):
+    assert environment.obstacle("2.4.6") is None
+    for version in ("2.5.0", "2.10.1", "3.0.0rc1"):
+        assert f"NumPy {version}" in environment.obstacle(version)
+    monkeypatch.setattr(environment.metadata, "version", lambda package: "2.5.2")
+    assert main([]) == 2
+    assert "Bring the wheel numpy==2.4.6" in capsys.readouterr().err
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr(environment, "_is_there", lambda module: module != "numba_cuda")
+    assert environment.obstacle("2.4.6") == 'numba_cuda is missing: pip install "numba-cuda[cu13]>=0.30.4,<0.31"'
+
+
+def run(script):
+    return subprocess.run([sys.executable, "-P", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+PATHS = f"import sys; sys.path[:0] = {[str(ROOT)]!r}\nfrom benchmarks.gpu import environment\n"
+
+
+def test_without_compiled_kernels_the_device_s_are_there():
+    done = run(
+        PATHS + "environment._package = lambda: None\nenvironment.prepare()\n"
+        "import benchmarks.gpu.checks, benchmarks.gpu.timings\n"
+        "print(environment.compiled(), 'rnnfast._core' in sys.modules)"
+    )
+    assert (done.stdout.split(), done.stderr) == (["False", "False"], "")
+
+
+def test_what_hangs_is_ended():
+    done = run(PATHS + "import time\nwith environment.watchdog('this call', 0.2): time.sleep(30)")
+    assert done.returncode == 3
+    assert "HANGS: this call: no end after 0.2 s" in done.stderr
+    done = run(PATHS + "import time\nwith environment.watchdog('this', 0.2): pass\ntime.sleep(0.5); print('alive')")
+    assert done.stdout == "alive\n"
