@@ -137,6 +137,8 @@ def plan(
     ------
     ValueError
         There is no such kind or precision, or a size is below 1.
+    RuntimeError
+        There is no device to ask for its multiprocessors.
     """
     for name, value, choices in (("kind", kind, CELLS), ("precision", precision, PRECISIONS)):
         if value not in choices:
@@ -144,6 +146,8 @@ def plan(
     for name, size in (("hidden_size", hidden_size), ("batch_size", batch_size)):
         if size < 1:
             raise ValueError(f"{name}: expected an integer of at least 1, got {size}")
+    if multiprocessors is None and not shim.available():
+        raise RuntimeError("multiprocessors: expected a number where there is no CUDA device to ask, got None")
     available = shim.limits().multiprocessors if multiprocessors is None else multiprocessors
     if kind == "gru_before":
         return Plan("stepwise", None, None, "gru_before needs two products per step")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from rnnfast.cuda import shim
 from rnnfast.cuda.plan import MOST_BYTES, PRECISIONS, columns, plan
 from rnnfast.cuda.sequence import CELLS
 
@@ -74,3 +75,9 @@ def test_what_does_not_fit_goes_step_by_step_and_says_why(kind, hidden, batch):
 def test_bad_arguments(arguments, said):
     with pytest.raises(ValueError, match=said):
         plan(*arguments, multiprocessors=132)
+
+
+def test_without_a_device_the_number_of_multiprocessors_must_be_given(monkeypatch):
+    monkeypatch.setattr(shim, "available", lambda: False)
+    with pytest.raises(RuntimeError, match="multiprocessors: expected a number where there is no CUDA device"):
+        plan("lstm", 64, 1)
