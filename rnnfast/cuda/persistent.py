@@ -143,16 +143,18 @@ _ARITHMETIC = {
 }
 
 
-def _unrolled(body: Any, count: int, first: int = 0) -> Any:
-    """``f(a, b, c, d, e)``: ``body(j, a, b, c, d, e)`` for every j below `count`, each a constant.
+def _unrolled(body: Any, count: int) -> Any:
+    """``f(first, a, b, c, d, e)``: ``body(j, a, b, c, d, e)`` for `count` values of j from `first` on.
 
-    A tree of functions with no loop in it. A loop that the compiler does not unroll leaves what is indexed by its
-    variable in memory; it gives up on long ones, and for compute capability 10 on some of four rounds.
+    Functions that call each other, with no loop in them. A loop that the compiler does not unroll leaves what is
+    indexed by its variable in memory; it gives up on long ones, and for compute capability 10 on some of four rounds.
+    `first` is a constant once all is inlined; as an argument it spares the compiler a function for each of its
+    values.
     """
     if count <= _LEAF:
 
         @shim.device
-        def run(a: Any, b: Any, c: Any, d: Any, e: Any) -> None:
+        def run(first: Any, a: Any, b: Any, c: Any, d: Any, e: Any) -> None:
             body(first, a, b, c, d, e)
             if count > 1:
                 body(first + 1, a, b, c, d, e)
@@ -163,12 +165,13 @@ def _unrolled(body: Any, count: int, first: int = 0) -> Any:
 
         return run
     half = (count // _LEAF + 1) // 2 * _LEAF
-    left, right = _unrolled(body, half, first), _unrolled(body, count - half, first + half)
+    left = _unrolled(body, half)
+    right = left if count == 2 * half else _unrolled(body, count - half)
 
     @shim.device
-    def both(a: Any, b: Any, c: Any, d: Any, e: Any) -> None:
-        left(a, b, c, d, e)
-        right(a, b, c, d, e)
+    def both(first: Any, a: Any, b: Any, c: Any, d: Any, e: Any) -> None:
+        left(first, a, b, c, d, e)
+        right(first + half, a, b, c, d, e)
 
     return both
 
@@ -186,7 +189,7 @@ def _keeper(precision: str, count: int) -> Any:
 
     @shim.device
     def keep_all(weights: Any, packed: Any, at: Any) -> None:
-        every(weights, packed, at, 0, 0)
+        every(int64(0), weights, packed, at, at, at)
 
     return keep_all
 
@@ -198,11 +201,8 @@ def _product(precision: str, tiles: int, fragments: int) -> Any:
     ``(weights, source, start, columns, rows, partial, at)``: element `start` of `source` is the first that the lane
     reads of the first row, and there are `rows` rows; the lane's first sum goes to ``partial[at]``.
     """
-    words, rows_of, multiply = (
-        _ARITHMETIC[precision].words,
-        _ARITHMETIC[precision].rows,
-        _ARITHMETIC[precision].multiply,
-    )
+    arithmetic = _ARITHMETIC[precision]
+    words, rows_of, multiply = arithmetic.words, arithmetic.rows, arithmetic.multiply
     # Several chains of sums hide the tensor cores' latency, where there are registers for them: with all 128 in use by
     # weights, two chains spill.
     chains = max(1, min(fragments, 4 // tiles)) if words * fragments * tiles < 128 else 1
@@ -223,7 +223,7 @@ def _product(precision: str, tiles: int, fragments: int) -> Any:
         sums = cuda.local.array(size, float32)
         for i in range(size):
             sums[i] = float32(0)
-        every(weights, source, upper, lower, sums)
+        every(int64(0), weights, source, upper, lower, sums)
         for tile in range(tiles):
             for q in range(4):
                 total = sums[tile * 4 + q]
@@ -322,14 +322,9 @@ def pack_kernel(family: str, precision: str, backward: bool) -> Any:
     object
         With `launch`; see `shim.kernel`.
     """
-    gates = CELLS[family].gates
-    swapped, tiles, bfloat16, tf32 = (
-        family == "gru_after",
-        1 if backward else gates,
-        precision == "bfloat16",
-        precision == "tf32",
-    )
-    length_gates = gates if backward else 1
+    recurrent, put = CELLS[family].recurrent, _ARITHMETIC[precision].store
+    tiles, length_gates = (1, len(recurrent)) if backward else (len(recurrent), 1)
+    gate_of_first_slot, gates = recurrent[0], len(recurrent)  # the slots go on from there, around the gates
 
     @shim.kernel("ppiiiii")
     def pack(weight: Any, packed: Any, H: Any, unit_warps: Any, split_warps: Any, fragments: Any, size: Any) -> None:
@@ -345,17 +340,11 @@ def pack_kernel(family: str, precision: str, backward: bool) -> Any:
             value = float32(0)
             if unit < H and k < length_gates * H:
                 if backward:
-                    slot = k // H
-                    gate = (slot + 2) % 3 if swapped else slot
+                    gate = (k // H + gate_of_first_slot) % gates
                     value = shim.load(weight, (gate * H + k % H) * H + unit)
                 else:
                     value = shim.load(weight, (tile * H + unit) * H + k)
-            if bfloat16:
-                shim.store_bf16(packed, at, value)
-            elif tf32:
-                shim.store(packed, at, shim.round_tf32(value))
-            else:
-                shim.store(packed, at, value)
+            put(packed, at, value)
 
     return pack
 

@@ -96,7 +96,8 @@ if SIMULATED:
             ) -> None:
                 assert len(arguments) == len(types), (function.__name__, len(arguments), len(types))
                 assert block <= threads and shared <= _twins.MOST_SHARED
-                simulated[(1,), (block, *np.atleast_1d(grid).tolist())](*arguments)
+                with _twins.short_turns():
+                    simulated[(1,), (block, *np.atleast_1d(grid).tolist())](*arguments)
 
             return SimpleNamespace(launch=launch, function=function, types=types, threads=threads)
 

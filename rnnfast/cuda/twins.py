@@ -14,9 +14,11 @@ and it has no tensor cores).
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,6 +55,7 @@ __all__ = [
     "release_add",
     "remember",
     "round_tf32",
+    "short_turns",
     "sqrt",
     "store",
     "store_bf16",
@@ -64,6 +67,18 @@ __all__ = [
 ]
 
 Function = Callable[..., Any]
+
+
+@contextmanager
+def short_turns() -> Iterator[None]:
+    """Python's threads take turns of a tenth of a millisecond, not of five: the simulator's look at each other idly."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
 
 float32, uint32, int64 = np.float32, np.uint32, np.int64
 MOST_SHARED = 48 * 1024  # bytes: what a block gets without asking for more
@@ -130,12 +145,10 @@ _lock = threading.Lock()
 
 
 def _of_launch(key: Any, make: Callable[[], Any]) -> Any:
-    """What the threads of a launch share under a key."""
-    with _lock:
-        held = vars(_thread()._manager).setdefault("rnnfast", {})
-        if key not in held:
-            held[key] = make()
-        return held[key]
+    """What the threads of a launch share under a key. No lock: to wait for one takes a turn of Python's threads."""
+    held = vars(_thread()._manager).setdefault("rnnfast", {})
+    found = held.get(key)
+    return held.setdefault(key, make()) if found is None else found
 
 
 def _shared(shape: int, dtype: Any) -> Any:
@@ -289,25 +302,59 @@ def tanh(x: Any) -> Any:
     return np.tanh(np.float32(x), dtype=np.float32)
 
 
-def _exchange(values: Any) -> tuple[np.ndarray[Any, Any], int]:
-    """What each lane of the warp holds, one row a lane; and the caller's lane.
+class _Meeting:
+    """Where the lanes of a warp put their fragments, and the product that the first of them made of all."""
 
-    Two buffers in turn: who writes into one has seen all lanes past the exchange before, and so past reading it.
+    def __init__(self) -> None:
+        self.number = 0
+        self.lanes: list[Any] = [None] * 32
+        self.product = np.empty((16, 8))
+
+
+def _add_product(fragments: Any, sums: Any, multiply: Callable[[Any], Any]) -> tuple[Any, ...]:
+    """A lane's four elements of the sums plus the warp's product, which `multiply` makes of the fragments [32, 6].
+
+    Two meetings in turn: who comes to one has seen all lanes past the meeting before, and so past reading it.
     """
     number, me = thread(), _thread()
     warp, lane = number // 32, number % 32
-    me.exchanges = getattr(me, "exchanges", 0) + 1
-    rows = _of_launch(("warp", block(), group(), warp, me.exchanges % 2), lambda: [None] * 32)
-    rows[lane] = values
+    me.meetings = getattr(me, "meetings", 0) + 1
+    meeting = _of_launch(("warp", block(), group(), warp, me.meetings % 2), _Meeting)
+    meeting.lanes[lane] = fragments
     sync()
-    return np.array(rows), lane
-
-
-def _multiply(a: Any, b: Any, c: Any, lane: int) -> tuple[Any, ...]:
-    """The four elements of c + a b that a lane holds; a [16, K], b [K, 8]."""
-    group, inner = lane // 4, lane % 4
+    if meeting.number != me.meetings:  # should two lanes come here at once, they make the same of the same
+        with np.errstate(all="ignore"):
+            meeting.product = multiply(np.array(meeting.lanes))
+        meeting.number = me.meetings
+    row, column = lane // 4, 2 * (lane % 4)
+    mine = meeting.product[[row, row, row + 8, row + 8], [column, column + 1, column, column + 1]]
     with np.errstate(all="ignore"):
-        return tuple(np.float32(c[q] + np.dot(a[group + 8 * (q // 2)], b[:, 2 * inner + q % 2])) for q in range(4))
+        return tuple((np.array(sums, np.float64) + mine).astype(np.float32))
+
+
+_G, _T = np.arange(32) // 4, np.arange(32) % 4  # of each lane
+
+
+def _product_tf32(lanes: Any) -> Any:
+    kept = (lanes.astype(np.float32).view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
+    a, b = np.empty((16, 8)), np.empty((8, 8))
+    for q, (row, column) in enumerate(((0, 0), (8, 0), (0, 4), (8, 4))):
+        a[_G + row, _T + column] = kept[:, q]
+    for q in range(2):
+        b[_T + 4 * q, _G] = kept[:, 4 + q]
+    return a @ b
+
+
+def _product_bf16(lanes: Any) -> Any:
+    words = lanes.astype(np.uint32)
+    a, b = np.empty((16, 16)), np.empty((16, 8))
+    for half, bits in enumerate((words << np.uint32(16), words & np.uint32(0xFFFF0000))):
+        part, k = bits.view(np.float32), 2 * _T + half
+        for q, (row, column) in enumerate(((0, 0), (8, 0), (0, 8), (8, 8))):
+            a[_G + row, k + column] = part[:, q]
+        for q in range(2):
+            b[k + 8 * q, _G] = part[:, 4 + q]
+    return a @ b
 
 
 def mma_tf32(a0: Any, a1: Any, a2: Any, a3: Any, b0: Any, b1: Any, c0: Any, c1: Any, c2: Any, c3: Any) -> Any:
@@ -316,13 +363,7 @@ def mma_tf32(a0: Any, a1: Any, a2: Any, a3: Any, b0: Any, b1: Any, c0: Any, c1: 
     Lane 4 g + t holds a[g, t], a[g + 8, t], a[g, t + 4], a[g + 8, t + 4]; b[t, g], b[t + 4, g]; and c[g, 2 t],
     c[g, 2 t + 1], c[g + 8, 2 t], c[g + 8, 2 t + 1].
     """
-    lanes, lane = _exchange([high_part(v) for v in (a0, a1, a2, a3, b0, b1)])
-    a, b = np.empty((16, 8)), np.empty((8, 8))
-    for other in range(32):
-        g, t = other // 4, other % 4
-        a[g, t], a[g + 8, t], a[g, t + 4], a[g + 8, t + 4] = lanes[other, :4]
-        b[t, g], b[t + 4, g] = lanes[other, 4:]
-    return _multiply(a, b, (c0, c1, c2, c3), lane)
+    return _add_product((a0, a1, a2, a3, b0, b1), (c0, c1, c2, c3), _product_tf32)
 
 
 def mma_bf16(a0: Any, a1: Any, a2: Any, a3: Any, b0: Any, b1: Any, c0: Any, c1: Any, c2: Any, c3: Any) -> Any:
@@ -330,14 +371,4 @@ def mma_bf16(a0: Any, a1: Any, a2: Any, a3: Any, b0: Any, b1: Any, c0: Any, c1: 
 
     As `mma_tf32`, but each a or b is the pair of elements at 2 t and 2 t + 1 (or 8 further) along the inner axis.
     """
-    words, lane = _exchange([np.uint32(v) for v in (a0, a1, a2, a3, b0, b1)])
-    low = (words.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
-    high = (words.astype(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32).astype(np.float64)
-    a, b = np.empty((16, 16)), np.empty((16, 8))
-    for other in range(32):
-        g, t = other // 4, other % 4
-        for q, (row, column) in enumerate(((g, 0), (g + 8, 0), (g, 8), (g + 8, 8))):
-            a[row, column + 2 * t], a[row, column + 2 * t + 1] = low[other, q], high[other, q]
-        for q in range(2):
-            b[8 * q + 2 * t, g], b[8 * q + 2 * t + 1, g] = low[other, 4 + q], high[other, 4 + q]
-    return _multiply(a, b, (c0, c1, c2, c3), lane)
+    return _add_product((a0, a1, a2, a3, b0, b1), (c0, c1, c2, c3), _product_bf16)
