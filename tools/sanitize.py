@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = ("tests/test_kernels.py", "tests/test_arrays.py", "tests/test_stream.py")
-BUILD = ("-Ccmake.define.RNNFAST_SANITIZE=ON", "-Ccmake.define.RNNFAST_EMULATE_AVX512=ON")
+BUILD = ("-Ccmake.define.RNNFAST_SANITIZE=ON",)  # AVX-512 where the CPU has it: emulated, it takes two minutes more
 
 
 def output(*command: str) -> str:

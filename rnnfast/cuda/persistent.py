@@ -203,9 +203,9 @@ def _product(precision: str, tiles: int, fragments: int) -> Any:
     """
     arithmetic = _ARITHMETIC[precision]
     words, rows_of, multiply = arithmetic.words, arithmetic.rows, arithmetic.multiply
-    # Several chains of sums hide the tensor cores' latency, where there are registers for them: with all 128 in use by
-    # weights, two chains spill.
-    chains = max(1, min(fragments, 4 // tiles)) if words * fragments * tiles < 128 else 1
+    # Several chains of sums hide the tensor cores' latency, where there are registers for them: four chains beside 64
+    # weights spill, and two beside 128.
+    chains = max(1, min(fragments, 4 // tiles, 128 // (words * fragments * tiles)))
     stride, size = row_stride(tiles), chains * tiles * 4
 
     @shim.device
