@@ -7,18 +7,13 @@ from itertools import product
 
 import numpy as np
 import pytest
-from shared import NOT_SIZES, read_only
+from shared import NOT_REAL, NOT_SIZES, OLD, bad_outs, refused, zeros
 
 import rnnfast
 from rnnfast import Parameters, init, layers
 from rnnfast.parameters import Store
 
 T, B, I, H = 4, 3, 2, 5  # noqa: E741
-OLD = 7.0  # what `out` holds before a call that must not write to it
-
-
-def zeros(*shape, dtype=np.float32):
-    return np.zeros(shape, dtype)
 
 
 class NoBuffer:
@@ -29,14 +24,6 @@ class NoBuffer:
 
     def __dlpack_device__(self):
         return (2, 0)
-
-
-def refused(call, error, message):
-    """Assert that a call raises `error` with a message that begins with this pattern."""
-    with pytest.raises(error) as raised:
-        call()
-    assert type(raised.value) is error
-    assert re.match(message, str(raised.value)), str(raised.value)
 
 
 # Constructors ---------------------------------------------------------------------------------------------------------
@@ -123,13 +110,8 @@ def test_bad_configurations_are_refused():
 
 # Calls of layers ------------------------------------------------------------------------------------------------------
 
-NOT_REAL = [
-    *((np.zeros((T, B, I), dtype), "expected an array of real numbers") for dtype in ("c8", "O", "U3", "M8[s]", "V8")),
-    (np.ma.masked_array(zeros(T, B, I), mask=False), "expected an array without a mask"),
-    ("text", "expected an array of real numbers"),
-    (None, "expected an array of real numbers"),
-    (object(), "expected an array of real numbers"),
-    ([[1.0], [2.0, 3.0]], "expected an array of real numbers"),
+NOT_ARRAYS = [
+    *((make((T, B, I)), message) for make, message in NOT_REAL),
     (NoBuffer(), "expected an array on the host, got NoBuffer on a CUDA device"),
 ]
 STATE_SHAPES = [(1, B, H - 1), (1, B + 1, H), (2, B, H), (B, H), (1, 1, B, H), (1, 1, H), ()]
@@ -140,7 +122,7 @@ def bad_calls(cls):
     lstm = cls is rnnfast.LSTM
     good = zeros(1, B, H)
 
-    for value, message in NOT_REAL:
+    for value, message in NOT_ARRAYS:
         yield "x", value, TypeError, message
     for shape in ((T, B, I + 1), (T, B, 0), (T, I + 1), (), (I,), (1, T, B, I)):
         yield (
@@ -220,23 +202,6 @@ def test_huge_outputs_are_refused_before_they_are_made():
 # Outputs --------------------------------------------------------------------------------------------------------------
 
 
-def bad_outs(shape):
-    """Arrays that a call for this shape must not write to."""
-    wide = (*shape[:-1], 2 * shape[-1])
-    sliced = np.full(wide, OLD, np.float32)[..., ::2]
-    unaligned = np.zeros(4 * int(np.prod(shape)) + 1, np.uint8)[1:].view(np.float32).reshape(shape)
-    unaligned.fill(OLD)
-    given = ", ".join(map(str, shape))
-    yield np.full((*shape[:-1], shape[-1] + 1), OLD, np.float32), ValueError, rf"expected shape \[{given}\], got \["
-    yield np.full((1, *shape), OLD, np.float32), ValueError, rf"expected shape \[{given}\], got \[1, "
-    yield np.full(shape, OLD), TypeError, "expected dtype float32, got float64"
-    yield np.full(shape, OLD, ">f4"), TypeError, "expected dtype float32, got >f4"
-    yield np.full(shape, OLD, np.float32).tolist(), TypeError, "expected a NumPy array to write into, got list"
-    yield read_only(np.full(shape, OLD, np.float32)), ValueError, "expected an array that is writeable"
-    yield sliced, ValueError, "expected an array that is c_contiguous"
-    yield unaligned, ValueError, "expected an array that is aligned"
-
-
 @pytest.mark.parametrize(("out", "error", "message"), list(bad_outs((T, B, H))))
 @pytest.mark.parametrize("cls", LAYERS)
 def test_layers_refuse_outputs(cls, out, error, message):
@@ -293,7 +258,7 @@ def make_layer_tape(cls):
 def bad_backwards(cls):
     lstm = cls is rnnfast.LSTM
     good = zeros(1, B, H)
-    for value, message in NOT_REAL:
+    for value, message in NOT_ARRAYS:
         if value is not None:
             yield "dy", value, TypeError, message
     for shape in ((T, B, H + 1), (B, T, H), (T, B), ()):
@@ -395,7 +360,7 @@ def test_changed_ids_are_seen_too():
 def bad_cell_calls(cls):
     lstm = cls is rnnfast.LSTMCell
     good = zeros(B, H)
-    for value, message in NOT_REAL:
+    for value, message in NOT_ARRAYS:
         yield "x", value, TypeError, message
     for shape in ((B, I + 1), (I + 1,), (), (T, B, I)):
         yield "x", zeros(*shape), ValueError, r"expected \[B, I\] or \[I\]"
@@ -435,7 +400,7 @@ def test_backward_of_cells_refuses(cls):
 
 def test_heads_refuse():
     dense = rnnfast.Dense(I, H, activation="softmax")
-    for call, (value, message) in product((dense, dense.forward), NOT_REAL):
+    for call, (value, message) in product((dense, dense.forward), NOT_ARRAYS):
         refused(lambda call=call, value=value: call(value), TypeError, f"x: {message}")
     for call, shape in product((dense, dense.forward), ((), (I + 1,), (T, B, 0))):
         refused(lambda c=call, s=shape: c(zeros(*s)), ValueError, r"x: expected \[\.\.\., I\] with I=2, got array of")

@@ -16,7 +16,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ("tests/test_kernels.py", "tests/test_arrays.py", "tests/test_stream.py")
+TESTS = ("tests/test_kernels.py", "tests/test_arrays.py", "tests/stream")
 BUILD = ("-Ccmake.define.RNNFAST_SANITIZE=ON",)  # AVX-512 where the CPU has it: emulated, it takes two minutes more
 
 
