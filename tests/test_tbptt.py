@@ -1,4 +1,4 @@
-"""Truncated BPTT: the oracle's definition, full BPTT bitwise, carried state, masks, memory, and the diagnostic."""
+"""Truncated BPTT: the oracle's definition, full BPTT bitwise, carried state, masks and memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from registry import KINDS, assert_close, assert_same_bits, make_layer
 from rnnfast import GRU, LSTM, TBPTT, Dense, Model, _core, reference
 from rnnfast.losses import mean_squared_error, softmax_cross_entropy
 from rnnfast.optim import SGD, Adam
-from rnnfast.tbptt import gradient_norm_by_distance, stateful_batches
+from rnnfast.tbptt import stateful_batches
 
 T, B, I, H, O = 13, 4, 3, 5, 2  # noqa: E741
 WINDOWS = [(4, 4), (4, 7), (4, 8), (3, 11), (5, 13), (1, 1), (1, 6), (13, 13), (4, 20), (20, 30)]
@@ -482,59 +482,3 @@ def test_stateful_batches_arguments():
         stateful_batches(np.arange(4), 1, 0)
     with pytest.raises(IndexError):
         stateful_batches(np.arange(9), 1, 4)[2]
-
-
-# The diagnostic
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("batch_first", [False, True])
-def test_gradient_norms_are_those_of_the_oracle(kind, batch_first):
-    layer = make(kind, batch_first=batch_first).parts["rnn"]
-    x, _ = data()
-    rng = np.random.default_rng(1)
-    dy_last = rng.standard_normal((B, H))
-    h = rng.standard_normal((1, B, H))
-    state = (h, h.copy()) if kind == "lstm" else h
-    norms = gradient_norm_by_distance(layer, x.swapaxes(0, 1) if batch_first else x, dy_last, state)
-    expected = [np.linalg.norm(dy_last)]
-    for t in reversed(range(1, T)):
-        before = reference.stack_forward(kind, dict(layer.params), x[:t], state)
-        rest = reference.stack_forward(kind, dict(layer.params), x[t:], before.state)
-        dy = np.zeros_like(rest.y)
-        dy[-1] = dy_last
-        dh = reference.stack_backward(rest, dy).dstate
-        expected.append(np.linalg.norm(dh[0] if kind == "lstm" else dh))
-    assert_close(norms, np.array(expected), 1e-11)
-
-
-def test_gradients_vanish_and_explode():
-    for scale, grows in ((0.3, False), (3.0, True)):
-        layer = make("elman_relu").parts["rnn"]
-        layer.update({"weight_hh_l0": scale * np.eye(H), "bias_ih_l0": np.ones(H)})
-        norms = gradient_norm_by_distance(layer, np.zeros((20, 2, I)), np.ones((2, H)))
-        np.testing.assert_allclose(norms, norms[0] * scale ** np.arange(20), rtol=1e-10)
-        assert (norms[-1] > norms[0]) == grows
-
-
-def test_gradient_norms_leave_no_trace():
-    layer = LSTM(I, H, 2, dropout=0.5, rng=0)
-    x, _ = data(dtype=np.float32)
-    generator, version = layer.rng.bit_generator.state, layer.params.version
-    norms = gradient_norm_by_distance(layer, x, np.ones((B, H)))
-    assert norms.shape == (T,)
-    assert layer.rng.bit_generator.state == generator
-    assert layer.params.version == version
-    assert gradient_norm_by_distance(layer, x[:, 0], np.ones(H)).shape == (T,)
-    ids = np.zeros((T, B), int)
-    assert gradient_norm_by_distance(layer, ids, np.ones((B, H))).shape == (T,)
-
-
-def test_gradient_norm_arguments():
-    x, _ = data()
-    with pytest.raises(TypeError, match="layer: expected an RNN, LSTM or GRU, got Model"):
-        gradient_norm_by_distance(make(), x, np.ones((B, H)))
-    with pytest.raises(ValueError, match="layer: expected one direction"):
-        gradient_norm_by_distance(GRU(I, H, bidirectional=True), x, np.ones((B, H)))
-    with pytest.raises(ValueError, match="dy"):
-        gradient_norm_by_distance(GRU(I, H), x, np.ones((B, H + 1)))
