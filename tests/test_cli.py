@@ -103,7 +103,7 @@ def test_the_default_text_is_in_every_python(folder):
     assert re.search(r"\d{3},\d{3} characters to learn, \d{2},\d{3} held out", output)
 
 
-@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo-terminals")
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="this system has no pseudo-terminals")
 def test_a_progress_bar_on_a_terminal_only(folder):
     import fcntl
     import struct
@@ -154,7 +154,7 @@ def test_a_run_that_stops_anywhere_goes_on_bitwise(folder, options):
     assert_same_run("a", "b")
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL")
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL to kill a run with")
 @pytest.mark.parametrize("options", OPTIONS[:2])
 def test_a_killed_run_goes_on_bitwise(folder, options):
     every = ["--checkpoint-every", "3", "--eval-every", "20", "--steps", "120"]

@@ -30,6 +30,6 @@ def test_forecast(tmp_path):
 
 
 def test_digits(tmp_path):
-    pytest.importorskip("sklearn", reason="needs scikit-learn")
+    pytest.importorskip("sklearn", reason="scikit-learn, of the extra examples, has the images")
     accuracy = re.search(r"accuracy: ([\d.]+) of 450 held-out images", run("digits.py", tmp_path))
     assert float(accuracy[1]) >= 0.95

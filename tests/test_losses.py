@@ -468,7 +468,7 @@ def test_probabilities_and_targets_out_of_range_are_named() -> None:
 @each_dtype
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_pytorch(loss: Loss, dtype: Any, reduction: str) -> None:
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: nothing to compare with")
     functional = torch.nn.functional
     prediction, target = loss.data((6, 5), dtype)
     if loss.probabilities:

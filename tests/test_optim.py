@@ -546,7 +546,7 @@ def test_flat_adam_checks_its_step() -> None:
 @each_case
 @each_dtype
 def test_pytorch(kind: type[optim.Optimizer], options: dict[str, Any], dtype: Any) -> None:
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: nothing to compare with")
     params = parameters(dtype)
     leaf = torch.tensor(params.flat.copy(), requires_grad=True)
     theirs = getattr(torch.optim, kind.__name__)([leaf], **options)
@@ -562,7 +562,7 @@ def test_pytorch(kind: type[optim.Optimizer], options: dict[str, Any], dtype: An
 @each_dtype
 @pytest.mark.parametrize("limit", [0.0, 0.5, 1e3])
 def test_pytorch_clipping(limit: float, dtype: Any) -> None:
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: nothing to compare with")
     (gradients,) = gradients_of(parameters(dtype), 1)
     leaf = torch.zeros(SIZE, dtype=torch.float64, requires_grad=True)
     leaf.grad = torch.tensor(gradients.flat.astype(np.float64))

@@ -128,7 +128,7 @@ CHILDREN = {
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.parametrize("children", CHILDREN.values(), ids=CHILDREN)
 def test_a_child_works_after_fork(children):
     """The parent has used several threads; the child trains with as many, to the same bits. An alarm ends a hang."""

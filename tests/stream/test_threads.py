@@ -52,7 +52,7 @@ def test_copies_run_in_threads_of_their_own():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_child_works_after_fork(threads):
     """Streams made before and after; the parent has used its threads, and goes on with them."""
