@@ -231,6 +231,14 @@ def number(name: str, value: Any) -> float:
     return result
 
 
+def limit(name: str, value: Any) -> float:
+    """A real number of at least 0, infinity included."""
+    result = math.inf if isinstance(value, float) and value == math.inf else number(name, value)
+    if result < 0:
+        raise ValueError(f"{name}: expected a number of at least 0, got {result}")
+    return result
+
+
 def probability(name: str, value: Any) -> float:
     """A real number in 0..1."""
     result = number(name, value)
@@ -260,7 +268,7 @@ def float_dtype(name: str, value: DTypeLike) -> np.dtype[Any]:
     """float32 or float64, native."""
     try:
         dtype = np.dtype(value if value is not None else np.void)  # NumPy takes None for float64
-    except TypeError:
+    except (TypeError, ValueError):
         dtype = np.dtype(np.void)
     if dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise TypeError(f"{name}: expected float32 or float64, got {value!r}")

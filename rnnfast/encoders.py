@@ -382,7 +382,7 @@ def one_hot(ids: ArrayLike, num_classes: int, dtype: DTypeLike = np.float32) -> 
     count = _checks.integer("num_classes", num_classes, 0)
     try:
         real = np.dtype(dtype)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise TypeError(f"dtype: expected a real dtype, got {dtype!r}") from error
     if real.kind not in "biuf":
         raise TypeError(f"dtype: expected a real dtype, got {real}")

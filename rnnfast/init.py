@@ -20,7 +20,8 @@ architectures" (2015).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -148,8 +149,8 @@ def forget_bias(params: Mapping[str, ArrayLike], value: float = 1.0) -> dict[str
 
     Raises
     ------
-    ValueError
-        There are no biases.
+    TypeError, ValueError
+        There are no biases, or they are not an LSTM's.
 
     Examples
     --------
@@ -158,13 +159,23 @@ def forget_bias(params: Mapping[str, ArrayLike], value: float = 1.0) -> dict[str
     """
     value = _checks.number("forget_bias", value)
     given = {name: array for name, array in _checks.mapping("params", params).items() if "bias_" in name}
-    biases = {name: np.array(holder(array).to_host(array)) for name, array in given.items()}
+    biases = {name: _lstm_bias(name, holder(array).to_host(array), params) for name, array in given.items()}
     if not biases:
         raise ValueError("forget_bias: expected parameters with biases, got none (bias=False)")
     for name, array in biases.items():
         hidden = len(array) // 4
         array[hidden : 2 * hidden] = value if "bias_ih" in name else 0.0
     return biases
+
+
+def _lstm_bias(name: str, bias: ArrayLike, params: Mapping[str, Any]) -> Array:
+    """A copy, in a floating dtype, of a bias of four gates; the recurrent weights, if there, say what H is."""
+    array = _checks.numbers(name, bias)
+    weights = params.get(re.sub("bias_.h", "weight_hh", name))
+    sizes = array.shape if weights is None else tuple(4 * size for size in np.shape(weights)[-1:])
+    if array.shape != sizes or len(sizes) != 1 or sizes[0] % 4:
+        raise ValueError(f"{name}: expected an LSTM's bias, of shape [4*H], got {_checks.describe(array)}")
+    return np.array(array, array.dtype if array.dtype.kind == "f" else np.float64)
 
 
 def initial(
@@ -220,6 +231,8 @@ def _blocks(draw: Draw, shape: tuple[int, ...], gates: int, rng: np.random.Gener
 
 
 def _shape(shape: Any) -> tuple[int, ...]:
+    if not isinstance(shape, Iterable):
+        raise TypeError(f"shape: expected a tuple of integers, got {_checks.describe(shape)}")
     return tuple(_checks.integer("shape", axis, 0) for axis in shape)
 
 

@@ -15,6 +15,7 @@ collide with methods.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -336,10 +337,20 @@ class Model:
         ----------
         state : mapping
             The states by the names of all layers.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A name is missing or unknown, or a state is none of such a generator; nothing has changed.
         """
         layers = dict(self._layers())
         if set(_checks.mapping("state", state)) != set(layers):
             raise ValueError(f"state: expected the names {list(layers)}, got {list(state)}")
+        for name, layer in layers.items():
+            try:
+                copy.deepcopy(layer.rng.bit_generator).state = state[name]  # all or none
+            except (TypeError, ValueError, KeyError) as error:
+                raise ValueError(f"state[{name!r}]: expected a state from rng_state(): {error}") from error
         for name, layer in layers.items():
             layer.rng.bit_generator.state = state[name]
 

@@ -16,7 +16,6 @@ and `maximize`, which hardly anybody sets.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -42,10 +41,6 @@ def _memory(name: str, value: Any) -> float:
     if not 0 <= number < 1:
         raise ValueError(f"{name}: expected a number in [0, 1), got {number}")
     return number
-
-
-def _limit(name: str, value: Any) -> float:
-    return math.inf if isinstance(value, float) and value == math.inf else _at_least_0(name, value)
 
 
 class Optimizer(ABC):
@@ -413,7 +408,7 @@ def clip_grad_norm(gradients: Gradients, max_norm: float) -> float:
         An argument is wrong; nothing has changed.
     """
     _check_gradients(gradients)
-    limit = _limit("max_norm", max_norm)
+    limit = _checks.limit("max_norm", max_norm)
     with gradients.device.active():
         return float(gradients.device.clip_norm(gradients.flat, limit))
 
@@ -434,7 +429,7 @@ def clip_grad_value(gradients: Gradients, bound: float) -> None:
         An argument is wrong; nothing has changed.
     """
     _check_gradients(gradients)
-    limit = _limit("bound", bound)
+    limit = _checks.limit("bound", bound)
     with gradients.device.active():
         gradients.device.flat.clamp(gradients.flat, limit)
 

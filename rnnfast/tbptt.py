@@ -129,13 +129,15 @@ class TBPTT:
             raise ValueError(
                 "model: expected layers in one direction, got a bidirectional one, whose state can't be carried on"
             )
+        if not callable(getattr(optimizer, "step", None)):
+            raise TypeError(f"optimizer: expected an optimiser on model.params, got {_checks.describe(optimizer)}")
         if getattr(optimizer, "params", model.params) is not model.params:
             raise ValueError("optimizer: expected one on model.params, got one on other parameters")
         self._model, self._loss, self._optimizer = model, loss, optimizer
         self._clip_norm = _bound("clip_norm", clip_norm)
         self._clip_value = _bound("clip_value", clip_value)
         self._options: dict[str, Any] = {"num_threads": _checks.threads(num_threads)} | (
-            {"logits": True} if logits else {}
+            {"logits": True} if _checks.truth("logits", logits) else {}
         )
         self._time = 1 if model.batch_first else 0
         self._device: Device = model.params.device
@@ -156,7 +158,9 @@ class TBPTT:
 
     @state.setter
     def state(self, state: Any) -> None:
-        self._forget(self._owned(state))
+        owned = self._owned(state)
+        _rows(owned)
+        self._forget(owned)
 
     def reset(self, rows: ArrayLike | None = None) -> None:
         """Zero the carried state, so that the next window begins a new sequence.
@@ -252,7 +256,10 @@ class TBPTT:
         following = self.k1 if following is None else min(self.k1, _checks.integer("following", following))
         before, after = self._pieces(self._restarted(window), following)
         y, state, start_state = self._forward(before, after, window.steps)
-        loss, dy = self._loss(y, target) if weights is None else self._loss(y, target, mask=weights)
+        result = self._loss(y, target) if weights is None else self._loss(y, target, mask=weights)
+        if not isinstance(result, tuple | list) or len(result) != 2:
+            raise TypeError(f"loss: expected it to return (loss, gradient), got {_checks.describe(result)}")
+        loss, dy = result
         dy = self._device.checks.numbers("the loss's gradient", dy)
         _checks.shape("the loss's gradient", dy, y.shape)
         self._backward(before + after, dy)
@@ -343,13 +350,16 @@ class TBPTT:
         TypeError, ValueError
             It is not such a mapping; nothing has changed.
         """
-        expected = {"state", "start_state", "context", "restart"}
-        if set(state_dict) != expected:
-            raise ValueError(f"state_dict: expected the keys {sorted(expected)}, got {sorted(state_dict)}")
+        _check_keys("state_dict", state_dict, {"state", "start_state", "context", "restart"})
+        if not isinstance(state_dict["context"], tuple | list):
+            raise TypeError(f"context: expected a list, got {_checks.describe(state_dict['context'])}")
+        for piece in state_dict["context"]:
+            _check_keys("context", piece, {"x", "resets", "lengths"})
         carried = copy.deepcopy(dict(state_dict))
+        rows, _ = _rows(carried["state"]), _rows(carried["start_state"])
         with self._device.active():
             context = [self._piece(**piece) for piece in carried["context"]]
-            restart = self._moved("restart", carried["restart"])
+            restart = self._moved("restart", _checks.flags("restart", carried["restart"], (rows or 0,), "[B]"))
         if sum(piece.steps for piece in context) >= self.k2:
             raise ValueError(
                 f"state_dict: expected a context of less than k2 = {self.k2} steps, got one of other k1 and k2"
@@ -571,7 +581,7 @@ def _leaves(state: Any) -> Iterator[Any]:
         for part in state.values() if isinstance(state, Mapping) else state:
             yield from _leaves(part)
     elif state is not None:
-        yield state if hasattr(state, "shape") else np.asarray(state)
+        yield state if hasattr(state, "shape") else _checks.numbers("state", state)
 
 
 def _map_state(function: Callable[[Any], Any], state: Any) -> Any:
@@ -586,10 +596,18 @@ def _map_state(function: Callable[[Any], Any], state: Any) -> Any:
 def _rows(state: Any) -> int | None:
     """The rows of a batched state [L*D, B, H]; None where there is no array to tell by."""
     array = next(_leaves(state), None)
+    if array is not None and len(array.shape) < 3:
+        raise ValueError(f"state: expected arrays [L, B, H], got {_checks.describe(array)}")
     return None if array is None else int(array.shape[-2])
 
 
-def _bound(name: str, value: float | None) -> float | None:
-    if value is not None and not value > 0:
+def _check_keys(name: str, value: Any, keys: set[str]) -> None:
+    if (found := set(_checks.mapping(name, value))) != keys:
+        raise ValueError(f"{name}: expected the keys {sorted(keys)}, got {sorted(map(str, found))}")
+
+
+def _bound(name: str, value: Any) -> float | None:
+    bound = None if value is None else _checks.limit(name, value)
+    if bound == 0:
         raise ValueError(f"{name}: expected a number > 0 or None, got {value}")
-    return value
+    return bound

@@ -33,7 +33,10 @@ CELLS = (rnnfast.RNNCell, rnnfast.LSTMCell, rnnfast.GRUCell)
 NOT_BOOL = [(value, TypeError, "expected True or False, got") for value in (1, None, "yes", np.array([True, False]))]
 OPTIONS = {
     "bias": NOT_BOOL,
-    "dtype": [(value, TypeError, "expected float32 or float64, got") for value in (int, "f2", ">f4", "c8", None, "x")],
+    "dtype": [
+        (value, TypeError, "expected float32 or float64, got")
+        for value in (int, "f2", ">f4", "c8", None, "x", {"a": 1})
+    ],
     "rng": [(-1, ValueError, "expected None, a seed or"), ("seed", TypeError, "expected None, a seed or")],
     "init": [
         ("he", ValueError, "expected one of 'pytorch', 'xavier', got 'he'"),
@@ -482,4 +485,9 @@ def test_initial_values_refuse():
         refused(lambda s=scheme: s((3, 2), gain="big"), TypeError, "gain: expected a real number, got str 'big'")
         refused(lambda s=scheme: s((3, 2), "seed"), TypeError, "rng: expected None, a seed or")
     refused(lambda: init.uniform((3,), 0), ValueError, "n: expected an integer of at least 1, got 0")
+    for scheme in (init.xavier_normal, init.orthogonal, init.zeros, lambda shape: init.uniform(shape, 3)):
+        refused(lambda s=scheme: s(3), TypeError, "shape: expected a tuple of integers, got int 3")
     refused(lambda: init.forget_bias({"weight": zeros(4)}), ValueError, "forget_bias: expected parameters with biases")
+    for params in ({"bias_ih": zeros(6)}, {"bias_ih": zeros(2, 4)}, {"bias_ih": 1.0}, rnnfast.GRU(3, 4).params):
+        refused(lambda params=params: init.forget_bias(params), ValueError, "bias_ih(_l0)?: expected an LSTM's bias")
+    refused(lambda: init.forget_bias({"bias_ih": ["1"] * 4}), TypeError, "bias_ih: expected an array of real numbers")

@@ -235,7 +235,7 @@ def test_bad_one_hot() -> None:
             one_hot([0], count)
     with pytest.raises(ValueError, match="num_classes"):
         one_hot([0], -1)
-    for dtype in (complex, str, object, "nonsense"):
+    for dtype in (complex, str, object, "nonsense", {"a": 1}):
         with pytest.raises(TypeError, match="dtype: expected a real dtype"):
             one_hot([0], 3, dtype)
 

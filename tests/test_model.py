@@ -350,6 +350,16 @@ def test_rng_state_decides_dropout():
         model.set_rng_state({})
 
 
+def test_a_bad_rng_state_changes_none():
+    model = Model(one=LSTM(3, 4, rng=0), two=LSTM(4, 4, rng=1))
+    kept = model.rng_state()
+    other = Model(one=LSTM(3, 4, rng=2), two=LSTM(4, 4, rng=3)).rng_state()
+    for bad in (None, 1, {}, {"bit_generator": "MT19937"}, {"bit_generator": "PCG64"}):
+        with pytest.raises((TypeError, ValueError), match=r"state\['two'\]: expected a state from rng_state\(\)"):
+            model.set_rng_state(other | {"two": bad})
+        assert model.rng_state() == kept
+
+
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 def test_copies_are_independent(duplicate):
     model = make()

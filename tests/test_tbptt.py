@@ -384,6 +384,48 @@ def test_state_dict_of_another_trainer():
         trainer.load_state_dict({})
 
 
+def test_a_state_dict_that_is_none_changes_nothing():
+    x, target = data(10)
+    trainer, other = trainer_of(make(), 4, 8), trainer_of(make(), 4, 8)
+    for one in (trainer, other):
+        list(one.run(x[:6], target[:6]))
+        one.reset([1])
+    good = trainer.state_dict()
+    for bad, message in [
+        (None, "state_dict: expected a mapping"),
+        (good | {"context": None}, "context: expected a list"),
+        (good | {"context": [x]}, "context: expected a mapping"),
+        (good | {"context": [{"x": x}]}, "context: expected the keys"),
+        (good | {"restart": np.ones(B)}, "restart: expected booleans"),
+        (good | {"restart": np.ones(B + 1, bool)}, r"restart: expected shape \[B\] \[4\]"),
+        (good | {"state": np.zeros(H)}, r"state: expected arrays \[L, B, H\]"),
+        (good | {"start_state": "zeros"}, "state: expected an array of real numbers"),
+    ]:
+        with pytest.raises((TypeError, ValueError), match=message):
+            trainer.load_state_dict(bad)
+    assert_same_state(trainer.step(x[6:], target[6:]).state, other.step(x[6:], target[6:]).state)
+
+
+def test_a_state_of_another_kind_is_refused_when_it_is_set():
+    x, target = data(4)
+    trainer = trainer_of(make(), 4)
+    carried = trainer.step(x, target).state
+    for bad in (np.zeros(H), {"rnn": 1.0}, {"rnn": (np.zeros((B, H)), np.zeros((B, H)))}, "zeros", object()):
+        with pytest.raises((TypeError, ValueError), match=r"^state: expected"):
+            trainer.state = bad
+    assert_same_state(trainer.state, carried)
+
+
+@pytest.mark.parametrize("result", [None, 1.0, (1.0,), (1.0, 2.0, 3.0), np.zeros((4, B, O))])
+def test_a_loss_must_return_its_gradient_too(result):
+    model = make()
+    before = model.params.flat.copy()
+    x, target = data(4)
+    with pytest.raises(TypeError, match=r"loss: expected it to return \(loss, gradient\), got"):
+        trainer_of(model, 4, loss=lambda y, target: result).step(x, target)
+    assert_same_bits(model.params.flat, before)
+
+
 # What does not fit
 
 
@@ -398,7 +440,11 @@ def test_constructor_arguments():
         (ValueError, "model: expected layers in one direction", lambda: trainer_of(layer, 4)),
         (ValueError, "optimizer: expected one on model.params", lambda: TBPTT(model, max, SGD(layer.params, 1), k1=4)),
         (ValueError, "clip_norm: expected a number > 0", lambda: trainer_of(model, 4, clip_norm=0)),
-        (ValueError, "clip_value: expected a number > 0", lambda: trainer_of(model, 4, clip_value=np.nan)),
+        (ValueError, "clip_value: expected a finite number", lambda: trainer_of(model, 4, clip_value=np.nan)),
+        (TypeError, "clip_norm: expected a real number", lambda: trainer_of(model, 4, clip_norm="1")),
+        (TypeError, "clip_norm: expected a real number", lambda: trainer_of(model, 4, clip_norm=True)),
+        (TypeError, "logits: expected True or False", lambda: trainer_of(model, 4, logits="no")),
+        (TypeError, "optimizer: expected an optimiser", lambda: TBPTT(model, max, None, k1=4)),
         (ValueError, "num_threads: expected an integer", lambda: trainer_of(model, 4, num_threads=0)),
     ]:
         with pytest.raises(error, match=message):
