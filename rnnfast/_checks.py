@@ -71,7 +71,10 @@ def _as_array(name: str, value: Any) -> Array:
             f"{name}: expected an array on the host, got {describe(value)}; device='cuda' takes those, "
             "if all arrays of the call lie there"
         )
-    if isinstance(value, np.ma.MaskedArray):
+    # A sequence of masked arrays, too, would lose its masks without a word.
+    if any(
+        isinstance(part, np.ma.MaskedArray) for part in (value, *(value if isinstance(value, list | tuple) else ()))
+    ):
         raise TypeError(f"{name}: expected an array without a mask, got {describe(value)}; fill it, or use lengths=")
     try:
         foreign = not isinstance(value, np.ndarray) and hasattr(value, "__dlpack__")

@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import layers
+from . import _checks, layers
 from .model import Model
+from .parameters import Parameters
 
 __all__ = ["Checkpoint", "load", "remove_leftovers", "save", "write_atomically"]
 
@@ -77,10 +78,16 @@ def save(
     Raises
     ------
     TypeError
-        `extra` holds something else.
+        An argument is something else, or `extra` holds something else.
     OSError
         The file can't be written; one that was there is as it was.
     """
+    if not isinstance(getattr(model, "params", None), Parameters):
+        raise TypeError(f"model: expected a Model or layer, got {_checks.describe(model)}")
+    if optimizer is not None and not callable(getattr(optimizer, "state_dict", None)):
+        raise TypeError(f"optimizer: expected an optimiser or None, got {_checks.describe(optimizer)}")
+    if not isinstance(extra, Mapping | None):
+        raise TypeError(f"extra: expected a mapping or None, got {_checks.describe(extra)}")
     to_host = model.params.device.to_host
     tensors: dict[str, NDArray[Any]] = {name: np.asarray(to_host(value)) for name, value in model.params.items()}
     document = {
@@ -112,11 +119,13 @@ def load(path: str | os.PathLike[str], *, device: str | None = None) -> Checkpoi
     ------
     FileNotFoundError
         There is no such file.
-    ValueError
-        The file is truncated, damaged, or not a checkpoint of rnnfast.
+    TypeError, ValueError
+        There is no such device; or the file is truncated, damaged, or not a checkpoint of rnnfast.
     ImportError, RuntimeError
         The model lies on a CUDA device, which can't be had here.
     """
+    if device is not None:
+        _checks.choice("device", device, ("cpu", "cuda"))
     path = Path(path)
     document, tensors = _read(path)
     try:

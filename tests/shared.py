@@ -92,6 +92,7 @@ NOT_REAL = [
     *((lambda shape, dtype=dtype: np.zeros(shape, dtype), "expected an array of real numbers")
       for dtype in ("c8", "O", "U3", "S1", "M8[s]", "V8")),
     (lambda shape: np.ma.masked_array(zeros(*shape), mask=False), "expected an array without a mask"),
+    (lambda shape: [np.ma.masked_array(zeros(*shape[1:]), mask=False)] * shape[0], "expected an array without a mask"),
     (lambda shape: "text", "expected an array of real numbers"),
     (lambda shape: None, "expected an array of real numbers"),
     (lambda shape: object(), "expected an array of real numbers"),

@@ -141,6 +141,14 @@ def test_what_cannot_be_saved_writes_nothing(tmp_path):
     ]:
         with pytest.raises(TypeError, match=message):
             checkpoint.save(tmp_path / "a", model, extra=extra)
+    for arguments, message in [
+        ({"model": 3}, "model: expected a Model or layer, got int 3"),
+        ({"model": model.params}, "model: expected a Model or layer, got Parameters"),
+        ({"model": model, "optimizer": 3}, "optimizer: expected an optimiser or None, got int 3"),
+        ({"model": model, "extra": [1]}, "extra: expected a mapping or None, got list"),
+    ]:
+        with pytest.raises(TypeError, match=message):
+            checkpoint.save(tmp_path / "a", **arguments)
     assert os.listdir(tmp_path) == []
     with pytest.raises(FileNotFoundError, match="missing"):
         checkpoint.save(tmp_path / "missing" / "a", model)
@@ -185,11 +193,14 @@ def test_foreign_files(tmp_path):
             checkpoint.load(path)
 
 
-def test_missing_files(tmp_path):
+def test_missing_files_and_devices(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"path: expected a checkpoint file, but .*nope does not exist"):
         checkpoint.load(tmp_path / "nope")
     with pytest.raises(FileNotFoundError, match="is not a file"):
         checkpoint.load(tmp_path)
+    checkpoint.save(tmp_path / "a", trained()[0])
+    with pytest.raises(ValueError, match=r"^device: expected one of 'cpu', 'cuda', got 'tpu'"):
+        checkpoint.load(tmp_path / "a", device="tpu")
 
 
 def rewrite(path, change):
