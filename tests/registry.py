@@ -192,6 +192,22 @@ def assert_same_bits(actual: Any, expected: Any) -> None:
     assert actual.tobytes() == expected.tobytes()
 
 
+def assert_same(actual: Any, expected: Any) -> None:
+    """Equal in type and structure, arrays bit by bit: states, state dictionaries, what a checkpoint holds."""
+    assert type(actual) is type(expected)
+    if isinstance(expected, dict):
+        assert list(actual) == list(expected)
+        for key in expected:
+            assert_same(actual[key], expected[key])
+    elif isinstance(expected, list | tuple):
+        for pair in zip(actual, expected, strict=True):
+            assert_same(*pair)
+    elif isinstance(expected, np.ndarray):
+        assert_same_bits(actual, expected)
+    else:
+        assert actual == expected
+
+
 def cases() -> list[Case]:
     """All rows for all instruction sets and dtypes, and a few calls large enough for several threads and blocks."""
     large = [

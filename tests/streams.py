@@ -6,7 +6,7 @@ import copy
 from itertools import pairwise, product
 
 import numpy as np
-from registry import DTYPES, ISAS, KINDS, Case, active_isa, assert_same_bits, parts
+from registry import DTYPES, ISAS, KINDS, Case, active_isa
 from shared import OLD
 
 T = 70  # more than the 64 steps of an internal block, and not a multiple of them
@@ -51,12 +51,6 @@ def walk(stream, x, bounds):
         else:
             y_now[...] = call(x_now)
     return y
-
-
-def assert_same_state(actual, expected):
-    assert type(actual) is type(expected)
-    for a, b in zip(parts(actual), parts(expected), strict=True):
-        assert_same_bits(a, b)
 
 
 def to_bfloat16(values):

@@ -8,7 +8,7 @@ import os
 
 import numpy as np
 import pytest
-from registry import assert_same_bits
+from registry import assert_same, assert_same_bits
 
 from rnnfast import GRU, LSTM, Dense, Model, checkpoint
 from rnnfast.optim import SGD, Adam
@@ -36,22 +36,6 @@ def trained(dtype=np.float32):
     return model, optimizer
 
 
-def assert_equal(actual, expected):
-    assert type(actual) is type(expected)
-    if isinstance(expected, dict):
-        assert list(actual) == list(expected)
-        for key in expected:
-            assert_equal(actual[key], expected[key])
-    elif isinstance(expected, list | tuple):
-        assert len(actual) == len(expected)
-        for pair in zip(actual, expected, strict=True):
-            assert_equal(*pair)
-    elif isinstance(expected, np.ndarray):
-        assert_same_bits(actual, expected)
-    else:
-        assert actual == expected
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_round_trip(tmp_path, dtype):
     path = tmp_path / "a.safetensors"
@@ -63,10 +47,10 @@ def test_round_trip(tmp_path, dtype):
     assert_same_bits(np.array(loaded.model.params.flat), np.array(model.params.flat))
     x = np.ones((3, 2, 3), dtype)
     assert_same_bits(loaded.model(x)[0], model(x)[0])
-    assert_equal(loaded.optimizer, optimizer.state_dict())
+    assert_same(loaded.optimizer, optimizer.state_dict())
     Adam(loaded.model.params, 1.0).load_state_dict(loaded.optimizer)
     native = EXTRA | {"scalars": (0.1, 7, True), "big-endian": EXTRA["big-endian"].astype(np.float32)}
-    assert_equal(loaded.extra, native | {"strided": EXTRA["strided"].copy()})
+    assert_same(loaded.extra, native | {"strided": EXTRA["strided"].copy()})
     assert os.listdir(tmp_path) == ["a.safetensors"]
 
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from registry import assert_same_bits
+from registry import assert_same
 
 from rnnfast import GRU, Dense, Model, checkpoint
 
@@ -62,21 +62,7 @@ def weights(path):
 
 
 def assert_same_run(one, other):
-    def compare(a, b):
-        assert type(a) is type(b)
-        if isinstance(a, dict):
-            assert a.keys() == b.keys()
-            for name in a:
-                compare(a[name], b[name])
-        elif isinstance(a, list | tuple):
-            for pair in zip(a, b, strict=True):
-                compare(*pair)
-        elif isinstance(a, np.ndarray):
-            assert_same_bits(a, b)
-        else:
-            assert a == b
-
-    compare(weights(one), weights(other))
+    assert_same(weights(one), weights(other))
 
 
 # Training
@@ -274,7 +260,7 @@ def test_texts_that_will_not_do(folder, content, message):
         (["--steps", "many"], "Invalid value for '--steps'", 2),
         (["--lr", "0"], "Invalid value for '--lr'", 2),
         (["--lr", "nan"], "Error: lr: expected a finite number", 1),
-        (["--clip", "nan"], "Error: clip_norm: expected a number > 0", 1),
+        (["--clip", "nan"], "Error: clip_norm: expected a finite number", 1),
         (["--dropout", "1"], "Invalid value for '--dropout'", 2),
         (["--cell", "transformer"], "Invalid value for '--cell'", 2),
         (["--seed", "-1"], "Invalid value for '--seed'", 2),

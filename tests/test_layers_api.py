@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from registry import map_state, parts
 
 import rnnfast
 from rnnfast import layers
@@ -33,14 +34,6 @@ def rng():
 @pytest.fixture(params=LAYERS)
 def kind(request):
     return request.param
-
-
-def parts(state):
-    return state if isinstance(state, tuple) else (state,)
-
-
-def each(function, state):
-    return tuple(map(function, state)) if isinstance(state, tuple) else function(state)
 
 
 def random_state(rng, kind, *shape):
@@ -114,7 +107,7 @@ def test_unbatched_is_a_batch_of_one(kind, batch_first, rng):
 
     y, final, tape = layer.forward(x, state, resets=resets, lengths=[5], reset_state=state)
     grads = layer.backward(tape, dy, state)
-    one = each(lambda part: part[:, 0], state)
+    one = map_state(lambda part: part[:, 0], state)
     for lengths in (5, [5]):
         y1, final1, tape = single.forward(x[:, 0], one, resets=resets[:, 0], lengths=lengths, reset_state=one)
         grads1 = single.backward(tape, dy[:, 0], one)
@@ -128,7 +121,7 @@ def test_unbatched_is_a_batch_of_one(kind, batch_first, rng):
 def test_no_state_is_a_state_of_zeros(kind, rng):
     layer = LAYERS[kind](bidirectional=True, rng=0)
     x = rng.standard_normal((T, B, I), np.float32)
-    zeros = each(np.zeros_like, random_state(rng, kind, 2, B, H))
+    zeros = map_state(np.zeros_like, random_state(rng, kind, 2, B, H))
     resets = rng.random((T, B)) < 0.3
     assert_equal(layer(x, resets=resets), layer(x, zeros, resets=resets, reset_state=zeros))
     *_, tape = layer.forward(x)
@@ -167,7 +160,7 @@ def test_two_directions_are_two_layers(kind, rng):
         step = -1 if direction else 1
         y1, state1 = one(x[::step])
         np.testing.assert_array_equal(y[..., direction * H : (direction + 1) * H], y1[::step])
-        assert_equal([each(lambda part, d=direction: part[d], state)], [each(lambda part: part[0], state1)])
+        assert_equal([map_state(lambda part, d=direction: part[d], state)], [map_state(lambda part: part[0], state1)])
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
@@ -464,14 +457,14 @@ def test_a_cell_is_one_step_of_a_layer(kind, rng):
     y, final, tape = layer.forward(x, first)
     grads = layer.backward(tape, dy)
 
-    state, tapes, into, dx = each(lambda part: part[0], first), [], cell.params.zeros(), []
+    state, tapes, into, dx = map_state(lambda part: part[0], first), [], cell.params.zeros(), []
     for t in range(T):
         assert_equal(parts(cell(x[t], state)), parts(cell.forward(x[t], state)[0]))
         state, tape = cell.forward(x[t], state)
         tapes.append(tape)
         np.testing.assert_array_equal(parts(state)[0], y[t])
-    assert_equal([state], [each(lambda part: part[0], final)])
-    dstate = each(np.zeros_like, state)
+    assert_equal([state], [map_state(lambda part: part[0], final)])
+    dstate = map_state(np.zeros_like, state)
     for t, tape in reversed(list(enumerate(tapes))):
         parts(dstate)[0][...] += dy[t]
         step = cell.backward(tape, dstate, into=into)
@@ -484,12 +477,12 @@ def test_a_cell_is_one_step_of_a_layer(kind, rng):
 
 def test_cells_take_single_rows_and_ids(kind, rng):
     _, cell = make_pair(kind, dtype=np.float64)
-    x, state = rng.standard_normal((B, I)), each(np.float64, random_state(rng, kind, B, H))
+    x, state = rng.standard_normal((B, I)), map_state(np.float64, random_state(rng, kind, B, H))
     whole = cell(x, state)
     for b in range(B):
-        one = cell(x[b], each(lambda part, b=b: part[b], state))
-        assert_equal([one], [each(lambda part, b=b: part[b], whole)])
-    final, tape = cell.forward(x[0], each(lambda part: part[0], state))
+        one = cell(x[b], map_state(lambda part, b=b: part[b], state))
+        assert_equal([one], [map_state(lambda part, b=b: part[b], whole)])
+    final, tape = cell.forward(x[0], map_state(lambda part: part[0], state))
     grads = cell.backward(tape, final)
     assert {array.shape for array in (*parts(final), *parts(grads.state))} == {(H,)}
     assert grads.x.shape == (I,)
@@ -504,7 +497,7 @@ def test_cells_take_single_rows_and_ids(kind, rng):
 def test_cells_write_to_out_and_reuse_tapes(kind, rng):
     _, cell = make_pair(kind)
     x, state = rng.standard_normal((B, I), np.float32), random_state(rng, kind, B, H)
-    out = each(np.empty_like, state)
+    out = map_state(np.empty_like, state)
     result = cell(x, state, out=out)
     assert all(a is b for a, b in zip(parts(result), parts(out), strict=True))
     assert_equal([result], [cell(x, state)])

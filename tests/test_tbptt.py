@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from registry import KINDS, assert_close, assert_same_bits, make_layer
+from registry import KINDS, assert_close, assert_same, assert_same_bits, make_layer
 
 from rnnfast import GRU, LSTM, TBPTT, Dense, Model, _core, reference
 from rnnfast.losses import mean_squared_error, softmax_cross_entropy
@@ -48,11 +48,6 @@ def leaves(state):
             yield from leaves(part)
     else:
         yield state
-
-
-def assert_same_state(actual, expected):
-    for one, other in zip(leaves(actual), leaves(expected), strict=True):
-        assert_same_bits(one, other)
 
 
 # The definition
@@ -105,8 +100,8 @@ def test_one_window_is_full_bptt_bitwise(kind):
         optimizer.step(by_hand.backward(tape, dy, input_gradient=False).params)
         assert result.loss == loss
         assert_same_bits(np.array(model.params.flat), np.array(by_hand.params.flat))
-        assert_same_state(result.state, state)
-    assert_same_state(trainer.state, state)
+        assert_same(result.state, state)
+    assert_same(trainer.state, state)
 
 
 @pytest.mark.parametrize(("k1", "k2"), [(4, 7), (4, 8), (3, 11), (1, 6)])
@@ -191,7 +186,7 @@ def test_reset_rows_equals_resets_at_the_next_step(k1, k2):
         by_mask.step(window, goal, resets=resets)
         by_call.step(window, goal)
         assert_same_bits(np.array(one.params.flat), np.array(two.params.flat))
-        assert_same_state(by_call.state, by_mask.state)
+        assert_same(by_call.state, by_mask.state)
 
 
 @pytest.mark.parametrize("k2", [4, 7])
@@ -234,7 +229,7 @@ def test_the_state_can_be_set():
     trainer.state = state
     state["rnn"][0][...] = 7  # the trainer has its own copy
     result = trainer.step(x[4:], target[4:])
-    assert_same_state(result.state, model(x)[1])
+    assert_same(result.state, model(x)[1])
 
 
 @pytest.mark.parametrize("k2", [4, 9])
@@ -403,7 +398,7 @@ def test_a_state_dict_that_is_none_changes_nothing():
     ]:
         with pytest.raises((TypeError, ValueError), match=message):
             trainer.load_state_dict(bad)
-    assert_same_state(trainer.step(x[6:], target[6:]).state, other.step(x[6:], target[6:]).state)
+    assert_same(trainer.step(x[6:], target[6:]).state, other.step(x[6:], target[6:]).state)
 
 
 def test_a_state_of_another_kind_is_refused_when_it_is_set():
@@ -413,7 +408,7 @@ def test_a_state_of_another_kind_is_refused_when_it_is_set():
     for bad in (np.zeros(H), {"rnn": 1.0}, {"rnn": (np.zeros((B, H)), np.zeros((B, H)))}, "zeros", object()):
         with pytest.raises((TypeError, ValueError), match=r"^state: expected"):
             trainer.state = bad
-    assert_same_state(trainer.state, carried)
+    assert_same(trainer.state, carried)
 
 
 @pytest.mark.parametrize("result", [None, 1.0, (1.0,), (1.0, 2.0, 3.0), np.zeros((4, B, O))])

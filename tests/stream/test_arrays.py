@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from registry import ISAS, Case, assert_same_bits, map_state, parts, swap
+from registry import ISAS, Case, assert_same, assert_same_bits, map_state, parts, swap
 from shared import MAKES, Subclass
-from streams import assert_same_state
 
 
 @pytest.mark.parametrize("batch_first", [False, True], ids=["", "batch first"])
@@ -22,7 +21,7 @@ def test_every_make_of_array(make, batch_first):
     result = stream.process(make(block))
     assert type(result) is np.ndarray
     assert_same_bits(result, y)
-    assert_same_state(stream.state, final)
+    assert_same(stream.state, final)
     stream.state = data.state
     steps = [stream.step(make(x), np.empty((4, 9), np.float32)) for x in data.x]
     assert_same_bits(np.stack(steps, axis=1 if batch_first else 0), y)

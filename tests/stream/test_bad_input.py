@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from registry import assert_same_bits, parts
+from registry import assert_same, assert_same_bits, parts
 from shared import NOT_REAL, NOT_SIZES, OLD, Subclass, bad_outs, refused, zeros
-from streams import assert_same_state
 
 import rnnfast
 from rnnfast.stream import Stream
@@ -52,7 +51,7 @@ def test_inputs_are_refused(cls, method, value, error, message):
     refused(lambda: getattr(stream, method)(value), error, f"{name}: {message}")
     refused(lambda: getattr(stream, method)(value, out), error, f"{name}: {message}")
     assert (out == OLD).all()
-    assert_same_state(stream.state, state)
+    assert_same(stream.state, state)
 
 
 def test_inputs_of_one_row_and_of_batch_first_are_refused():
@@ -85,7 +84,7 @@ def test_outputs_are_refused(cls, method, x, out, error, message):
     state = stream.state
     refused(lambda: getattr(stream, method)(x, out), error, f"out: {message}")
     assert (np.array(out) == OLD).all()
-    assert_same_state(stream.state, state)
+    assert_same(stream.state, state)
 
 
 def test_outputs_have_the_axes_of_the_input():
@@ -127,7 +126,7 @@ def test_outputs_that_share_memory_are_refused(weights, first):
     out = np.zeros((B, H), np.float32)
     refuse(stream.step, out.ravel()[: 2 * B].view(np.int64), out)
     assert not out.any()
-    assert_same_state(stream.state, state)
+    assert_same(stream.state, state)
 
     expected = stream.copy().step(x)
     for apart in (memory[size : 2 * size].reshape(B, H), x):
@@ -146,7 +145,7 @@ def test_states_are_refused(cls):
 
     def refuse(value, error, message):
         refused(lambda: setattr(stream, "state", value), error, message)
-        assert_same_state(stream.state, state)
+        assert_same(stream.state, state)
 
     name = r"state\[1\]: " if lstm else "state: "
     for shape in STATE_SHAPES:
@@ -159,7 +158,7 @@ def test_states_are_refused(cls):
             refuse(bad, TypeError, r"state: expected a tuple \(h, c\), got")
     with pytest.raises(AttributeError, match=r"state: cannot be deleted; reset\(\) zeroes it"):
         del stream.state
-    assert_same_state(stream.state, state)
+    assert_same(stream.state, state)
 
 
 def test_rows_to_reset_are_refused():
@@ -170,7 +169,7 @@ def test_rows_to_reset_are_refused():
     message = r"rows: expected row numbers below 3 or a mask \[3\]"
     for rows in wrong:
         refused(lambda rows=rows: stream.reset(rows), ValueError, message)
-        assert_same_state(stream.state, state)
+        assert_same(stream.state, state)
 
 
 def test_streams_are_refused():

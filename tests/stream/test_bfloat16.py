@@ -6,8 +6,8 @@ from itertools import product
 
 import numpy as np
 import pytest
-from registry import ISAS, KINDS, TOLERANCES, Case, assert_close, assert_same_bits, make_layer, oracle
-from streams import CUTS, T, assert_same_state, cases, rounded, to_bfloat16, walk
+from registry import ISAS, KINDS, TOLERANCES, Case, assert_close, assert_same, assert_same_bits, make_layer, oracle
+from streams import CUTS, T, cases, rounded, to_bfloat16, walk
 
 
 @pytest.mark.parametrize("case", list(cases([np.float32])), ids=str)
@@ -20,7 +20,7 @@ def test_bfloat16_is_the_layer_with_rounded_weights(case):
     for bounds in CUTS.values():
         stream.state = data.state
         assert_same_bits(walk(stream, data.x, bounds), y)
-        assert_same_state(stream.state, final)
+        assert_same(stream.state, final)
     ids = np.random.default_rng(0).integers(0, case.I, (T, case.B))
     y, _ = same(ids)
     for name in ("whole", "mixed"):

@@ -7,8 +7,8 @@ import pickle
 
 import numpy as np
 import pytest
-from registry import ISAS, KINDS, Case, assert_same_bits, map_state, parts
-from streams import assert_same_state, rounded
+from registry import ISAS, KINDS, Case, assert_same, assert_same_bits, map_state, parts
+from streams import rounded
 
 import rnnfast
 from rnnfast.stream import Stream
@@ -21,19 +21,19 @@ def test_the_state_is_copied_out_and_in(kind):
     given = map_state(np.copy, data.state)
     stream.state = given
     map_state(lambda part: part.fill(np.nan), given)
-    assert_same_state(stream.state, data.state)
+    assert_same(stream.state, data.state)
     map_state(lambda part: part.fill(np.nan), stream.state)
-    assert_same_state(stream.state, data.state)
+    assert_same(stream.state, data.state)
     assert [part.shape for part in parts(stream.state)] == [(2, 3, 7)] * len(parts(data.state))
     for make in (np.asfortranarray, lambda part: part.astype(np.float64), lambda part: part.tolist()):
         stream.reset()
         stream.state = map_state(make, data.state)
-        assert_same_state(stream.state, data.state)
+        assert_same(stream.state, data.state)
     stream.state = map_state(lambda part: part * np.nan, data.state)
     assert all(np.isnan(part).all() for part in parts(stream.state))
     if kind == "lstm":
         stream.state = list(data.state)
-        assert_same_state(stream.state, data.state)
+        assert_same(stream.state, data.state)
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru_before"])
@@ -41,7 +41,7 @@ def test_one_row_takes_a_state_without_the_batch_axis(kind):
     case = Case(kind, ISAS[-1], num_layers=2, B=1, H=7)
     stream, state = case.layer().stream(), case.data.state
     stream.state = map_state(lambda part: part[:, 0], state)
-    assert_same_state(stream.state, state)
+    assert_same(stream.state, state)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -81,12 +81,12 @@ def test_a_copy_goes_its_own_way(kind, weights, how):
     assert type(other) is Stream
     assert other is not stream
     assert (repr(other), other.dtype) == (repr(stream), stream.dtype)
-    assert_same_state(other.state, stream.state)
+    assert_same(other.state, stream.state)
     first = stream.process(x[7:])
     final = stream.state
     other.reset([0])
     other.step(x[0])
-    assert_same_state(stream.state, final)
+    assert_same(stream.state, final)
     stream.reset()
     stream.process(x[:7])
     again = how(stream)

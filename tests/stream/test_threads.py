@@ -7,9 +7,9 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from registry import ISAS, Case
+from registry import ISAS, Case, assert_same
 from shared import run_script
-from streams import T, assert_same_state
+from streams import T
 
 
 def test_two_threads_in_one_stream():
@@ -48,7 +48,7 @@ def test_copies_run_in_threads_of_their_own():
         with ThreadPoolExecutor(4) as pool:
             assert [y.tobytes() for y in pool.map(lambda copied, x=x: copied.process(x), copies)] == 4 * [expected]
         for copied in copies:
-            assert_same_state(copied.state, stream.state)
+            assert_same(copied.state, stream.state)
 
 
 @pytest.mark.slow

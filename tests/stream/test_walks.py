@@ -6,9 +6,9 @@ from itertools import pairwise, product
 
 import numpy as np
 import pytest
-from registry import DTYPES, ISAS, KINDS, Case, assert_same_bits, make_layer, parts, swap
+from registry import DTYPES, ISAS, KINDS, Case, assert_same, assert_same_bits, make_layer, parts, swap
 from shared import OLD
-from streams import CUTS, T, assert_same_state, cases, rounded, walk
+from streams import CUTS, T, cases, rounded, walk
 
 every = pytest.mark.parametrize(("kind", "isa", "dtype"), list(product(KINDS, ISAS, DTYPES)))
 
@@ -21,7 +21,7 @@ def test_any_cut_equals_one_call(case):
     for bounds in CUTS.values():
         stream.state = data.state
         assert_same_bits(walk(stream, data.x, bounds), y)
-        assert_same_state(stream.state, final)
+        assert_same(stream.state, final)
 
 
 @pytest.mark.parametrize(("batch", "threads"), [(1, 2), (3, 2), (5, 3), (9, 3)])
@@ -37,7 +37,7 @@ def test_any_number_of_threads(kind, isa, weights, batch, threads):
     for bounds in ((0, 9), (0, 1, 4, 5, 9)):
         stream.state = data.state
         assert_same_bits(walk(stream, data.x, bounds), y)
-        assert_same_state(stream.state, alone.state)
+        assert_same(stream.state, alone.state)
 
 
 @every
@@ -48,7 +48,7 @@ def test_a_new_stream_starts_from_zeros(kind, isa, dtype):
     assert not any(part.any() for part in parts(stream.state))
     y, final = layer(data.x)
     assert_same_bits(stream.process(data.x), y)
-    assert_same_state(stream.state, final)
+    assert_same(stream.state, final)
     assert_same_bits(stream.process(data.x), layer(data.x, final)[0])  # on from there
 
 
@@ -125,7 +125,7 @@ def test_batch_first(kind, dtype, batch, ids):
             result = stream.process(np.ascontiguousarray(block) if end % 2 else block, out)
             assert out is None or result is out
             assert_same_bits(result, np.ascontiguousarray(y[:, begin:end]))
-        assert_same_state(stream.state, final)
+        assert_same(stream.state, final)
     if batch == 1:
         stream.state = data.state
         assert_same_bits(stream.process(data.x[:, 0]), y[0])
@@ -141,7 +141,7 @@ def test_an_empty_block_changes_nothing():
             block = swap(case, x)
             assert stream.process(block).shape == shape
             assert stream.process(block, out) is out
-        assert_same_state(stream.state, state)
+        assert_same(stream.state, state)
     stream = Case("lstm", ISAS[-1], T=0).layer().stream()
     assert stream.process(np.empty((0, 17))).shape == (0, 33)
 
