@@ -112,10 +112,18 @@ class Model:
         offset = 0
         for name, part in parts.items():
             part.params.adopt(store, offset)
-            vars(part)["_in_model"] = True
             self._offsets[name] = offset
             offset += part.params.size
         self.params = Parameters(shapes, self.dtype, store)
+        self._claim()
+
+    def _claim(self) -> None:
+        for part in self._parts.values():
+            part.params.in_model = True
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._claim()
 
     @property
     def _device(self) -> Device:
@@ -480,7 +488,7 @@ def _check_parts(parts: Mapping[str, Any]) -> None:
             raise TypeError(f"{name}: expected an RNN, LSTM, GRU or Dense, got {_checks.describe(part)}")
         if not name.isidentifier():
             raise ValueError(f"parts: expected names that are identifiers, got {name!r}")
-        if getattr(part, "_in_model", False) or sum(other is part for other in parts.values()) > 1:
+        if part.params.in_model or sum(other.params is part.params for other in parts.values()) > 1:
             raise ValueError(f"{name}: expected a part that is in no model yet; load() can copy weights to another one")
     for (before, one), (name, part) in pairwise(parts.items()):
         if part.dtype != one.dtype:

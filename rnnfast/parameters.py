@@ -179,6 +179,10 @@ class Parameters(_Named):
         Where a new store lies; on the host by default.
     """
 
+    in_model = False
+    """Whether they lie in a model's buffer, which they can't leave. A shallow copy of their part shares them, and with
+    them this; copies of themselves are in no model."""
+
     def __init__(
         self,
         shapes: Shapes,

@@ -303,8 +303,12 @@ def test_parts_that_do_not_fit():
     with pytest.raises(ValueError, match="a: expected a part that is in no model"):
         Model(a=layer, b=layer)
     Model(a=layer)
-    with pytest.raises(ValueError, match="b: expected a part that is in no model"):
-        Model(b=layer)
+    for one in (layer, copy.copy(layer)):
+        with pytest.raises(ValueError, match="b: expected a part that is in no model"):
+            Model(b=one)
+    plain = RNN(3, 3)
+    with pytest.raises(ValueError, match="a: expected a part that is in no model"):
+        Model(a=plain, b=copy.copy(plain))
 
 
 def test_arguments_that_do_not_fit():
@@ -372,6 +376,22 @@ def test_copies_are_independent(duplicate):
     assert np.shares_memory(other.parts["head"].params.flat, other.params.flat)
     assert not np.array_equal(other(x)[0], expected)
     assert_same_bits(model(x)[0], expected)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda part: pickle.loads(pickle.dumps(part))])
+def test_a_copy_of_a_part_is_in_no_model(duplicate):
+    """It can join another; the parts of a model's copy are in that copy."""
+    model = make()
+    x, _ = data()
+    expected = model(x)[0]
+    layer, head = (duplicate(part) for part in model.parts.values())
+    other = Model(rnn=layer, head=head)
+    assert_same_bits(other(x)[0], expected)
+    other.params.assign(np.zeros(other.params.size))
+    assert not other(x)[0].any()
+    assert_same_bits(model(x)[0], expected)
+    with pytest.raises(ValueError, match="b: expected a part that is in no model"):
+        Model(b=duplicate(model).parts["rnn"])
 
 
 def test_threads_can_share_a_model():
