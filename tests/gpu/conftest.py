@@ -1,13 +1,37 @@
 """The device's tests: in Numba's simulator (``NUMBA_ENABLE_CUDASIM=1 pytest tests/gpu``), or compiled without a GPU.
 
-A process either simulates or compiles, so each of the two runs leaves out what belongs to the other.
+A process either simulates or compiles, so each of the two runs skips what belongs to the other, and says so.
 """
 
 from __future__ import annotations
 
+import pytest
+
+COMPILED = ("test_ptx.py",)
+
 try:
     from rnnfast.cuda.shim import SIMULATED
-except ImportError:  # without the extra there is nothing to test here
-    collect_ignore_glob = ["test_*.py"]
-else:
-    collect_ignore_glob = ["test_ptx.py"] if SIMULATED else ["test_[!p]*.py", "test_p[!t]*.py"]
+except ImportError as error:
+    SIMULATED, MISSING = None, str(error)
+
+
+def left_out(name):
+    """Why this process has no use for a module, or None."""
+    if SIMULATED is None:
+        return MISSING
+    if SIMULATED:
+        return "the simulator compiles nothing" if name in COMPILED else None
+    return None if name in COMPILED else "runs in the simulator: NUMBA_ENABLE_CUDASIM=1"
+
+
+class LeftOut(pytest.Module):
+    """A module that is not imported."""
+
+    def collect(self):
+        pytest.skip(left_out(self.path.name), allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    if left_out(module_path.name) is not None:
+        return LeftOut.from_parent(parent, path=module_path)
+    return None
