@@ -1,9 +1,9 @@
 """Products of matrices on the device, and the operands they take.
 
 All large products are here: inputs and gradients over a whole sequence, and the recurrent product of the step-wise
-engine. On a GPU they are cuBLAS's, through CuPy's handle, which follows CuPy's current stream; its results are the same
-bits from run to run on one stream of one device, because it uses no atomics unless asked to. In the simulator they are
-NumPy's, of operands rounded as the tensor cores would.
+engine. On a GPU they are cuBLAS's, on CuPy's current stream; its results are the same bits from run to run on one
+stream of one device, because it uses no atomics unless asked to. In the simulator they are NumPy's, of operands rounded
+as the tensor cores would.
 
 A) An operand is *stored*: float32, or bfloat16 as uint16 where the precision says so. The result is always float32, and
    so is every sum.
@@ -13,12 +13,16 @@ B) `as_operand` is where a sequence becomes a matrix, once per call: rounded whe
 C) A row whose length is outside 0..T can't be reported without waiting for the device: its operand is NaN, and with it
    all its results.
 
+D) cuBLAS is called itself, in the library that CuPy has loaded, with CuPy's handle. CuPy's own `cublas.gemmEx` raises
+   NotImplementedError while its stream is being captured (14.2; cupy/cupy#6290), and `graphs` captures products.
+
 Rejected: CuPy's `matmul` (it takes bfloat16 not at all, and TF32 by an environment variable); batched products over the
 steps of a sequence with swapped axes (one copy costs less than T small products).
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from types import SimpleNamespace
 from typing import Any
@@ -33,7 +37,8 @@ __all__ = ["as_operand", "as_stored", "gemm"]
 
 Array = Any  # a device array
 
-_ONE, _ZERO = np.ones(1, np.float32), np.zeros(1, np.float32)  # cuBLAS reads its scalars on the host, when called
+_SCALARS = np.array([0, 1], np.float32)  # cuBLAS reads them on the host, when called
+_ZERO, _ONE = (_SCALARS[k:].ctypes.data for k in (0, 1))
 _NAN = float32(np.nan)
 
 
@@ -73,24 +78,25 @@ def _cublas(
     a: Array, b: Array, out: Array, inner: int, transpose_a: bool, transpose_b: bool, add: bool, precision: str
 ) -> None:
     """cuBLAS takes columns where we have rows, so it is asked for the transpose: op(b)^T op(a)^T."""
-    library = _library()
+    library, handle = _library(), cublas_handle()
     rows, columns = out.shape
     kind = library.kinds[precision]
+    library.set_stream(handle, arrays.stream_pointer())
     library.gemm(
-        library.handle(),
+        handle,
         int(transpose_b),
         int(transpose_a),
         columns,
         rows,
         inner,
-        _ONE.ctypes.data,
+        _ONE,
         b.data.ptr,
         kind,
         _row_stride(b),
         a.data.ptr,
         kind,
         _row_stride(a),
-        (_ONE if add else _ZERO).ctypes.data,
+        _ONE if add else _ZERO,
         out.data.ptr,
         library.kinds["float32"],
         _row_stride(out),
@@ -99,14 +105,27 @@ def _cublas(
     )
 
 
+def cublas_handle() -> int:
+    """CuPy's handle of this thread and device, made by the first call."""
+    return int(arrays.xp().cuda.device.get_cublas_handle())
+
+
 @functools.cache
 def _library() -> Any:
-    """The names of cuBLAS that are needed here."""
+    """The functions and names of cuBLAS that are needed here."""
     cuda = arrays.xp().cuda
     cublas, runtime = cuda.cublas, cuda.runtime
+    loaded = ctypes.CDLL(cublas.__file__)  # names are looked up in what it is linked to, too
+
+    def function(name: str, types: str) -> Any:
+        found = getattr(loaded, name)
+        found.argtypes = [{"p": ctypes.c_void_p, "i": ctypes.c_int}[letter] for letter in types]
+        found.errcheck = lambda status, *_: cublas.check_status(status)
+        return found
+
     return SimpleNamespace(
-        gemm=cublas.gemmEx,
-        handle=cuda.device.get_cublas_handle,
+        set_stream=function("cublasSetStream_v2", "pp"),
+        gemm=function("cublasGemmEx", "piiiiippiipiippiiii"),
         algorithm=cublas.CUBLAS_GEMM_DEFAULT,
         kinds={"float32": runtime.CUDA_R_32F, "tf32": runtime.CUDA_R_32F, "bfloat16": runtime.CUDA_R_16BF},
         arithmetic={

@@ -21,7 +21,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from . import arrays, shim
+from . import arrays, blas, shim
 
 __all__ = ["LIMIT", "Replays", "run"]
 
@@ -62,6 +62,7 @@ class Replays:
 
 def _capture(steps: Callable[[], None]) -> Any:
     stream = _capture_stream(arrays.current_device())
+    blas.cublas_handle()  # each thread has its own, and to make one waits for the device
     with stream:
         stream.begin_capture()
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-COMPILED = ("test_ptx.py",)
+COMPILED = ("test_ptx.py", "test_cupy.py")
 
 try:
     from rnnfast.cuda.shim import SIMULATED
