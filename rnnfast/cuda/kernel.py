@@ -10,12 +10,14 @@ C) Nothing here waits for the device. A length outside 0..T counts as T, and its
    `reductions`), so that all of its results are NaN, whatever its resets.
 D) The rows of U's gradient are in gate order and the gates' gradients in slot order, which differ for `gru_after`; and
    the right operand of `gru_before`'s n is r * h. Both are two products for a GRU, of the gates r and z, and of n.
+E) What forward makes of the weights alone is `Prepared`: a stream keeps one, any other call makes its own.
 
 Rejected: x's operand on the tape (as much memory as the input, to save one copy of it in backward).
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -25,7 +27,7 @@ from . import arrays, blas, persistent, reductions, shim, stepwise
 from .plan import Plan, columns, plan
 from .sequence import CELLS, Backward, Forward, Masks, Trail, stored_dtype, trail_sizes
 
-__all__ = ["Kernel"]
+__all__ = ["Kernel", "Prepared"]
 
 Array = Any  # a device array
 
@@ -39,6 +41,53 @@ class _Weights(NamedTuple):
     weight_hh: Array  # [G * H, H]
     bias_ih: Array  # [G * H]
     bias_hh: Array
+
+
+class Prepared:
+    """The weights in the form in which forward reads them: for calls of one batch size, one after the other.
+
+    Parameters
+    ----------
+    weights : views on panels
+        Their contents stay what they are.
+    kind, precision : str
+    chosen : Plan
+    calls : int
+        For how many calls to make counters at a time.
+
+    Attributes
+    ----------
+    plan : Plan
+    recurrent : device array
+        U as the plan's engine takes it.
+    """
+
+    def __init__(self, weights: _Weights, kind: str, precision: str, chosen: Plan, calls: int) -> None:
+        self._weights, self._precision, self.plan = weights, precision, chosen
+        self._used = 0  # of the counters
+        if chosen.forward is None:
+            self.recurrent = blas.as_stored(weights.weight_hh, precision)
+        else:
+            self.recurrent = persistent.packed(weights.weight_hh, kind, precision, chosen.forward, backward=False)
+            self._counters = persistent.zeroed_counters(chosen.forward, calls)
+
+    @functools.cached_property
+    def input_side(self) -> Array:
+        """W as an operand."""
+        return blas.as_stored(self._weights.weight_ih, self._precision)
+
+    @functools.cached_property
+    def table(self) -> Array:
+        """W transposed: a row for each id, in which neighbours lie side by side as threads read them."""
+        return arrays.contiguous(self._weights.weight_ih.T)
+
+    def counters(self) -> Array:
+        """Those of the persistent engine's next call."""
+        if self._used == len(self._counters):
+            self._counters.fill(0)
+            self._used = 0
+        self._used += 1
+        return self._counters[self._used - 1]
 
 
 class Kernel:
@@ -129,6 +178,10 @@ class Kernel:
 
     # Calls
 
+    def prepare(self, panels: Array, B: int, *, calls: int = 1) -> Prepared:
+        """What `forward` makes of the panels for B rows, to be handed to it again and again."""
+        return Prepared(self._views(panels), self.kind, self.precision, self._plan(B), calls)
+
     def forward(
         self,
         panels: Array,
@@ -146,25 +199,27 @@ class Kernel:
         reverse: bool,
         tape: Array | None,
         num_threads: int,
+        prepared: Prepared | None = None,
     ) -> None:
         """Write `y` and the final state; with a tape, also what backward needs.
 
         The arrays are those of the CPU's kernels, on the device, in float32. `num_threads` has no meaning there.
+        `prepared` is of these panels and this batch size; None makes it.
         """
         T, B = x.shape[:2]
         if not T or not B:
             _copy(hT, h0)
             _copy(cT, c0)
             return
-        weights, chosen = self._views(panels), self._plan(B)
+        weights = self._views(panels)
+        prepared = prepared or self.prepare(panels, B)
         gates_x = arrays.empty((T, B, self._rows))
         if x.ndim == 2:
-            reductions.gather_columns(weights.weight_ih, x, lengths, gates_x)
+            reductions.gather_rows(prepared.table, x, lengths, gates_x)
         else:
             operand = blas.as_operand(x, lengths, self.precision)
-            weight = blas.as_stored(weights.weight_ih, self.precision)
             out = gates_x.reshape(T * B, self._rows)
-            blas.gemm(operand, weight, out, transpose_b=True, precision=self.precision)
+            blas.gemm(operand, prepared.input_side, out, transpose_b=True, precision=self.precision)
         call = Forward(
             kind=self.kind,
             precision=self.precision,
@@ -181,10 +236,10 @@ class Kernel:
             masks=_masks(T, lengths, resets, reset_h, reset_c),
             trail=None if tape is None else self._trail(tape, T, B),
         )
-        if chosen.forward is None:
-            stepwise.forward(call)
+        if prepared.plan.forward is None:
+            stepwise.forward(call, prepared.recurrent)
         else:
-            persistent.forward(call, chosen.forward)
+            persistent.forward(call, prepared.plan.forward, prepared.recurrent, prepared.counters())
 
     def backward(
         self,

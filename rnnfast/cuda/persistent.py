@@ -46,7 +46,7 @@ from .plan import Partition, columns, row_stride
 from .sequence import CELLS, Backward, Forward, Masks, stored_dtype
 from .shim import cuda, float32, int64, uint32
 
-__all__ = ["backward", "backward_kernel", "forward", "forward_kernel"]
+__all__ = ["backward", "backward_kernel", "forward", "forward_kernel", "packed", "zeroed_counters"]
 
 _COUNTER_STRIDE = 32  # int32: a group's counter has a cache line of its own
 _ROWS_AT_ONCE = 32
@@ -349,18 +349,18 @@ def pack_kernel(family: str, precision: str, backward: bool) -> Any:
     return pack
 
 
-def _packed(weight: Any, kind: str, precision: str, partition: Partition, *, backward: bool) -> Any:
-    """U in the warps' order."""
+def packed(weight: Any, kind: str, precision: str, partition: Partition, *, backward: bool) -> Any:
+    """U in the warps' order: what a kernel takes."""
     tiles = 1 if backward else CELLS[kind].gates
     warps = partition.blocks * partition.unit_warps * partition.split_warps
     size = warps * partition.fragments * tiles * 128
-    packed = arrays.empty((size,), stored_dtype(precision))
+    out = arrays.empty((size,), stored_dtype(precision))
     numbers = (weight.shape[1], partition.unit_warps, partition.split_warps, partition.fragments, size)
-    pointers = (shim.pointer(weight.reshape(-1)), shim.pointer(packed))
+    pointers = (shim.pointer(weight.reshape(-1)), shim.pointer(out))
     pack_kernel(cells.family_of(kind)[0], precision, backward).launch(
         -(-size // 256), 256, (*pointers, *numbers), stream=arrays.stream_pointer()
     )
-    return packed
+    return out
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -557,7 +557,7 @@ def forward_kernel(family: str, precision: str, fragments: int) -> Any:
     return persistent_forward
 
 
-def forward(call: Forward, partition: Partition) -> None:
+def forward(call: Forward, partition: Partition, weight: Any, counters: Any) -> None:
     """Run the recurrence forward; its input products are done.
 
     Parameters
@@ -565,6 +565,10 @@ def forward(call: Forward, partition: Partition) -> None:
     call : Forward
     partition : Partition
         From `plan`.
+    weight : device array
+        U, `packed` for the partition.
+    counters : device array or None
+        A row of `zeroed_counters`, of this call alone.
     """
     T, B = call.y.shape[:2]
     H, trail = call.weight.shape[1], call.trail
@@ -574,7 +578,7 @@ def forward(call: Forward, partition: Partition) -> None:
     y, (y_t, y_b, _) = arrays.cover(call.y)
     memory = (
         call.gates_x,
-        _packed(call.weight, call.kind, call.precision, partition, backward=False),
+        weight,
         call.bias_ih,
         call.bias_hh,
         call.h0,
@@ -585,7 +589,7 @@ def forward(call: Forward, partition: Partition) -> None:
         *_of_masks(call.masks),
         used,
         *((None, None) if trail is None else (trail.kept, trail.used_c)),
-        _counters(partition),
+        counters,
     )
     slot_mask = 1 if trail is None else -1
     numbers = (T, B, H, width, slots, slot_mask, y_t, y_b, int(call.reverse))
@@ -789,7 +793,7 @@ def backward(call: Backward, partition: Partition, used_columns: int) -> None:
     H, trail = call.weight.shape[1], call.trail
     dy, (dy_t, dy_b, _) = (None, (0, 0, 0)) if call.dy is None else arrays.cover(call.dy)
     memory = (
-        _packed(call.weight, call.kind, call.precision, partition, backward=True),
+        packed(call.weight, call.kind, call.precision, partition, backward=True),
         trail.used,
         trail.kept,
         trail.used_c,
@@ -802,7 +806,7 @@ def backward(call: Backward, partition: Partition, used_columns: int) -> None:
         call.d_reset_h,
         call.d_reset_c,
         *_of_masks(call.masks),
-        _counters(partition),
+        zeroed_counters(partition, 1)[0],
     )
     width = call.gradients.shape[2]
     numbers = (T, B, H, width, used_columns, dy_t, dy_b, int(call.reverse), *_of_partition(partition))
@@ -823,8 +827,9 @@ def _of_partition(partition: Partition) -> tuple[int, ...]:
     return partition.unit_warps, partition.split_warps, partition.blocks, partition.rows
 
 
-def _counters(partition: Partition) -> Any:
-    return arrays.zeros((partition.groups * _COUNTER_STRIDE,), np.int32)
+def zeroed_counters(partition: Partition, calls: int) -> Any:
+    """The counters of so many calls, which leave them as they are: a row of int32 for each."""
+    return arrays.zeros((calls, partition.groups * _COUNTER_STRIDE), np.int32)
 
 
 def _launch(kernel: Any, partition: Partition, shared: int, memory: tuple[Any, ...], numbers: tuple[int, ...]) -> None:

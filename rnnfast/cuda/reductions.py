@@ -1,4 +1,4 @@
-"""Sums over rows, and the two halves of a one-hot product: columns gathered, gradients scattered.
+"""Sums over rows, and the two halves of a one-hot product: rows gathered, gradients scattered.
 
 No sum uses atomics, so two runs give the same bits: each is a tree of chains of at most `CHUNK` rows, whose shape
 depends on the number of rows (`column_sums`) or on the ids (`scatter_add`) alone.
@@ -8,7 +8,7 @@ cut into chunks, each adds up its part of every run in it, and each id then adds
 and a chunk hold several runs, but along the sorted rows neither chunk nor id ever falls, and one of them rises from
 part to part: so chunk + id is a place of its own for every part, and needs no table.
 
-An id outside 0..I-1 can't be reported without waiting for the device: its row is NaN in `gather_columns`, as is a row
+An id outside 0..I-1 can't be reported without waiting for the device: its row is NaN in `gather_rows`, as is a row
 whose length is outside 0..T, and so are all later results of that batch row; `scatter_add` leaves it out.
 
 Rejected: a product with a vector of ones (one chain of all rows, where cuBLAS pleases); a one-hot matrix and a GEMM
@@ -27,7 +27,7 @@ from . import arrays, elements, shim
 from .elements import active, first, spoilt, stride
 from .shim import float32
 
-__all__ = ["CHUNK", "column_sums", "gather_columns", "scatter_add"]
+__all__ = ["CHUNK", "column_sums", "gather_rows", "scatter_add"]
 
 Array = Any  # a device array
 
@@ -76,21 +76,20 @@ def _sums_kernel(precision: str) -> Any:
     return sum_chunks
 
 
-def gather_columns(weight: Array, ids: Array, lengths: Array | None, out: Array) -> None:
-    """``out[t, b] = weight[:, ids[t, b]]``: the product with one-hot rows.
+def gather_rows(table: Array, ids: Array, lengths: Array | None, out: Array) -> None:
+    """``out[t, b] = table[ids[t, b]]``: the product of one-hot rows with a table.
 
     Parameters
     ----------
-    weight : device array, float32 [R, I]
+    table : device array, float32 [I, R], C-contiguous
     ids : device array, int64 [T, B]
         Not used where rows have ended; the result there is zero.
     lengths : device array, int64 [B], or None
     out : device array, float32 [T, B, R], C-contiguous
         Written.
     """
-    (T, B, R), count = out.shape, weight.shape[1]
-    columns = arrays.contiguous(weight.T)  # neighbours in R lie side by side, as threads read them
-    pointers = map(shim.pointer, (columns.reshape(-1), _flat(ids), lengths, out.reshape(-1)))
+    (T, B, R), count = out.shape, len(table)
+    pointers = map(shim.pointer, (table.reshape(-1), _flat(ids), lengths, out.reshape(-1)))
     _gather.launch(*elements.grid(out.size), (*pointers, T, B, R, count), stream=arrays.stream_pointer())
 
 
@@ -99,7 +98,7 @@ def _flat(ids: Array) -> Array:
 
 
 @shim.kernel("ppppiiii")
-def _gather(columns: Any, ids: Any, lengths: Any, out: Any, T: Any, B: Any, R: Any, count: Any) -> None:
+def _gather(table: Any, ids: Any, lengths: Any, out: Any, T: Any, B: Any, R: Any, count: Any) -> None:
     for i in range(first(), T * B * R, stride()):
         n, k = i // R, i % R
         t, b = n // B, n % B
@@ -108,7 +107,7 @@ def _gather(columns: Any, ids: Any, lengths: Any, out: Any, T: Any, B: Any, R: A
             value = _NAN
         elif active(lengths, t, b):
             index = shim.load_int64(ids, n)
-            value = shim.load(columns, index * R + k) if 0 <= index < count else _NAN
+            value = shim.load(table, index * R + k) if 0 <= index < count else _NAN
         shim.store(out, i, value)
 
 

@@ -36,12 +36,11 @@ _NONE = -1  # no step
 # Forward
 
 
-def forward(call: Forward) -> None:
-    """Run the recurrence forward; what is written is said in `sequence.Forward`."""
+def forward(call: Forward, weight: Array) -> None:
+    """Run the recurrence forward with U stored as `weight`; what is written is said in `sequence.Forward`."""
     steps, batch, hidden = call.y.shape
     family, variant = cells.family_of(call.kind)
     gates = CELLS[call.kind].gates
-    weight = blas.as_stored(call.weight, call.precision)
     sums = arrays.empty((batch, gates * hidden))
     trail = _one_step(call) if call.trail is None else call.trail
     _begin(call.h, call.h0)

@@ -1,7 +1,8 @@
 """A layer on the device as a stream: it keeps its state there and runs step by step.
 
-It has the methods of `rnnfast.stream.Stream`, and calls the layer's kernels at once: no tape, no masks, nothing packed
-or looked up per step. Two states take turns; the one that a call has not finished is never seen.
+It has the methods of `rnnfast.stream.Stream`, and calls the layer's kernels at once: no tape, no masks, and the weights
+prepared once. A step is two launches: the input product, and the recurrence. Two states take turns; the one that a call
+has not finished is never seen.
 
 Rejected: a CUDA graph of the step (the caller's x and out lie elsewhere in each call, and copying them into the graph's
 own takes as long as the launches that it saves).
@@ -21,6 +22,7 @@ from .. import _checks
 __all__ = ["DeviceStream"]
 
 Array = Any  # a device array
+_CALLS = 64  # whose counters are zeroed together
 
 
 class DeviceStream:
@@ -65,8 +67,12 @@ class DeviceStream:
         self._lock = Lock()
         with self._device.active():
             self._layers = [(packed.kernel, packed.forward()) for packed in layer._packed]
+            self._prepared = self._prepare()
             self._state = self._zeros()
             self._next = self._zeros()
+
+    def _prepare(self) -> list[Any]:
+        return [kernel.prepare(panels, self.batch_size, calls=_CALLS) for kernel, panels in self._layers]
 
     def _zeros(self) -> tuple[Array, ...]:
         shape = (self.num_layers, self.batch_size, self.hidden_size)
@@ -188,6 +194,7 @@ class DeviceStream:
             vars(other).update(vars(self))
             other._state = tuple(array.copy() for array in self._state)
             other._next = self._zeros()
+            other._prepared = other._prepare()  # the counters are one stream's
         other._lock = Lock()
         return other
 
@@ -232,7 +239,7 @@ class DeviceStream:
             before, after = (
                 [array[k] for array in arrays] + [None] * (not self._has_c) for arrays in (self._state, self._next)
             )
-            kernel.forward(panels, x, target, *before, *after, **_PLAIN)
+            kernel.forward(panels, x, target, *before, *after, **_PLAIN, prepared=self._prepared[k])
             x = target
         self._state, self._next = self._next, self._state
 

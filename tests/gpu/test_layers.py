@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numba.cuda.simulator.kernel import FakeCUDAKernel
 
 import rnnfast
-from rnnfast.cuda import arrays
+from rnnfast.cuda import arrays, kernel, persistent
+from rnnfast.cuda import stream as stream_module
+from rnnfast.cuda.plan import Partition, Plan
 
 T, B, I, H = 3, 2, 3, 4  # noqa: E741
 MAKE = {
@@ -71,3 +74,63 @@ def test_training_on_ids_of_the_device_follows_the_host():
         weights[name] = np.asarray(model.params.flat), [result.loss for result in results]
     close(weights["cuda"][0], np.asarray(weights["cpu"][0]), 1e-4)
     assert np.allclose(weights["cuda"][1], weights["cpu"][1], rtol=1e-5)
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """The names of the kernels in the order of their launches."""
+    seen, launch = [], FakeCUDAKernel.__getitem__
+    monkeypatch.setattr(
+        FakeCUDAKernel, "__getitem__", lambda self, shape: seen.append(self.fn.__name__) or launch(self, shape)
+    )
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision", "of_x", "of_id"),
+    [
+        ("lstm", "float32", ["persistent_forward"], ["_gather", "persistent_forward"]),
+        ("lstm", "bfloat16", ["copy", "persistent_forward"], ["_gather", "persistent_forward"]),
+        (
+            "gru_before",
+            "bfloat16",
+            ["copy", *["advance", "gate", "advance"]],
+            ["_gather", "advance", "gate", "advance"],
+        ),
+    ],
+)
+def test_a_step_of_a_stream_prepares_nothing(kind, precision, of_x, of_id, launches, monkeypatch):
+    """Products are the library's, and not among these launches."""
+    stream = MAKE[kind](device="cuda", precision=precision).stream()
+    x = arrays.to_device(np.ones((1, I), np.float32))
+    stream.step(x)
+    stream.step(0)
+    monkeypatch.setattr(arrays, "zeros", None)
+    for given, expected in ((x, of_x), (0, of_id)):
+        launches.clear()
+        stream.step(given)
+        assert launches == expected
+
+
+def test_a_stream_hands_over_with_counters_that_are_used_once(monkeypatch):
+    monkeypatch.setattr(stream_module, "_CALLS", 2)
+    two_blocks = Partition(1, 1, 1, 2, 1, 1)
+    monkeypatch.setattr(kernel, "plan", lambda *_, **__: Plan("persistent", two_blocks, two_blocks, "this test's"))
+    states, forward = [], persistent.forward
+
+    def watched(call, partition, weight, counters):
+        states.append(counters.tolist())
+        forward(call, partition, weight, counters)
+        states.append(counters.tolist())
+
+    monkeypatch.setattr(persistent, "forward", watched)
+    layer = rnnfast.RNN(I, 12, rng=0, device="cuda")
+    x = np.random.default_rng(0).standard_normal((5, 1, I), np.float32)
+    stream = layer.stream()
+    first = [stream.step(step) for step in x[:3]]
+    other = stream.copy()
+    rest = [stream.step(step) for step in x[3:]]
+    assert not np.any(states[::2])
+    assert all(np.any(counters) for counters in states[1::2])
+    close(other.process(x[3:]), np.stack(rest), 1e-6)
+    close(np.stack([*first, *rest]), layer(x)[0], 1e-6)
