@@ -41,7 +41,8 @@ Loss = TypeVar("Loss", bound=Callable[..., tuple[float, Array]])
 
 def _where_it_lies(loss: Loss) -> Loss:
     """For a prediction on a CUDA device, the loss of the same name in `rnnfast.cuda.losses`."""
-    prediction = next(iter(inspect.signature(loss).parameters))
+    signature = inspect.signature(loss)
+    prediction = next(iter(signature.parameters))
 
     @functools.wraps(loss)
     def dispatch(*arguments: Any, **options: Any) -> tuple[float, Array]:
@@ -50,7 +51,9 @@ def _where_it_lies(loss: Loss) -> Loss:
             with np.errstate(all="ignore"):  # non-finite numbers give a non-finite loss, not a warning
                 return loss(*arguments, **options)
         there = getattr(import_module(".cuda.losses", __package__), loss.__name__)
-        return there(*arguments, **options)  # type: ignore[no-any-return]
+        bound = signature.bind(*arguments, **options)
+        bound.apply_defaults()
+        return there(**bound.arguments)  # type: ignore[no-any-return]
 
     return cast(Loss, dispatch)
 

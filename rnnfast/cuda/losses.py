@@ -1,4 +1,6 @@
-"""The losses of `rnnfast.losses` on device arrays: the same signatures, the same meaning, one wait for the loss.
+"""The losses of `rnnfast.losses` on device arrays: the same meaning, one wait for the loss.
+
+They are called by the functions of that module, which have the signatures and hand on all arguments by name.
 
 A) Whole-array expressions; what is masked is replaced by zeros before any arithmetic sees it.
 B) What the host would refuse after reading it (ids, targets or probabilities out of range, negative weights, lengths
@@ -12,225 +14,123 @@ of training spends its time elsewhere).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from .. import _checks
-from . import arrays
+from . import arrays, checks
 
 __all__ = ["binary_cross_entropy", "mean_squared_error", "softmax_cross_entropy"]
 
 Array = Any  # a device array
+Found = tuple[float, Array]
+Derived = tuple[Array, Array, Array | None]
+"""Of a loss: the entries' values [...], their derivatives [..., O], and which entries [...] are out of range."""
 
 
-def softmax_cross_entropy(
-    logits: Array,
-    ids: Array,
-    *,
-    mask: Array | None = None,
-    lengths: Array | None = None,
-    batch_first: bool = False,
-    reduction: str = "mean",
-    out: Array | None = None,
-) -> tuple[float, Array]:
-    """``-log softmax(logits)[id]``: see `rnnfast.losses.softmax_cross_entropy`.
-
-    Parameters
-    ----------
-    logits : device array, shape [..., C]
-    ids : device array of int, shape [...]
-    mask : device array of bool or weights, shape [...], optional
-    lengths : device array of int, shape [B], optional
-    batch_first : bool
-    reduction : {"mean", "sum"}
-    out : device array, optional
-
-    Returns
-    -------
-    loss : float
-        NaN if an id is out of range where it counts.
-    dlogits : device array, shape [..., C]
-
-    Raises
-    ------
-    TypeError, ValueError
-        For arrays on the host, wrong shapes or dtypes.
-    """
-    xp = arrays.xp()
+def softmax_cross_entropy(logits: Array, ids: Array, **options: Any) -> Found:
+    """NaN if an id is out of range where it counts."""
     z = _prediction("logits", logits)
-    classes = _of_shape("ids", ids, z.shape[:-1], "iu")
-    active, scale = _entries("logits", z, mask, lengths, batch_first, reduction, features=1)
-    gradient = _gradient(out, z, (("logits", z), ("ids", classes)))
-    if not z.size:
+    return _loss(("logits", z), ("ids", checks.integers("ids", ids)), z.shape[:-1], 1, _softmax, **options)
+
+
+def mean_squared_error(prediction: Array, target: Array, **options: Any) -> Found:
+    """Of any values."""
+    return _of_features(prediction, target, _squares, **options)
+
+
+def binary_cross_entropy(prediction: Array, target: Array, logits: bool, **options: Any) -> Found:
+    """NaN if a target or a probability is outside 0..1 where it counts."""
+    derive = _bce_of_logits if _checks.truth("logits", logits) else _bce_of_probabilities
+    return _of_features(prediction, target, derive, **options)
+
+
+def _of_features(prediction: Array, target: Array, derive: Callable[..., Derived], **options: Any) -> Found:
+    """A loss that runs over the features as well."""
+    y, wanted = _prediction("prediction", prediction), checks.numbers("target", target)
+    return _loss(("prediction", y), ("target", wanted), y.shape, y.shape[-1], derive, **options)
+
+
+def _loss(
+    prediction: tuple[str, Array],
+    target: tuple[str, Array],
+    shape: tuple[int, ...],
+    features: int,
+    derive: Callable[[Array, Array], Derived],
+    *,
+    mask: Array | None,
+    lengths: Array | None,
+    batch_first: bool,
+    reduction: str,
+    out: Array | None,
+) -> Found:
+    """The loss and its gradient; prediction and target (of this shape) come with their names."""
+    (name, y), (_, wanted) = prediction, target
+    _checks.shape(*target, shape)
+    active, scale = _entries(name, y, mask, lengths, batch_first, reduction, features)
+    if out is None:
+        gradient = arrays.empty(y.shape, y.dtype)
+    else:
+        gradient = checks.output("out", out, y.shape, y.dtype, (prediction, target))
+    if not y.size:
         return 0.0, gradient
     with np.errstate(all="ignore"):
-        z = _unmasked(z, active)
-        wrong = (classes < 0) | (classes >= z.shape[-1])
-        scale = _spoil(scale, wrong, active)
-        hit = arrays.arange(z.shape[-1]) == classes[..., None]
-        shifted = z - z.max(axis=-1, keepdims=True)
-        exponentials = xp.exp(shifted)
-        sums = exponentials.sum(axis=-1, dtype=np.float64)
-        of_class = xp.where(hit, shifted, z.dtype.type(0)).sum(axis=-1, dtype=np.float64)
-        loss = ((xp.log(sums) - of_class) * scale).sum()
-        exponentials *= (scale / sums).astype(z.dtype)[..., None]
-        gradient[...] = exponentials - hit * scale.astype(z.dtype)[..., None]
-    return float(loss), gradient
-
-
-def mean_squared_error(
-    prediction: Array,
-    target: Array,
-    *,
-    mask: Array | None = None,
-    lengths: Array | None = None,
-    batch_first: bool = False,
-    reduction: str = "mean",
-    out: Array | None = None,
-) -> tuple[float, Array]:
-    """``(prediction - target)^2``: see `rnnfast.losses.mean_squared_error`.
-
-    Parameters
-    ----------
-    prediction, target : device array, shape [..., O]
-    mask : device array of bool or weights, shape [...], optional
-    lengths : device array of int, shape [B], optional
-    batch_first : bool
-    reduction : {"mean", "sum"}
-    out : device array, optional
-
-    Returns
-    -------
-    loss : float
-    dprediction : device array, shape [..., O]
-
-    Raises
-    ------
-    TypeError, ValueError
-        For arrays on the host, wrong shapes or dtypes.
-    """
-    y = _prediction("prediction", prediction)
-    wanted = _of_shape("target", target, y.shape, "biuf")
-    active, scale = _entries("prediction", y, mask, lengths, batch_first, reduction, features=y.shape[-1])
-    gradient = _gradient(out, y, (("prediction", y), ("target", wanted)))
-    with np.errstate(all="ignore"):
-        difference = _unmasked(y, active) - _unmasked(wanted, active).astype(y.dtype)
-        squares = arrays.xp().multiply(difference, difference, dtype=np.float64)
-        loss = (squares.sum(axis=-1) * scale).sum()
-        gradient[...] = difference * (2 * scale).astype(y.dtype)[..., None]
-    return float(loss), gradient
-
-
-def binary_cross_entropy(
-    prediction: Array,
-    target: Array,
-    *,
-    logits: bool = False,
-    mask: Array | None = None,
-    lengths: Array | None = None,
-    batch_first: bool = False,
-    reduction: str = "mean",
-    out: Array | None = None,
-) -> tuple[float, Array]:
-    """``-(target log p + (1 - target) log(1 - p))``: see `rnnfast.losses.binary_cross_entropy`.
-
-    Parameters
-    ----------
-    prediction, target : device array, shape [..., O]
-    logits : bool
-    mask : device array of bool or weights, shape [...], optional
-    lengths : device array of int, shape [B], optional
-    batch_first : bool
-    reduction : {"mean", "sum"}
-    out : device array, optional
-
-    Returns
-    -------
-    loss : float
-        NaN if a target or a probability is outside 0..1 where it counts.
-    dprediction : device array, shape [..., O]
-
-    Raises
-    ------
-    TypeError, ValueError
-        For arrays on the host, wrong shapes or dtypes.
-    """
-    from_logits = _checks.truth("logits", logits)
-    y = _prediction("prediction", prediction)
-    wanted = _of_shape("target", target, y.shape, "biuf")
-    active, scale = _entries("prediction", y, mask, lengths, batch_first, reduction, features=y.shape[-1])
-    gradient = _gradient(out, y, (("prediction", y), ("target", wanted)))
-    with np.errstate(all="ignore"):
-        y, wanted = _unmasked(y, active), _unmasked(wanted, active).astype(y.dtype)
-        wrong = (wanted < 0) | (wanted > 1)
-        if not from_logits:
-            wrong |= (y < 0) | (y > 1)
-        scale = _spoil(scale, wrong.any(axis=-1), active)
-        values, derivatives = (_bce_of_logits if from_logits else _bce_of_probabilities)(y, wanted)
-        loss = (values.sum(axis=-1, dtype=np.float64) * scale).sum()
+        values, derivatives, wrong = derive(_unmasked(y, active), _unmasked(wanted, active))
+        if wrong is not None:
+            scale = arrays.xp().where(wrong, np.nan, scale)
         gradient[...] = derivatives * scale.astype(y.dtype)[..., None]
-    return float(loss), gradient
+        return float((values * scale).sum()), gradient
 
 
-def _bce_of_logits(z: Array, target: Array) -> tuple[Array, Array]:
-    """The losses and their derivatives."""
+def _softmax(z: Array, ids: Array) -> Derived:
     xp = arrays.xp()
+    hit = arrays.arange(z.shape[-1]) == ids[..., None]
+    shifted = z - z.max(axis=-1, keepdims=True)
+    probabilities = xp.exp(shifted)
+    sums = probabilities.sum(axis=-1, dtype=np.float64)
+    of_class = xp.where(hit, shifted, z.dtype.type(0)).sum(axis=-1, dtype=np.float64)
+    probabilities *= (1 / sums).astype(z.dtype)[..., None]
+    return xp.log(sums) - of_class, probabilities - hit, (ids < 0) | (ids >= z.shape[-1])
+
+
+def _squares(y: Array, target: Array) -> Derived:
+    difference = y - target.astype(y.dtype)
+    values = arrays.xp().multiply(difference, difference, dtype=np.float64).sum(axis=-1)
+    return values, 2 * difference, None
+
+
+def _bce_of_logits(z: Array, target: Array) -> Derived:
+    xp, target = arrays.xp(), target.astype(z.dtype)
     e = xp.exp(-xp.abs(z))
     values = xp.maximum(z, 0) - z * target + xp.log1p(e)
-    return values, xp.where(z >= 0, z.dtype.type(1), e) / (1 + e) - target
+    derivatives = xp.where(z >= 0, z.dtype.type(1), e) / (1 + e) - target
+    return values.sum(axis=-1, dtype=np.float64), derivatives, _beyond(target)
 
 
-def _bce_of_probabilities(p: Array, target: Array) -> tuple[Array, Array]:
-    """The losses and their derivatives."""
-    xp = arrays.xp()
+def _bce_of_probabilities(p: Array, target: Array) -> Derived:
+    xp, target = arrays.xp(), target.astype(p.dtype)
     values = (target - 1) * xp.maximum(xp.log1p(-p), -100) - target * xp.maximum(xp.log(p), -100)
-    return values, (p - target) / xp.maximum(p * (1 - p), p.dtype.type(1e-12))
+    derivatives = (p - target) / xp.maximum(p * (1 - p), p.dtype.type(1e-12))
+    return values.sum(axis=-1, dtype=np.float64), derivatives, _beyond(target) | _beyond(p)
+
+
+def _beyond(array: Array) -> Array:
+    """Which entries have a feature outside 0..1."""
+    return ((array < 0) | (array > 1)).any(axis=-1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Arguments
 
 
-def _on_device(name: str, value: Any, kinds: str) -> Array:
-    """An argument that must be on the device, with a dtype of these kinds."""
-    if not arrays.is_device_array(value):
-        raise TypeError(f"{name}: expected an array on the device, as the prediction is, got {_checks.describe(value)}")
-    array = arrays.adopt(value)
-    if array.dtype.kind not in kinds:
-        wanted = "integers" if kinds == "iu" else "real numbers"
-        raise TypeError(f"{name}: expected an array of {wanted}, got dtype {array.dtype}")
-    return array
-
-
-def _of_shape(name: str, value: Any, shape: tuple[int, ...], kinds: str) -> Array:
-    array = _on_device(name, value, kinds)
-    _checks.shape(name, array, shape)
-    return array
-
-
 def _prediction(name: str, value: Any) -> Array:
     """The prediction in float32 if it is float32, else in float64."""
-    array = _on_device(name, value, "biuf")
+    array = checks.numbers(name, value)
     if array.ndim == 0:
         raise ValueError(f"{name}: expected at least one axis, the features, got a number")
     return array if array.dtype == np.float32 else array.astype(np.float64)
-
-
-def _gradient(out: Any, like: Array, inputs: Iterable[tuple[str, Array]]) -> Array:
-    """The caller's `out` if it fits, or a new array."""
-    if out is None:
-        return arrays.empty(like.shape, like.dtype)
-    array = _of_shape("out", out, like.shape, "f")
-    if array.dtype != like.dtype:
-        raise TypeError(f"out: expected dtype {like.dtype}, got {array.dtype}")
-    if not array.flags.c_contiguous:
-        raise ValueError("out: expected an array that is c_contiguous, got one that is not")
-    for name, other in inputs:
-        if arrays.xp().may_share_memory(array, other):
-            raise ValueError(f"out: expected memory of its own, got memory that it shares with {name}")
-    return array
 
 
 def _entries(
@@ -247,11 +147,11 @@ def _entries(
     mean = _checks.choice("reduction", reduction, ("mean", "sum")) == "mean"
     transposed = _checks.truth("batch_first", batch_first)
     shape = prediction.shape[:-1]
-    scale = (
-        arrays.zeros(shape, np.float64) + 1
-        if mask is None
-        else _of_shape("mask", mask, shape, "biuf").astype(np.float64)
-    )
+    if mask is None:
+        scale = arrays.zeros(shape, np.float64) + 1
+    else:
+        scale = checks.numbers("mask", mask).astype(np.float64)
+        _checks.shape("mask", scale, shape)
     if lengths is not None:
         within, wrong = _within(name, prediction, lengths, transposed)
         scale = xp.where(wrong, np.nan, xp.where(within, scale, 0.0))
@@ -269,7 +169,9 @@ def _within(name: str, prediction: Array, lengths: Any, batch_first: bool) -> tu
     if prediction.ndim != 3:
         raise ValueError(f"lengths: expected {name} with 3 axes to go with lengths, got shape {prediction.shape}")
     rows, steps = prediction.shape[:2] if batch_first else prediction.shape[1::-1]
-    ends = _of_shape("lengths", lengths, (rows,), "iu").astype(np.int64)[:, None]
+    ends = checks.integers("lengths", lengths).astype(np.int64)
+    _checks.shape("lengths", ends, (rows,), "[B]")
+    ends = ends[:, None]
     within, wrong = arrays.arange(steps) < ends, (ends < 0) | (ends > steps)
     return (within, wrong) if batch_first else (within.T, wrong.T)
 
@@ -280,10 +182,3 @@ def _unmasked(array: Array, active: Array | None) -> Array:
         return array
     used = active.reshape(active.shape + (1,) * (array.ndim - active.ndim))
     return arrays.xp().where(used, array, array.dtype.type(0))
-
-
-def _spoil(scale: Array, wrong: Array, active: Array | None) -> Array:
-    """The scale with NaN for active entries that are wrong."""
-    if active is not None:
-        wrong = wrong & active
-    return arrays.xp().where(wrong, np.nan, scale)

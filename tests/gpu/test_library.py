@@ -9,7 +9,6 @@ from device_problems import KINDS, MASKS, PRECISIONS, Problem, assert_close, on_
 from rnnfast import _flat, losses
 from rnnfast.cuda import arrays, blas, flat, graphs, reductions
 from rnnfast.cuda import kernel as kernel_module
-from rnnfast.cuda import losses as device_losses
 from rnnfast.cuda.kernel import Kernel
 from rnnfast.cuda.plan import Plan, plan
 
@@ -339,7 +338,7 @@ def test_losses_are_those_of_the_host(name, masked, reduction, dtype):
         unused |= np.arange(4)[:, None] >= masks["lengths"]
     prediction[unused], target[unused] = np.nan, -9 if target.dtype.kind == "i" else np.nan
     device = {key: arrays.to_device(value) for key, value in masks.items()}
-    found = getattr(device_losses, name)(
+    found = getattr(losses, name)(
         *map(arrays.to_device, (prediction, target)), **device, **options, reduction=reduction
     )
     assert isinstance(found[0], float)
@@ -357,7 +356,7 @@ def test_binary_cross_entropy_of_probabilities_and_batch_first():
     expected = losses.binary_cross_entropy(p, target, **options)
     options["lengths"] = arrays.to_device(options["lengths"])
     out = arrays.empty(p.shape)
-    found = device_losses.binary_cross_entropy(*map(arrays.to_device, (p, target)), **options, out=out)
+    found = losses.binary_cross_entropy(*map(arrays.to_device, (p, target)), **options, out=out)
     assert found[0] == pytest.approx(expected[0], rel=1e-6)
     assert found[1] is out
     assert_close(out, expected[1], 1e-6)
@@ -365,27 +364,27 @@ def test_binary_cross_entropy_of_probabilities_and_batch_first():
 
 def test_losses_make_what_is_out_of_range_nan():
     logits, ids = arrays.to_device(np.zeros((2, 3), np.float32)), arrays.to_device(np.array([0, 3]))
-    loss, gradient = device_losses.softmax_cross_entropy(logits, ids)
+    loss, gradient = losses.softmax_cross_entropy(logits, ids)
     assert np.isnan(loss)
     assert np.isnan(gradient[1]).all()
     assert np.isfinite(gradient[0]).all()
     prediction = arrays.to_device(np.zeros((2, 1, 3), np.float32))
     weights = arrays.to_device(np.float32([[1], [-1]]))
-    assert np.isnan(device_losses.mean_squared_error(prediction, prediction, mask=weights)[0])
+    assert np.isnan(losses.mean_squared_error(prediction, prediction, mask=weights)[0])
     lengths = arrays.to_device(np.array([3]))
-    assert np.isnan(device_losses.mean_squared_error(prediction, prediction, lengths=lengths)[0])
-    assert np.isnan(device_losses.binary_cross_entropy(prediction, prediction + 2, logits=True)[0])
+    assert np.isnan(losses.mean_squared_error(prediction, prediction, lengths=lengths)[0])
+    assert np.isnan(losses.binary_cross_entropy(prediction, prediction + 2, logits=True)[0])
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_refuse_host_arrays(name):
     prediction, target, options = loss_arguments(name, np.float32)
-    function = getattr(device_losses, name)
+    function = getattr(losses, name)
     second = "ids" if name == "softmax_cross_entropy" else "target"
-    with pytest.raises(TypeError, match=f"{second}: expected an array on the device"):
+    with pytest.raises(TypeError, match=f"{second}: expected an array on the CUDA device"):
         function(arrays.to_device(prediction), target, **options)
     on = [arrays.to_device(array) for array in (prediction, target)]
-    with pytest.raises(TypeError, match="mask: expected an array on the device"):
+    with pytest.raises(TypeError, match="mask: expected an array on the CUDA device"):
         function(*on, mask=np.ones((4, 3), bool), **options)
     with pytest.raises(ValueError, match="out: expected memory of its own"):
         function(*on, out=on[0], **options)
