@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -106,20 +106,28 @@ def shape(name: str, array: Array, expected: tuple[int, ...], letters: str = "")
         raise ValueError(f"{name}: expected shape{axes} {_show(expected)}, got {_show(array.shape)}")
 
 
-def real_of_shape(
-    name: str,
-    value: Any,
-    dtype: np.dtype[Any],
-    expected: tuple[int, ...],
-    letters: str = "",
-    *,
-    contiguous: bool = False,
-    copy: bool = False,
-) -> Array:
-    """`real` of one shape, which is checked before anything is converted."""
-    array = numbers(name, value)
-    shape(name, array, expected, letters)
-    return _converted(array, dtype, contiguous, copy)
+def shaped(numbers: Callable[..., Array], converted: Callable[..., Array]) -> Callable[..., Array]:
+    """`real_of_shape`, made of the two halves of `real`, here and in `rnnfast.cuda.checks`."""
+
+    def real_of_shape(
+        name: str,
+        value: Any,
+        dtype: np.dtype[Any],
+        expected: tuple[int, ...],
+        letters: str = "",
+        *,
+        contiguous: bool = False,
+        copy: bool = False,
+    ) -> Array:
+        """`real` of one shape, which is checked before anything is converted."""
+        array = numbers(name, value)
+        shape(name, array, expected, letters)
+        return converted(array, dtype, contiguous, copy)
+
+    return real_of_shape
+
+
+real_of_shape = shaped(numbers, _converted)
 
 
 def output(

@@ -13,7 +13,6 @@ that is handed through every call (there is one device library per process).
 
 from __future__ import annotations
 
-import math
 from types import ModuleType
 from typing import Any
 
@@ -23,7 +22,23 @@ from numpy.typing import DTypeLike
 from .._checks import on_device
 from . import shim
 
-__all__ = ["SimulatedArray", "device_of", "empty", "is_device_array", "stream_pointer", "to_device", "to_host", "xp"]
+__all__ = [
+    "SimulatedArray",
+    "adopt",
+    "arange",
+    "contiguous",
+    "cover",
+    "current_device",
+    "device_of",
+    "empty",
+    "is_device_array",
+    "out_of_memory",
+    "stream_pointer",
+    "to_device",
+    "to_host",
+    "xp",
+    "zeros",
+]
 
 
 class SimulatedArray(np.ndarray[Any, Any]):
@@ -146,11 +161,6 @@ def cover(view: Any) -> tuple[Any, tuple[int, ...]]:
     span = 1 + sum((size - 1) * step for size, step in zip(view.shape, steps, strict=True))
     flat = xp().lib.stride_tricks.as_strided(view, (span,), (view.itemsize,))
     return flat, steps
-
-
-def size_of(shape: tuple[int, ...]) -> int:
-    """The elements of an array of this shape."""
-    return math.prod(shape)
 
 
 def stream_pointer() -> int:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .._checks import describe, shape
+from .._checks import describe, shape, shaped
 from . import arrays
 
 __all__ = [
@@ -47,7 +47,9 @@ def numbers(name: str, value: Any) -> Array:
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name}: expected an array of real numbers, got one of {array.dtype}")
     if (found := arrays.device_of(array)) != (wanted := arrays.current_device()):
-        raise ValueError(f"{name}: expected an array on device {wanted}, as the parameters, got one on device {found}")
+        raise ValueError(
+            f"{name}: expected an array on device {wanted}, where the call runs, got one on device {found}"
+        )
     return array
 
 
@@ -66,20 +68,7 @@ def _converted(array: Array, dtype: np.dtype[Any], contiguous: bool, copy: bool)
     return array.astype(dtype, order="C")
 
 
-def real_of_shape(
-    name: str,
-    value: Any,
-    dtype: np.dtype[Any],
-    expected: tuple[int, ...],
-    letters: str = "",
-    *,
-    contiguous: bool = False,
-    copy: bool = False,
-) -> Array:
-    """`real` of one shape, which is checked before anything is converted."""
-    array = numbers(name, value)
-    shape(name, array, expected, letters)
-    return _converted(array, dtype, contiguous, copy)
+real_of_shape = shaped(numbers, _converted)
 
 
 def output(

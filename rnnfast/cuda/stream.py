@@ -13,11 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import _checks
+
+if TYPE_CHECKING:
+    from ..layers import _Recurrent
 
 __all__ = ["DeviceStream"]
 
@@ -57,13 +60,13 @@ class DeviceStream:
         The weights are asked for in another form.
     """
 
-    def __init__(self, layer: Any, batch_size: int, weights: str | None = None) -> None:
+    def __init__(self, layer: _Recurrent, batch_size: int, weights: str | None = None) -> None:
         if weights not in (None, "float32"):
             raise ValueError(f"weights: expected 'float32' on a CUDA device, where precision= decides; got {weights!r}")
         self.batch_size, self.weights = batch_size, "float32"
         self.input_size, self.hidden_size, self.num_layers = layer.input_size, layer.hidden_size, layer.num_layers
         self.dtype: np.dtype[Any] = layer.dtype
-        self._device, self._batch_first, self._has_c = layer._device, layer.batch_first, layer._has_c
+        self._layer, self._device, self._has_c = layer, layer._device, layer._has_c
         self._lock = Lock()
         with self._device.active():
             self._layers = [(packed.kernel, packed.forward()) for packed in layer._packed]
@@ -163,24 +166,13 @@ class DeviceStream:
 
     @state.setter
     def state(self, value: Any) -> None:
-        names: tuple[str, ...] = ("state",)
-        values: tuple[Any, ...] = (value,)
-        if self._has_c:
-            if not isinstance(value, tuple | list) or len(value) != 2:
-                raise TypeError(f"state: expected a tuple (h, c), got {_checks.describe(value)}")
-            names, values = ("state[0]", "state[1]"), tuple(value)
+        first = value[0] if self._has_c and isinstance(value, tuple | list) and value else value
         with self._alone():
-            checked = [self._one_of_state(name, part) for name, part in zip(names, values, strict=True)]
-            for own, given in zip(self._state, checked, strict=True):
+            port = self._device.port(first)
+            batched = port.checks.numbers("state", first).ndim == 3 or self.batch_size > 1
+            checked = self._layer._check_states(port.checks, "state", value, self.batch_size, batched)
+            for own, given in zip(self._state, port.enter(checked), strict=True):
                 own[...] = given
-
-    def _one_of_state(self, name: str, value: Any) -> Array:
-        port = self._device.port(value)
-        array = port.checks.numbers(name, value)
-        if self.batch_size == 1 and array.ndim == 2:
-            array = array[:, None]
-        shape = (self.num_layers, self.batch_size, self.hidden_size)
-        return port.enter(port.checks.real_of_shape(name, array, self.dtype, shape, "[L, B, H]"))
 
     def copy(self) -> DeviceStream:
         """A stream with this one's weights and state, which goes its own way.
@@ -246,39 +238,30 @@ class DeviceStream:
     def _check(self, checks: Any, name: str, x: Any, time: bool) -> tuple[Array, bool]:
         """The time-major view [T, B, I], or ids [T, B], and whether `x` has an axis for the batch."""
         array = checks.numbers(name, x)
-        axes = ("[B, T, I]" if self._batch_first else "[T, B, I]") if time else "[B, I]"
-        rank, features, rows = len(axes.split(",")), self.input_size, self.batch_size
+        rank, features, rows = 2 + time, self.input_size, self.batch_size
         is_ids = array.dtype.kind in "iu" and array.ndim < rank
         batched = array.ndim + is_ids == rank
-        fits = batched or (array.ndim + is_ids == rank - 1 and rows == 1)
-        if fits and not is_ids:
-            fits = array.shape[-1] == features
-        if fits and batched:
-            fits = array.shape[int(time and not self._batch_first)] == rows
-        if not fits:
-            expected = f"{axes} with B={rows}, I={features}, or integer ids without the I axis"
-            raise ValueError(f"{name}: expected {expected}; got {_checks.describe(array)}")
-        sequence = self._inside(array, batched, time)
-        if is_ids:
-            return checks.ids(name, sequence, features, None), batched
-        return checks.real(name, sequence, self.dtype), batched
+        if batched or array.ndim + is_ids == rank - 1:
+            sequence = self._inside(array, batched, time)
+            if is_ids and sequence.shape[1] == rows:
+                return checks.ids(name, sequence, features, None), batched
+            if not is_ids and sequence.shape[1:] == (rows, features):
+                return checks.real(name, sequence, self.dtype), batched
+        axes = self._layer._axes if time else "[B, I] or [I]"
+        expected = f"{axes} with B={rows}, I={features}, or integer ids without the I axis"
+        raise ValueError(f"{name}: expected {expected}; got {_checks.describe(array)}")
 
     def _inside(self, array: Array, batched: bool, time: bool) -> Array:
         """The time-major view with all axes of a caller's array."""
-        if not time:
-            return array[None] if batched else array[None, None]
-        if not batched:
-            return array[:, None]
-        return array.swapaxes(0, 1) if self._batch_first else array
+        if time:
+            return self._layer._sequence_view(array, batched)
+        return array[None] if batched else array[None, None]
 
-    def _outside(self, shape: tuple[int, ...], batched: bool, time: bool) -> tuple[int, ...]:
+    def _outside(self, shape: tuple[int, int, int], batched: bool, time: bool) -> tuple[int, ...]:
         """The shape of a caller's result."""
-        steps, rows, features = shape
-        if not time:
-            return (rows, features) if batched else (features,)
-        if not batched:
-            return steps, features
-        return (rows, steps, features) if self._batch_first else shape
+        if time:
+            return self._layer._sequence_shape(*shape, batched)
+        return shape[1:] if batched else shape[2:]
 
 
 _PLAIN: dict[str, Any] = {

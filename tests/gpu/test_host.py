@@ -578,6 +578,17 @@ def test_streams_of_one_row_and_of_ids():
         pickle.dumps(stream)
     with stream._alone(), pytest.raises(RuntimeError, match="another thread"):
         stream.step(0)
+    h, c = state = normal(1, 1, H), normal(1, 1, H, seed=1)
+    for given in (state, (h[0], c[0]), map_state(to_device, state)):
+        stream.reset()
+        stream.state = given
+        same(map_state(to_host, stream.state), state)
+    for wrong, error in [(h, TypeError), ((None, c), TypeError), ((h, c[..., 1:]), ValueError)]:
+        with pytest.raises(error, match="state"):
+            stream.state = wrong
+    with pytest.raises(TypeError, match=r"state\[1\]: expected an array on the CUDA device"):
+        stream.state = to_device(h), c
+    same(map_state(to_host, stream.state), state)
 
 
 def test_there_is_a_device(capsys):
