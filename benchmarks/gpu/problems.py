@@ -102,7 +102,7 @@ class Problem:
         self.c0, self.dcT = (self._normal(B, H), self._normal(B, H)) if has_c else (None, None)
         self.lengths = rng.integers(0, T + 1, B) if case.mask in ("lengths", "both") else None
         if self.lengths is not None:
-            self.lengths[0] = T  # at least one row has steps
+            self.lengths[:2] = (T, max(0, T - 1))[:B]  # at least one row has steps, and one ends
         self.resets = rng.random((T, B)) < 0.3 if case.mask in ("resets", "both", "reset_state") else None
         given = case.mask == "reset_state"
         self.reset_h = self._normal(B, H) if given else None

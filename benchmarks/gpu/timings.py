@@ -122,7 +122,7 @@ def measure(row: Row, data: Data, seed: int, rounds: int) -> Result:
         for array in (results.y, results.dx):
             poison(array)
         call(0)
-        found = _worst(row, results.results(row.work), exact(row, data))
+        found = _worst(results.results(row.work), exact(row, data))
     contestants, steps = {"ours": call}, {"ours": row.T}
     if missing_peers() is None or row.against in (BARRIER, UNMASKED, SHORTER):
         contestants["other"], steps["other"] = peer(row, data, seed)
@@ -132,7 +132,7 @@ def measure(row: Row, data: Data, seed: int, rounds: int) -> Result:
     return Result(row, per_step["ours"], per_step.get("other", []), found, wrong)
 
 
-def _worst(row: Row, found: Mapping[str, Any], expected: Mapping[str, Any]) -> float:
+def _worst(found: Mapping[str, Any], expected: Mapping[str, Any]) -> float:
     return max(error(arrays.to_host(found[name]), value) for name, value in expected.items())
 
 

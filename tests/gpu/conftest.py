@@ -5,7 +5,12 @@ A process either simulates or compiles, so each of the two runs skips what belon
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # for `benchmarks`, which is no part of the package
 
 COMPILED = ("test_ptx.py", "test_cupy.py")
 

@@ -11,17 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.gpu import cases, checks, contestants, environment, public, rows, timings
+from benchmarks.gpu.__main__ import main
+from benchmarks.gpu.problems import Case, Problem
 from rnnfast.cuda.kernel import Kernel
 from rnnfast.cuda.plan import PRECISIONS
 from rnnfast.cuda.sequence import CELLS
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT))  # the program is no part of the package
-
-from benchmarks.gpu import cases, checks, contestants, environment, public, rows, timings  # noqa: E402
-from benchmarks.gpu.__main__ import main  # noqa: E402
-from benchmarks.gpu.problems import Case, Problem  # noqa: E402
-
 TOY = Case("gru_before", T=3, B=3, H=3, mask="both", reverse=True, swapped=True)
 MULTIPROCESSORS = 132
 
