@@ -130,6 +130,7 @@ class _Steps:
 
     def __init__(self, row: Row, data: Data) -> None:
         self._one = Ours(row, data)
+        self._prepared = self._one._kernel.prepare(self._one._panels, row.B, calls=64)
         self._states = [_state(row), _state(row)]
         for array in (*self._states[0], *self._states[1]):
             if array is not None:
@@ -138,7 +139,8 @@ class _Steps:
     def __call__(self, i: int) -> None:
         one, (before, after) = self._one, self._states
         x = one._data.x[i % len(one._data.x)]
-        one._kernel.forward(one._panels, x, one.y, *before, *after, **one._masks, tape=None)
+        options = {**one._masks, "prepared": self._prepared}
+        one._kernel.forward(one._panels, x, one.y, *before, *after, **options, tape=None)
         self._states = [after, before]
 
 

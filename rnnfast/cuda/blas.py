@@ -39,6 +39,7 @@ Array = Any  # a device array
 
 _SCALARS = np.array([0, 1], np.float32)  # cuBLAS reads them on the host, when called
 _ZERO, _ONE = (_SCALARS[k:].ctypes.data for k in (0, 1))
+_ALLOC_FAILED = 3  # CUBLAS_STATUS_ALLOC_FAILED
 _NAN = float32(np.nan)
 
 
@@ -117,10 +118,15 @@ def _library() -> Any:
     cublas, runtime = cuda.cublas, cuda.runtime
     loaded = ctypes.CDLL(cublas.__file__)  # names are looked up in what it is linked to, too
 
+    def check(status: int, *_: Any) -> None:
+        if status == _ALLOC_FAILED:
+            raise MemoryError("out of memory on the CUDA device: cuBLAS has none to work in")
+        cublas.check_status(status)
+
     def function(name: str, types: str) -> Any:
         found = getattr(loaded, name)
         found.argtypes = [{"p": ctypes.c_void_p, "i": ctypes.c_int}[letter] for letter in types]
-        found.errcheck = lambda status, *_: cublas.check_status(status)
+        found.errcheck = check
         return found
 
     return SimpleNamespace(

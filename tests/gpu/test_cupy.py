@@ -22,6 +22,13 @@ def test_a_product_does_not_ask_whether_it_is_captured():
             call()
 
 
+def test_a_cublas_without_memory_is_a_memory_error():
+    status = cupy.cuda.cublas.CUBLASError(blas._ALLOC_FAILED)
+    assert "ALLOC_FAILED" in str(status)
+    with pytest.raises(MemoryError, match="cuBLAS"):
+        blas._library().gemm.errcheck(blas._ALLOC_FAILED)
+
+
 def test_whatever_is_called_of_xp_is_in_cupy():
     """The simulator has NumPy in its place, which has more."""
     names = set()
