@@ -238,6 +238,33 @@ def test_a_failed_capture_leaves_nothing_behind():
     assert log == ["run", "run"]
 
 
+class CaptureStream:
+    """Says what happens to it."""
+
+    def __init__(self, log):
+        self.log = log
+
+    def __getattr__(self, name):
+        return lambda: self.log.append(name) or "graph"
+
+    def __enter__(self):
+        self.log.append("current")
+
+    def __exit__(self, *raised):
+        self.log.append("left")
+
+
+def test_a_capture_makes_the_handle_before_it_and_ends_in_any_case(monkeypatch):
+    log = []
+    monkeypatch.setattr(graphs, "_capture_stream", lambda device: CaptureStream(log))
+    monkeypatch.setattr(blas, "cublas_handle", lambda: log.append("handle"))
+    assert graphs._capture(lambda: log.append("steps")) == "graph"
+    assert log == ["handle", "current", "begin_capture", "steps", "end_capture", "left"]
+    with pytest.raises(ZeroDivisionError):
+        graphs._capture(lambda: 1 / 0)
+    assert log[-3:] == ["begin_capture", "end_capture", "left"]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Flat loops
 
