@@ -10,6 +10,9 @@ is launched. `LIMIT` keys are remembered, the least recently used is forgotten.
 
 Rejected: graphs that are updated with new addresses (as many calls as launches, which is the cost to be saved); capture
 on the caller's stream (it may be the default stream, on which nothing can be captured).
+
+Untried, for want of a GPU: a workspace of the graph's own (`cublasSetWorkspace`). Without it cuBLAS puts an allocation
+and its release into the graph around each product that needs one.
 """
 
 from __future__ import annotations
