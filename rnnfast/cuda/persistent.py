@@ -567,8 +567,8 @@ def forward(call: Forward, partition: Partition, weight: Any, counters: Any) -> 
         From `plan`.
     weight : device array
         U, `packed` for the partition.
-    counters : device array or None
-        A row of `zeroed_counters`, of this call alone.
+    counters : device array
+        A row of `zeroed_counters`, which the call uses up.
     """
     T, B = call.y.shape[:2]
     H, trail = call.weight.shape[1], call.trail
@@ -828,7 +828,7 @@ def _of_partition(partition: Partition) -> tuple[int, ...]:
 
 
 def zeroed_counters(partition: Partition, calls: int) -> Any:
-    """The counters of so many calls, which leave them as they are: a row of int32 for each."""
+    """The counters of so many calls: a row of int32 zeros for each."""
     return arrays.zeros((calls, partition.groups * _COUNTER_STRIDE), np.int32)
 
 
