@@ -22,14 +22,6 @@ struct Pair { // two weights in bfloat16
 // What W's panels hold for k weights of a unit: so many numbers T, or pairs.
 template <class W> constexpr index depth(index k) { return std::is_same_v<W, Pair> ? (k + 1) / 2 : k; }
 
-// The packed matrix on the right of a product: k weights a unit, `stride` from block to block.
-template <class W> struct Right {
-    const W *data;
-    index k, stride;
-
-    Right(const W *data_, index k_, index width) : data(data_), k(k_), stride(depth<W>(k_) * width) {}
-};
-
 RNNFAST_INLINE bits<float> load_words(const Pair *p) {
     bits<float> words;
     __builtin_memcpy(&words, p, sizeof words);

@@ -6,10 +6,7 @@
 
 namespace rnnfast::RNNFAST_ISA {
 
-// A tile's sums in memory (L1), where products that share their machine code leave them; [r][q][n] for the shape at
-// hand.
-template <class T> using Sums = vec<T>[RNNFAST_ACCUMULATORS];
-
+// A tile's sums pass through memory (L1), where one copy of the loop per shape serves all cells and products.
 // Vector by vector: a memcpy of the whole tile became rep movs through the stack, 270 cycles a tile.
 template <class T, int R, int Q, int N, class Loop> RNNFAST_INLINE void on_registers(vec<T> *sums, Loop loop) {
     vec<T> acc[R][Q][N];
@@ -26,78 +23,195 @@ template <class T, int R, int Q, int N, class Loop> RNNFAST_INLINE void on_regis
     }
 }
 
-// One copy of the loop per shape, shared by all cells and products.
-template <class T, int N>
-RNNFAST_SHARED void tile(int r, int q, vec<T> *sums, const T *const *row, Span k, const T *panel, index stride) {
-    with_shape<N>(r, q, [&]<int R, int Q>() RNNFAST_LAMBDA {
-        on_registers<T, R, Q, N>(sums, [&](auto &acc) RNNFAST_LAMBDA { accumulate<T>(acc, row, k, panel, stride); });
-    });
+// A piece of a group of panels, which stays in L1 beside the sums and rows of the tiles that pass; half as much is 10 %
+// slower for H = 512 (each piece costs a tile some 30 cycles), twice 2 %, four times 4 %.
+constexpr index piece_bytes = 8192;
+// From here on a step's panels come in pieces: 8 % more for H = 512, where a panel (128 KB), passing once for each
+// tile, takes all that L2 gives, and comes from L3 while everybody waits. Below, sums in registers win by 2 to 6 %.
+constexpr index long_bytes = 49152;
+
+// Asks for the next piece of q panels, a bit with each tile that works on this one. Without it pieces gain nothing.
+template <class W> struct Coming {
+    const W *place;
+    index bit, stride; // elements for each tile, and from panel to panel
+
+    RNNFAST_INLINE void ask(int q) {
+        constexpr index line = 64 / index(sizeof(W));
+        for (int j = 0; j < q; ++j) {
+            for (index i = 0; i < bit; i += line) __builtin_prefetch(place + j * stride + i, 0, 2);
+        }
+        place += bit;
+    }
+};
+
+// sums[row][q][n] += rows times q panels. Where several tiles of rows pass, k comes in pieces of the panels that stay
+// in L1 meanwhile, and the next piece is asked for: L3 and L2 have the time of all tiles to send it. `next` is what the
+// next call multiplies with.
+template <class T, int N, class W>
+RNNFAST_SHARED void multiply(vec<T> *sums, const T *const *row, index rows, int q, Span k, const W *panel, index stride,
+                             const W *next) {
+    const Deal deal(rows, Shape<N>::rows);
+    const index piece = deal.tiles > 2 ? k.piece(piece_bytes / (q * N * RNNFAST_VECTOR_BYTES)) : k.units();
+    const auto start = [&](index unit) RNNFAST_LAMBDA { return panel + depth<W>(k.depth(unit)) * N * lanes<T>; };
+    for (index begin = 0; begin < k.units(); begin += piece) {
+        const W *const weights = start(begin);
+        const bool last = begin + piece >= k.units();
+        Coming<W> coming{last ? next : start(begin + piece), 0, stride};
+        if (piece < k.units()) coming.bit = (start(piece) - panel + deal.tiles - 1) / deal.tiles;
+        const Span part = k.part(begin, piece);
+        const index offset = k.offset(begin);
+        index first = 0;
+        const auto tiles = [&](index count, int r) RNNFAST_LAMBDA {
+            with_shape<N>(r, q, [&]<int R, int Q>() RNNFAST_LAMBDA {
+                for (const index end = first + count * R; first < end; first += R) {
+                    const T *left[R];
+                    RNNFAST_UNROLL for (int i = 0; i < R; ++i) left[i] = row[first + i] + offset;
+                    coming.ask(Q);
+                    on_registers<T, R, Q, N>(sums + first * Q * N, [&](auto &acc) RNNFAST_LAMBDA {
+                        accumulate<T>(acc, left, part, weights, stride);
+                    });
+                }
+            });
+        };
+        if (deal.larger) tiles(deal.larger, int(deal.size) + 1);
+        tiles(deal.tiles - deal.larger, int(deal.size));
+    }
 }
-// start(row, panel, n) gives where the chain of one output vector begins, row(i) the left operand's row, and
-// finish(row, panel, sums) takes the panel's N sums.
-template <int N, class T, class Row, class Start, class Finish>
-RNNFAST_INLINE void product(Team &team, Range rows, Range panels, Row row, Span k, const T *weights, index stride,
-                            Start start, Finish finish) {
-    const auto pass = [](index, int) RNNFAST_LAMBDA {};
-    sweep<N>(team, rows, panels, pass, [&](index first, index panel, int r, int q) RNNFAST_LAMBDA {
-        Sums<T> sums;
-        const T *left[Shape<N>::rows] = {};
-        for (int i = 0; i < r; ++i) {
-            left[i] = row(first + i);
-            for (int j = 0; j < q; ++j) {
-                for (int n = 0; n < N; ++n) sums[(i * q + j) * N + n] = start(first + i, panel + j, n);
+
+// One term of a product: rows on the left, panels on the right, `stride` apart.
+template <class Row, class W> struct Term {
+    Row row;
+    Span k;
+    const W *weights;
+    index stride;
+};
+template <class Row, class W> Term(Row, Span, const W *, index) -> Term<Row, W>;
+
+// Two products for a group of panels, one chain per output; the first may be empty. The sums wait in L1 from term to
+// term.
+//   start(row, panel, n)      where a chain begins; it runs over `first`
+//   turn(row, panel, sums)    between the two
+//                             then over `second`
+//   finish(row, panel, sums)  takes a panel's N sums
+// `next` is the group that comes after this one.
+template <int N, class T, class First, class Second, class Start, class Turn, class Finish>
+RNNFAST_INLINE void group_product(Range rows, index panel, int q, index next, const First &first, const Second &second,
+                                  Start start, Turn turn, Finish finish) {
+    constexpr index waiting = 8192 / RNNFAST_VECTOR_BYTES, at_once = 64;
+    const index many = rows.end - rows.begin, most = waiting / (q * N) < at_once ? waiting / (q * N) : at_once;
+    const index parts = many <= most ? 1 : (many + most - 1) / most;
+    vec<T> sums[waiting];
+    const T *left[at_once];
+    for (index part = 0; part < parts; ++part) {
+        const index begin = parts == 1 ? rows.begin : rows.begin + many * part / parts;
+        const index count = (parts == 1 ? rows.end : rows.begin + many * (part + 1) / parts) - begin;
+        const auto each = [&](auto f) RNNFAST_LAMBDA {
+            for (index i = 0; i < count; ++i) {
+                for (int j = 0; j < q; ++j) f(begin + i, panel + j, sums + (i * q + j) * N);
             }
-        }
-        tile<T, N>(r, q, sums, left, k, weights + panel * stride, stride);
-        for (int i = 0; i < r; ++i) {
-            for (int j = 0; j < q; ++j) finish(first + i, panel + j, sums + (i * q + j) * N);
-        }
+        };
+        const auto add = [&](const auto &term, const auto *coming) RNNFAST_LAMBDA {
+            if (term.k.units() == 0) return;
+            for (index i = 0; i < count; ++i) left[i] = term.row(begin + i);
+            multiply<T, N>(sums, left, count, q, term.k, term.weights + panel * term.stride, term.stride, coming);
+        };
+        each([&](index row, index p, vec<T> *sum)
+                 RNNFAST_LAMBDA { unroll<N>([&](auto n) RNNFAST_LAMBDA { sum[n] = start(row, p, int(n)); }); });
+        add(first, second.weights + panel * second.stride);
+        each(turn);
+        add(second, first.k.units() ? first.weights + next * first.stride : second.weights + next * second.stride);
+        each(finish);
+    }
+}
+
+// One product for a group of panels.
+template <int N, class T, class Row, class Start, class Finish>
+RNNFAST_INLINE void group_product(Range rows, index panel, int q, index next, const Term<Row, T> &term, Start start,
+                                  Finish finish) {
+    Term<Row, T> none = term;
+    none.k = contiguous(0);
+    group_product<N, T>(rows, panel, q, next, none, term, start, [](index, index, vec<T> *) RNNFAST_LAMBDA {}, finish);
+}
+
+// One product for all panels.
+template <int N, class T, class Row, class Start, class Finish>
+RNNFAST_INLINE void product(Team &team, Range rows, Range panels, const Term<Row, T> &term, Start start,
+                            Finish finish) {
+    each_group<N>(team, rows.end - rows.begin, panels, false, [&](index panel, int q) RNNFAST_LAMBDA {
+        const index next = panel + q < panels.end ? panel + q : panel;
+        group_product<N, T>(rows, panel, q, next, term, start, finish);
     });
 }
 
-// Two products in one chain per output, finished where they end: for a step, whose gates are activated in registers.
-//   start(row, panel, n)      where a chain begins; it runs over the left operand x(row) with right operand `first`
+// Two products for a group of panels, finished where they end: for a step, whose gates are activated in registers.
+//   start(row, panel, n)      where a chain begins; it runs over `first`
 //   turn(row, panel, sums)    between the two
-//                             then over h(row) with right operand `second`
+//                             then over `second`
 //   activate(sums)            of each output of the tile
 //   finish(row, panel, sums)  of each output of the tile
 // All is inlined into each tile shape, so that the sums never leave the registers. It costs a copy of the gate
-// arithmetic per shape (compile time, code size), so only here. Rejected: the sums of some 24 outputs left in L1 and
-// activated in one go (LSTM the same, Elman 5 % slower), a tile's rows side by side operation by operation (the same),
-// one division for i * g and one for o * tanh(c) (the same: divisions are not what the activations wait for), the next
-// panel prefetched here or in the loops (nothing gained, up to 7 % lost).
-template <int N, class T, class W, class X, class H, class Start, class Turn, class Activate, class Finish>
-RNNFAST_INLINE void fused_product(Team &team, Range rows, Range panels, bool falling, X x, Right<W> first, H h,
-                                  Right<W> second, Start start, Turn turn, Activate activate, Finish finish) {
-    const auto pass = [](index, int) RNNFAST_LAMBDA {};
-    const auto one = [&](index row, index panel, int r, int q) RNNFAST_LAMBDA {
-        with_shape<N>(r, q, [&]<int R, int Q>() {
-            vec<T> acc[R][Q][N];
-            const T *left[R];
-            const auto each = [&](auto f) RNNFAST_LAMBDA {
-                RNNFAST_UNROLL for (int i = 0; i < R; ++i) {
-                    RNNFAST_UNROLL for (int j = 0; j < Q; ++j) f(row + i, panel + j, acc[i][j]);
-                }
-            };
-            const auto multiply = [&](auto operand, const Right<W> &right) RNNFAST_LAMBDA {
-                RNNFAST_UNROLL for (int i = 0; i < R; ++i) left[i] = operand(row + i);
-                accumulate<T>(acc, left, contiguous(right.k), right.data + panel * right.stride, right.stride);
-            };
-            each([&](index i, index p, vec<T>(&sum)[N])
-                     RNNFAST_LAMBDA { RNNFAST_UNROLL for (int n = 0; n < N; ++n) sum[n] = start(i, p, n); });
-            if (first.k) multiply(x, first);
-            each(turn);
-            multiply(h, second);
-            each([&](index, index, vec<T>(&sum)[N]) RNNFAST_LAMBDA {
-                activate(sum);
-                if constexpr (N > 1) { // or GCC moves them behind the branches in the finish() of the row before
-                    RNNFAST_UNROLL for (int n = 0; n < N; ++n) sum[n] = in_register(sum[n]);
-                }
-            });
-            each(finish);
+// arithmetic per shape (compile time, code size), so only here. Rejected: group_product for all sizes (a third of the
+// machine code; LSTM and GRU 2 to 6 % slower for H <= 256, whether rows are activated in one pass or two), a tile's
+// rows side by side operation by operation (the same), one division for i * g and one for o * tanh(c) (the same:
+// divisions are not what the activations wait for), the next panel prefetched here or in the loops (nothing gained, up
+// to 7 % lost).
+template <int N, class T, class First, class Second, class Start, class Turn, class Activate, class Finish>
+RNNFAST_INLINE void group_in_registers(Range rows, index panel, int q, const First &first, const Second &second,
+                                       Start start, Turn turn, Activate activate, Finish finish) {
+    const Deal deal(rows.end - rows.begin, Shape<N>::rows);
+    index row = rows.begin;
+    const auto tiles = [&](index count, int height) RNNFAST_LAMBDA {
+        with_shape<N>(height, q, [&]<int R, int Q>() {
+            for (const index end = row + count * R; row < end; row += R) {
+                vec<T> acc[R][Q][N];
+                const T *left[R];
+                const auto each = [&](auto f) RNNFAST_LAMBDA {
+                    RNNFAST_UNROLL for (int i = 0; i < R; ++i) {
+                        RNNFAST_UNROLL for (int j = 0; j < Q; ++j) f(row + i, panel + j, acc[i][j]);
+                    }
+                };
+                const auto add = [&](const auto &term) RNNFAST_LAMBDA {
+                    RNNFAST_UNROLL for (int i = 0; i < R; ++i) left[i] = term.row(row + i);
+                    accumulate<T>(acc, left, term.k, term.weights + panel * term.stride, term.stride);
+                };
+                each([&](index i, index p, vec<T>(&sum)[N])
+                         RNNFAST_LAMBDA { RNNFAST_UNROLL for (int n = 0; n < N; ++n) sum[n] = start(i, p, n); });
+                if (first.k.units()) add(first);
+                each(turn);
+                add(second);
+                each([&](index, index, vec<T>(&sum)[N]) RNNFAST_LAMBDA {
+                    activate(sum);
+                    if constexpr (N > 1) { // or GCC moves them behind the branches in the finish() of the row before
+                        RNNFAST_UNROLL for (int n = 0; n < N; ++n) sum[n] = in_register(sum[n]);
+                    }
+                });
+                each(finish);
+            }
         });
     };
-    sweep<N>(team, rows, panels, pass, one, falling);
+    if (deal.larger) tiles(deal.larger, int(deal.size) + 1);
+    tiles(deal.tiles - deal.larger, int(deal.size));
+}
+
+// A step's products for all panels: in registers, or, where the panels of a group are more than L1 holds by far, in
+// pieces.
+template <int N, class T, class First, class Second, class Start, class Turn, class Activate, class Finish>
+RNNFAST_INLINE void step_product(Team &team, Range rows, Range panels, bool falling, const First &first,
+                                 const Second &second, Start start, Turn turn, Activate activate, Finish finish) {
+    const index many = rows.end - rows.begin, k = first.k.units() + second.k.units();
+    each_group<N>(team, many, panels, falling, [&](index panel, int q) RNNFAST_LAMBDA {
+        if (many <= 2 * Shape<N>::rows || k * q * N * RNNFAST_VECTOR_BYTES <= long_bytes) {
+            return group_in_registers<N, T>(rows, panel, q, first, second, start, turn, activate, finish);
+        }
+        const index next = falling ? panel - q : panel + q; // behind the last, the same panels come in the next step
+        group_product<N, T>(rows, panel, q, panels.begin <= next && next < panels.end ? next : panel, first, second,
+                            start, turn, [&](index row, index p, const vec<T> *sums) RNNFAST_LAMBDA {
+                                vec<T> gate[N];
+                                unroll<N>([&](auto n) RNNFAST_LAMBDA { gate[n] = sums[n]; });
+                                activate(gate);
+                                finish(row, p, gate);
+                            });
+    });
 }
 
 // How many rows one pass of outer_product takes: their right operand's panel is to stay in L1/L2, and each pass reads
@@ -161,9 +275,7 @@ RNNFAST_INLINE void outer_product(Team &team, index count, const T *const *left,
         const index rows = count - first < outer_rows ? count - first : outer_rows;
         for (index column = 0; column < k; column += outer_columns) {
             const index width = k - column < outer_columns ? k - column : outer_columns;
-            index group = 0;
-            const auto enter = [&](index panel, int many) RNNFAST_LAMBDA {
-                group = panel;
+            const auto pack = [&](index panel, int many) RNNFAST_LAMBDA {
                 for (index q = 0; q < many; ++q) {
                     T *const to = scratch.packed + q * rows * N * V, *const sums = bias + (panel + q) * bias_stride;
                     vec<T> sum[N];
@@ -181,7 +293,7 @@ RNNFAST_INLINE void outer_product(Team &team, index count, const T *const *left,
             };
             if (!left) {
                 for (index p = panels.begin; p < panels.end && !team.stopped(rows); ++p) {
-                    enter(p, 1);
+                    pack(p, 1);
                     for (index m = 0; m < rows; ++m) {
                         T *const to = result + (p * k + ids[first + m]) * N * V;
                         unroll<N>([&](auto n) RNNFAST_LAMBDA {
@@ -192,20 +304,17 @@ RNNFAST_INLINE void outer_product(Team &team, index count, const T *const *left,
                 break;
             }
             turn(left + first, rows, column, width, scratch.turned);
-            sweep<N>(team, {0, width}, panels, enter, [&](index c, index panel, int r, int q) RNNFAST_LAMBDA {
-                Sums<T> sums;
-                const T *row[Shape<N>::rows] = {};
-                const auto at = [&](int i, int j)
-                                    RNNFAST_LAMBDA { return result + ((panel + j) * k + column + c + i) * N * V; };
-                for (int i = 0; i < r; ++i) {
-                    row[i] = scratch.turned + (c + i) * outer_rows;
-                    for (int j = 0; j < q; ++j) __builtin_memcpy(&sums[(i * q + j) * N], at(i, j), N * sizeof(vec<T>));
-                }
-                tile<T, N>(r, q, sums, row, contiguous(rows), scratch.packed + (panel - group) * rows * N * V,
-                           rows * N * V);
-                for (int i = 0; i < r; ++i) {
-                    for (int j = 0; j < q; ++j) __builtin_memcpy(at(i, j), &sums[(i * q + j) * N], N * sizeof(vec<T>));
-                }
+            each_group<N>(team, width, panels, false, [&](index panel, int q) RNNFAST_LAMBDA {
+                pack(panel, q);
+                const auto at = [&](index c, index j, int n)
+                                    RNNFAST_LAMBDA { return result + (((panel + j) * k + column + c) * N + n) * V; };
+                group_product<N, T>(
+                    {0, width}, 0, q, 0,
+                    Term{[&](index c) RNNFAST_LAMBDA -> const T * { return scratch.turned + c * outer_rows; },
+                         contiguous(rows), static_cast<const T *>(scratch.packed), rows * N * V},
+                    [&](index c, index j, int n) RNNFAST_LAMBDA { return load(at(c, j, n)); },
+                    [&](index c, index j, const vec<T> *sums)
+                        RNNFAST_LAMBDA { unroll<N>([&](auto n) RNNFAST_LAMBDA { store(at(c, j, n), sums[n]); }); });
             });
         }
     }

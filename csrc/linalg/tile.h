@@ -26,9 +26,22 @@ template <int N> struct Shape {
 };
 
 // k runs over `outer` stretches of `inner` neighbours, `step` elements apart (gates of one unit lie together in a tape
-// row, beside slots that this product leaves out).
+// row, beside slots that this product leaves out). It may be cut between stretches, or, where there is but one, inside.
 struct Span {
     index outer, inner, step;
+
+    index units() const { return outer > 1 ? outer : inner; }
+    index depth(index unit) const { return outer > 1 ? unit * inner : unit; } // the weights before it
+    index offset(index unit) const { return outer > 1 ? unit * step : unit; } // and the left operand's elements
+    Span part(index begin, index length) const {
+        const index left = units() - begin, count = length < left ? length : left;
+        return outer > 1 ? Span{count, inner, step} : Span{1, count, 0};
+    }
+    // The units of a piece of about `most` weights: even, so that no pair is cut. Up to three pieces are one.
+    index piece(index most) const {
+        const index pieces = (depth(units()) + most - 1) / most;
+        return pieces > 3 ? ((units() + pieces - 1) / pieces + 1) / 2 * 2 : units();
+    }
 };
 RNNFAST_INLINE Span contiguous(index k) { return {1, k, 0}; }
 
@@ -97,29 +110,25 @@ RNNFAST_INLINE void with_shape(int r, int q, F &&f) {
     __builtin_trap(); // sweep() asks for no other shape
 }
 
-// Calls body(row, panel, r, q) so that every (row, panel) of the ranges is met once in a tile of r x q; enter(panel, q)
-// before each group of panels, which is the outer loop: a panel stays in L1 while the rows pass. Rows are dealt to
-// tiles as evenly as they go, so no tile is left with one row for which a fourth of the registers would do. With
-// `falling` the panels come last to first: in steps that alternate, those used last are still in the cache.
-template <int N, class Enter, class Body>
-RNNFAST_INLINE void sweep(Team &team, Range rows, Range panels, Enter enter, Body body, bool falling = false) {
-    const index many = rows.end - rows.begin;
-    if (many <= 0) return;
-    const bool single = many <= Shape<N>::rows; // spares a single step the divisions
-    const index height = single ? many : Shape<N>::rows;
-    const index tiles = single ? 1 : (many + height - 1) / height, size = single ? many : many / tiles;
-    const index larger = many - size * tiles;
-    int q = Shape<N>::panels(int(height));
-    for (index left = panels.end - panels.begin; left > 0 && !team.stopped(many * q); left -= q) {
-        while (q > left) q = many == 1 ? int(left) : q / 2;
-        const index panel = falling ? panels.begin + left - q : panels.end - left;
-        enter(panel, q);
-        index row = rows.begin;
-        for (index t = 0; t < tiles; ++t) {
-            const int r = int(size) + (t < larger);
-            body(row, panel, r, q);
-            row += r;
-        }
+// Rows dealt to tiles as evenly as they go: `larger` tiles of size + 1 and then the others, so that no tile is left
+// with one row for which a fourth of the registers would do.
+struct Deal {
+    index tiles, size, larger;
+
+    Deal(index rows, index height)
+        : tiles(rows <= height ? 1 : (rows + height - 1) / height), size(tiles == 1 ? rows : rows / tiles),
+          larger(rows - size * tiles) {}
+};
+
+// Calls body(panel, q) for each group of q panels, which pass all rows before the next come. With `falling` they come
+// last to first: in steps that alternate, those used last are still in the cache.
+template <int N, class Body>
+RNNFAST_INLINE void each_group(Team &team, index rows, Range panels, bool falling, Body body) {
+    if (rows <= 0) return;
+    int q = Shape<N>::panels(rows < Shape<N>::rows ? int(rows) : Shape<N>::rows);
+    for (index left = panels.end - panels.begin; left > 0 && !team.stopped(rows * q); left -= q) {
+        while (q > left) q = rows == 1 ? int(left) : q / 2;
+        body(falling ? panels.begin + left - q : panels.end - left, q);
     }
 }
 

@@ -183,10 +183,11 @@ template <class Cell, class T> class BackwardPass {
     void second_phase(Team &team, const Share &share, const BackRow *row, index rows) const {
         if constexpr (Cell::phases == 2) {
             constexpr BackSlots<Cell, 1> back;
-            product<1>(
+            product<1, T>(
                 team, {0, rows}, share.panels,
-                [&](index i) RNNFAST_LAMBDA -> const T * { return row[i].step.slots + back.first * V; },
-                Span{at.P, back.count * V, S * V}, call.panels_backward + at.back_u[1], at.padded * back.count * V,
+                Term{[&](index i) RNNFAST_LAMBDA -> const T * { return row[i].step.slots + back.first * V; },
+                     Span{at.P, back.count * V, S * V}, call.panels_backward + at.back_u[1],
+                     at.padded * back.count * V},
                 [](index, index, int) RNNFAST_LAMBDA { return vec<T>{}; },
                 [&](index i, index p, const vec<T> *d)
                     RNNFAST_LAMBDA { Cell::template backward_second<T>(d[0], block(row[i].step, p)); });
@@ -206,9 +207,10 @@ template <class Cell, class T> class BackwardPass {
         }
         constexpr bool flat = back.count == S;
         const Span k = flat ? contiguous(at.slots) : Span{at.P, back.count * V, S * V};
-        product<1>(
-            team, {0, rows}, share.panels, [&](index i) RNNFAST_LAMBDA { return row[i].gates; }, k,
-            call.panels_backward + at.back_u[0], at.padded * back.count * V,
+        product<1, T>(
+            team, {0, rows}, share.panels,
+            Term{[&](index i) RNNFAST_LAMBDA { return row[i].gates; }, k, call.panels_backward + at.back_u[0],
+                 at.padded * back.count * V},
             [&](index i, index p, int) RNNFAST_LAMBDA {
                 if constexpr (Cell::has_direct) return load(direct + row[i].b * at.padded + p * V);
                 return vec<T>{};
@@ -246,11 +248,12 @@ template <class Cell, class T> class BackwardPass {
     void input_gradient(Team &team, const Scratch &scratch, index count, index done, index end) const {
         if (!call.dx.data) return;
         const GradRow *const row = scratch.grad;
-        product<1>(
+        product<1, T>(
             team, team.share(count), {0, blocks<T>(at.I)},
-            [&](index i) RNNFAST_LAMBDA -> const T * { return row[i].slots + Cell::x_slot * V; },
-            S == G ? contiguous(at.slots) : Span{at.P, G * V, S * V}, call.panels_backward + at.back_w,
-            at.padded * G * V, [](index, index, int) RNNFAST_LAMBDA { return vec<T>{}; },
+            Term{[&](index i) RNNFAST_LAMBDA -> const T * { return row[i].slots + Cell::x_slot * V; },
+                 S == G ? contiguous(at.slots) : Span{at.P, G * V, S * V}, call.panels_backward + at.back_w,
+                 at.padded * G * V},
+            [](index, index, int) RNNFAST_LAMBDA { return vec<T>{}; },
             [&](index i, index p, const vec<T> *d)
                 RNNFAST_LAMBDA { store(call.dx.at(row[i].t, row[i].b) + p * V, d[0], at.I - p * V); });
         if (!call.lengths || team.rank != 0) return;

@@ -34,9 +34,9 @@ template <class T> struct Dense {
         const Range mine = team.share(c.rows);
         for (index first = mine.begin; first < mine.end; first += block_rows) {
             const index end = first + block_rows < mine.end ? first + block_rows : mine.end;
-            product<1>(
-                team, {first, end}, {0, blocks<T>(outputs)}, [&](index i) RNNFAST_LAMBDA { return left + i * stride; },
-                contiguous(k), c.panels, k * V,
+            product<1, T>(
+                team, {first, end}, {0, blocks<T>(outputs)},
+                Term{[&](index i) RNNFAST_LAMBDA { return left + i * stride; }, contiguous(k), c.panels, k * V},
                 [&](index, index p, int) RNNFAST_LAMBDA { return bias ? load(bias + p * V) : vec<T>{}; },
                 [&](index i, index p, const vec<T> *sum)
                     RNNFAST_LAMBDA { store(result + i * outputs + p * V, sum[0], outputs - p * V); });

@@ -125,9 +125,10 @@ template <class Cell, class T, class W = T> class ForwardPass {
 
     template <int phase> void project_phase(Team &team, const Share &share, const InputRow *row, index count) const {
         constexpr int N = phase_gates<Cell>(phase), first = Cell::phase_gate[phase];
-        product<N>(
-            team, {0, count}, share.panels, [&](index i) RNNFAST_LAMBDA { return row[i].x; }, contiguous(at.I),
-            call.panels + at.w(phase), at.I * N * V,
+        product<N, T>(
+            team, {0, count}, share.panels,
+            Term{[&](index i) RNNFAST_LAMBDA { return row[i].x; }, contiguous(at.I), call.panels + at.w(phase),
+                 at.I * N * V},
             [&](index, index p, int n) RNNFAST_LAMBDA { return bias(p, first + n); },
             [&](index i, index p, const vec<T> *z) RNNFAST_LAMBDA {
                 unroll<N>([&](auto n) RNNFAST_LAMBDA { store(row[i].slots + (p * S + first + n) * V, z[n]); });
@@ -164,19 +165,19 @@ template <class Cell, class T, class W = T> class ForwardPass {
         constexpr int N = phase_gates<Cell>(phase_), first = Cell::phase_gate[phase_];
         constexpr bool last = phase_ + 1 == Cell::phases;
         const bool x_now = call.x.data && !hoisted;
-        fused_product<N, T>(
-            team, {0, rows}, share.panels, falling, //
-            [&](index i) RNNFAST_LAMBDA { return row[i].x; },
-            Right<W>(weights() + at.template w<W>(phase_), x_now ? at.I : 0, N * V),
-            [&](index i) RNNFAST_LAMBDA { return phase_ == 0 ? row[i].h_prev : row[i].aux; },
-            Right<W>(weights() + at.template u<W>(phase_), at.H, N * V),
+        step_product<N, T>(
+            team, {0, rows}, share.panels, falling,
+            Term{[&](index i) RNNFAST_LAMBDA { return row[i].x; }, contiguous(x_now ? at.I : 0),
+                 weights() + at.template w<W>(phase_), depth<W>(at.I) * N * V},
+            Term{[&](index i) RNNFAST_LAMBDA { return phase_ == 0 ? row[i].h_prev : row[i].aux; }, contiguous(at.H),
+                 weights() + at.template u<W>(phase_), depth<W>(at.H) * N * V},
             [&](index i, index p, int n) RNNFAST_LAMBDA {
                 if (hoisted) return load(row[i].slots + (p * S + Cell::x_slot + first + n) * V);
                 if (call.x.data) return bias(p, first + n);
                 const W *const panel = weights() + at.template w<W>(phase_) + p * depth<W>(at.I) * N * V;
                 return bias(p, first + n) + weight<T>(panel, *row[i].id, N, n);
             },
-            [&](index i, index p, vec<T>(&sum)[N]) RNNFAST_LAMBDA {
+            [&](index i, index p, vec<T> *sum) RNNFAST_LAMBDA {
                 unroll<N>([&](auto n) RNNFAST_LAMBDA {
                     if constexpr (separate_bias<Cell>(first + n)) {
                         store(row[i].slots + (p * S + Cell::x_slot + first + n) * V, sum[n]);
