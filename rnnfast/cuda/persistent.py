@@ -42,7 +42,7 @@ import numpy as np
 
 from . import arrays, cells, shim
 from .elements import active, load_or_zero, restarts
-from .plan import Partition, columns, row_stride
+from .plan import WORDS_BACKWARD, WORDS_FORWARD, Partition, columns, row_stride
 from .sequence import CELLS, Backward, Forward, Masks, stored_dtype
 from .shim import cuda, float32, int64, uint32
 
@@ -54,10 +54,10 @@ _LEAF = 4  # rounds of a loop that stand one after the other
 
 # What a thread remembers in shared memory, behind the sums: the places of its words, each a word of every thread.
 _THREADS = 256
-_AT_ROW, _AT_SUM, _AT_K, _AT_BIASES, _AT_LANE = (n * _THREADS for n in range(1, 6))  # the unit is at 0
-_AT_X, _AT_H, _AT_C = (n * _THREADS for n in (6, 10, 11))  # forward: of four gates, and the states
-_AT_DH, _AT_DC, _AT_DY, _AT_KEPT, _AT_USED = (n * _THREADS for n in (6, 7, 8, 9, 13))  # backward
-_WORDS_FORWARD, _WORDS_BACKWARD = 12, 14
+_AT_SUM, _AT_K, _AT_LANE, _AT_STORED = (n * _THREADS for n in range(1, 5))  # its element's place is at 0
+_AT_X, _AT_H, _AT_C = (n * _THREADS for n in (5, 9, 10))  # forward: of four gates, and the states
+_AT_DH, _AT_DC, _AT_DY, _AT_KEPT, _AT_USED = (n * _THREADS for n in (5, 6, 7, 8, 12))  # backward
+_AT_BIASES, _AT_END = WORDS_FORWARD * _THREADS, WORDS_BACKWARD * _THREADS
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -77,7 +77,9 @@ class _Arithmetic(NamedTuple):
     rows: Any
     """``(source, first, second) -> a``: 16 x 16 of the left operand, from the indices of the lane's two rows."""
     keep: Any
-    """``(weights, w, packed, i)``: takes a lane's four weights of a fragment into registers."""
+    """``(weights, w, packed, i)``: takes a lane's four weights of a fragment into registers,"""
+    keep_shared: Any
+    """and ``(weights, w, shared, i)`` from the word i of shared memory."""
     multiply: Any
     """``(a, weights, index, c0, c1, c2, c3) -> c``: the fragment's products added to a tile."""
 
@@ -105,6 +107,16 @@ def _keep_float(weights: Any, w: Any, packed: Any, i: Any) -> None:
 @shim.device
 def _keep_bf16(weights: Any, w: Any, packed: Any, i: Any) -> None:
     weights[w], weights[w + 1] = shim.load2_words(packed, i)
+
+
+@shim.device
+def _keep_shared_float(weights: Any, w: Any, shared: Any, i: Any) -> None:
+    weights[w], weights[w + 1], weights[w + 2], weights[w + 3] = shim.load4_shared(shared, i)
+
+
+@shim.device
+def _keep_shared_bf16(weights: Any, w: Any, shared: Any, i: Any) -> None:
+    weights[w], weights[w + 1] = shim.load2_words_shared(shared, i)
 
 
 @shim.device
@@ -136,10 +148,12 @@ def _multiply_float32(a: Any, weights: Any, w: Any, c0: Any, c1: Any, c2: Any, c
     return _three_products(p[2], q[2], p[3], q[3], weights[w + 2], weights[w + 3], c[0], c[1], c[2], c[3])
 
 
+_FLOAT = _rows_float, _keep_float, _keep_shared_float
+_BFLOAT16 = _rows_bf16, _keep_bf16, _keep_shared_bf16
 _ARITHMETIC = {
-    "float32": _Arithmetic(4, float32, shim.load, shim.store, _rows_float, _keep_float, _multiply_float32),
-    "tf32": _Arithmetic(4, float32, shim.load, _store_tf32, _rows_float, _keep_float, _multiply_tf32),
-    "bfloat16": _Arithmetic(2, uint32, shim.load_bf16, shim.store_bf16, _rows_bf16, _keep_bf16, _multiply_bf16),
+    "float32": _Arithmetic(4, float32, shim.load, shim.store, *_FLOAT, _multiply_float32),
+    "tf32": _Arithmetic(4, float32, shim.load, _store_tf32, *_FLOAT, _multiply_tf32),
+    "bfloat16": _Arithmetic(2, uint32, shim.load_bf16, shim.store_bf16, *_BFLOAT16, _multiply_bf16),
 }
 
 
@@ -198,15 +212,53 @@ def _keeper(precision: str, count: int) -> Any:
 def _product(precision: str, tiles: int, fragments: int) -> Any:
     """A device function: up to 32 rows times the warp's weights, written to the warp's part of shared memory.
 
-    ``(weights, source, start, columns, rows, partial, at)``: element `start` of `source` is the first that the lane
-    reads of the first row, and there are `rows` rows; the lane's first sum goes to ``partial[at]``.
+    ``(weights, source, start, columns, rows, partial, at, stored, turns)``: element `start` of `source` is the first
+    that the lane reads of the first row, and there are `rows` rows; the lane's first sum goes to ``partial[at]``. With
+    two turns the warp's second tiles begin, for the lane, at ``partial[stored]``.
     """
+    first_turn = _turn_of_registers(precision, tiles, fragments)
+    second_turn = _turn_of_shared_memory(precision, tiles, fragments)
+    stride = row_stride(tiles)
+
+    @shim.device
+    def product(
+        weights: Any,
+        source: Any,
+        start: Any,
+        columns: Any,
+        rows: Any,
+        partial: Any,
+        at: Any,
+        stored: Any,
+        turns: Any,
+    ) -> None:
+        group = int64(shim.thread()) % 32 // 4
+        first = 0
+        while first < rows:
+            upper = start + min(first + group, rows - 1) * columns
+            lower = start + min(first + group + 8, rows - 1) * columns
+            first_turn(weights, source, upper, lower, partial, shim.recall(partial, at) + first * stride)
+            first += 16
+        first = 0
+        while first < rows and turns > 1:
+            group = int64(shim.thread()) % 32 // 4
+            upper = start + min(first + group, rows - 1) * columns
+            lower = start + min(first + group + 8, rows - 1) * columns
+            to = shim.recall(partial, at) + (first + shim.threads()) * stride
+            second_turn(source, upper, lower, partial, to, stored, turns)
+            first += 16
+
+    return product
+
+
+def _turn_of_registers(precision: str, tiles: int, fragments: int) -> Any:
+    """A device function: 16 rows times the weights that the warp has in registers."""
     arithmetic = _ARITHMETIC[precision]
     words, rows_of, multiply = arithmetic.words, arithmetic.rows, arithmetic.multiply
     # Several chains of sums hide the tensor cores' latency, where there are registers for them: four chains beside 64
     # weights spill, and two beside 128.
     chains = max(1, min(fragments, 4 // tiles, 128 // (words * fragments * tiles)))
-    stride, size = row_stride(tiles), chains * tiles * 4
+    clear, add_chains = _chains(tiles, chains)
 
     @shim.device
     def fragment(j: Any, weights: Any, source: Any, upper: Any, lower: Any, sums: Any) -> None:
@@ -216,14 +268,61 @@ def _product(precision: str, tiles: int, fragments: int) -> Any:
             c = multiply(a, weights, (j * tiles + tile) * words, sums[o], sums[o + 1], sums[o + 2], sums[o + 3])
             sums[o], sums[o + 1], sums[o + 2], sums[o + 3] = c
 
-    every = _unrolled(fragment, fragments)
+    every, size = _unrolled(fragment, fragments), chains * tiles * 4
 
     @shim.device
     def sixteen(weights: Any, source: Any, upper: Any, lower: Any, partial: Any, at: Any) -> None:
         sums = cuda.local.array(size, float32)
+        clear(sums)
+        every(int64(0), weights, source, upper, lower, sums)
+        add_chains(sums, partial, at)
+
+    return sixteen
+
+
+def _turn_of_shared_memory(precision: str, tiles: int, fragments: int) -> Any:
+    """A device function: 16 rows times the weights that the warp has in shared memory, if there is a second turn.
+
+    A loop, because nothing in registers is indexed by its variable; its end depends on `turns`, lest the compiler
+    unroll all of it. More than one chain of sums spills.
+    """
+    arithmetic = _ARITHMETIC[precision]
+    words, rows_of, multiply = arithmetic.words, arithmetic.rows, arithmetic.multiply
+    word, keep, size = arithmetic.word, arithmetic.keep_shared, 4 * tiles
+    clear, add_chains = _chains(tiles, 1)
+
+    @shim.device
+    def sixteen(source: Any, upper: Any, lower: Any, partial: Any, at: Any, stored: Any, turns: Any) -> None:
+        sums, weights = cuda.local.array(size, float32), cuda.local.array(words, word)
+        clear(sums)
+        stored = shim.recall(partial, stored)
+        j = 0
+        while j < (turns - 1) * fragments:
+            a = rows_of(source, upper + 16 * j, lower + 16 * j)
+            for tile in range(tiles):
+                o = 4 * tile
+                keep(weights, 0, partial, stored + tile * 32 * words)
+                c = multiply(a, weights, 0, sums[o], sums[o + 1], sums[o + 2], sums[o + 3])
+                sums[o], sums[o + 1], sums[o + 2], sums[o + 3] = c
+            stored += tiles * 32 * words
+            j += 1
+        add_chains(sums, partial, at)
+
+    return sixteen
+
+
+@functools.cache
+def _chains(tiles: int, chains: int) -> tuple[Any, Any]:
+    """Two device functions on a lane's sums: clear them; add the chains up, into shared memory."""
+    stride, size = row_stride(tiles), chains * tiles * 4
+
+    @shim.device
+    def clear(sums: Any) -> None:
         for i in range(size):
             sums[i] = float32(0)
-        every(int64(0), weights, source, upper, lower, sums)
+
+    @shim.device
+    def add_up(sums: Any, partial: Any, at: Any) -> None:
         for tile in range(tiles):
             for q in range(4):
                 total = sums[tile * 4 + q]
@@ -231,17 +330,7 @@ def _product(precision: str, tiles: int, fragments: int) -> Any:
                     total += sums[(chain * tiles + tile) * 4 + q]
                 partial[at + 8 * (q // 2) * stride + 8 * tile + q % 2] = total
 
-    @shim.device
-    def product(weights: Any, source: Any, start: Any, columns: Any, rows: Any, partial: Any, at: Any) -> None:
-        group = int64(shim.thread()) % 32 // 4
-        first = 0
-        while first < rows:
-            upper = start + min(first + group, rows - 1) * columns
-            lower = start + min(first + group + 8, rows - 1) * columns
-            sixteen(weights, source, upper, lower, partial, at + first * stride)
-            first += 16
-
-    return product
+    return clear, add_up
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -279,6 +368,24 @@ def _adder(stride: int) -> Any:
         return total
 
     return add_up
+
+
+@functools.cache
+def _storer(precision: str, tiles: int, fragments: int) -> Any:
+    """A device function ``(partial, at, packed, first)``: the weights from fragment `first` on to ``partial[at]``.
+
+    Those of all warps; they are there after `shim.copied` and a `sync`.
+    """
+    words = _ARITHMETIC[precision].words
+
+    @shim.device
+    def store_all(partial: Any, at: Any, packed: Any, first: Any) -> None:
+        i = 4 * int64(shim.thread())
+        while i < shim.threads() * tiles * fragments * words:
+            shim.copy16(partial, at + i, packed, first * 32 * words + i)
+            i += 4 * shim.threads()
+
+    return store_all
 
 
 @functools.cache
@@ -327,16 +434,16 @@ def pack_kernel(family: str, precision: str, backward: bool) -> Any:
     gate_of_first_slot, gates = recurrent[0], len(recurrent)  # the slots go on from there, around the gates
 
     @shim.kernel("ppiiiii")
-    def pack(weight: Any, packed: Any, H: Any, unit_warps: Any, split_warps: Any, fragments: Any, size: Any) -> None:
+    def pack(weight: Any, packed: Any, H: Any, unit_tiles: Any, split_warps: Any, fragments: Any, size: Any) -> None:
         at = int64(shim.block()) * shim.threads() + shim.thread()
         if at < size:
             inner, lane = at % 4, at // 4 % 32
             tile = at // 128 % tiles
             j = at // (128 * tiles) % fragments
-            warp = at // (128 * tiles * fragments) % (unit_warps * split_warps)
-            block = at // (128 * tiles * fragments * unit_warps * split_warps)
+            warp = at // (128 * tiles * fragments) % (unit_tiles * split_warps)
+            block = at // (128 * tiles * fragments * unit_tiles * split_warps)
             k = ((warp % split_warps) * fragments + j) * 16 + 4 * (lane % 4) + inner
-            unit = (block * unit_warps + warp // split_warps) * 8 + lane // 4
+            unit = (block * unit_tiles + warp // split_warps) * 8 + lane // 4
             value = float32(0)
             if unit < H and k < length_gates * H:
                 if backward:
@@ -352,10 +459,9 @@ def pack_kernel(family: str, precision: str, backward: bool) -> Any:
 def _packed(weight: Any, kind: str, precision: str, partition: Partition, *, backward: bool) -> Any:
     """U in the warps' order."""
     tiles = 1 if backward else CELLS[kind].gates
-    warps = partition.blocks * partition.unit_warps * partition.split_warps
-    size = warps * partition.fragments * tiles * 128
+    size = partition.blocks * partition.unit_tiles * partition.split_warps * partition.fragments * tiles * 128
     packed = arrays.empty((size,), stored_dtype(precision))
-    numbers = (weight.shape[1], partition.unit_warps, partition.split_warps, partition.fragments, size)
+    numbers = (weight.shape[1], partition.unit_tiles, partition.split_warps, partition.fragments, size)
     pointers = (shim.pointer(weight.reshape(-1)), shim.pointer(packed))
     pack_kernel(cells.family_of(kind)[0], precision, backward).launch(
         -(-size // 256), 256, (*pointers, *numbers), stream=arrays.stream_pointer()
@@ -385,10 +491,11 @@ def forward_kernel(family: str, precision: str, fragments: int) -> Any:
     gates, kept_count, has_c, after = cell.gates, cell.kept, cell.has_c, family == "gru_after"
     keep, store_state, blank = _keeper(precision, fragments * gates), arithmetic.store, _blanker(arithmetic.store)
     multiply, finish = _product(precision, gates, fragments), cells.forward_function(family)
-    add_up = _adder(row_stride(gates))
-    stride, size, word = row_stride(gates), fragments * gates * arithmetic.words, arithmetic.word
+    add_up, store_all = _adder(row_stride(gates)), _storer(precision, gates, fragments)
+    words, word = arithmetic.words, arithmetic.word
+    stride, size = row_stride(gates), fragments * gates * words
 
-    @shim.kernel("p" * 17 + "i" * 15)
+    @shim.kernel("p" * 17 + "i" * 16)
     def persistent_forward(
         gates_x: Any,
         packed: Any,
@@ -418,6 +525,7 @@ def forward_kernel(family: str, precision: str, fragments: int) -> Any:
         reverse: Any,
         unit_warps: Any,
         split_warps: Any,
+        turns: Any,
         blocks: Any,
         group_rows: Any,
         training: Any,
@@ -429,30 +537,33 @@ def forward_kernel(family: str, precision: str, fragments: int) -> Any:
         rows_here = min(group_rows, B - row0)
 
         # What a thread finishes: one unit, of every `row_step`th row.
-        units, row_step = 8 * unit_warps, 4 * split_warps
+        units = 8 * unit_warps * turns
+        row_step = shim.threads() // units
         own, first_row = tid % units, tid // units
         unit = block * units + own
-        partial = cuda.shared.array(0, float32)
+        partial = cuda.shared.array(0, float32, 16)
         at_own = (own // 8) * split_warps * _ROWS_AT_ONCE * stride + own % 8
         at_warp, k0 = warp * _ROWS_AT_ONCE * stride, (warp % split_warps) * fragments * 16
 
-        memory = unit_warps * split_warps * _ROWS_AT_ONCE * stride + tid
-        shim.remember(partial, memory, unit)
-        shim.remember(partial, memory + _AT_ROW, first_row)
+        memory = turns * shim.threads() * stride + tid
+        shim.remember(partial, memory, unit * 64 + first_row)
         shim.remember(partial, memory + _AT_SUM, at_own)
         shim.remember(partial, memory + _AT_K, k0 + 4 * (tid % 4))
         shim.remember(partial, memory + _AT_LANE, at_warp + tid % 32 // 4 * stride + 2 * (tid % 4))
 
-        # The units' biases by gate, and behind them gru_after's b_hn.
-        biases = memory - tid + _AT_BIASES - block * units
+        # The biases of each unit, side by side: those of the gates, and gru_after's b_hn.
+        biases = memory - tid + _AT_BIASES + 4 * own
         if tid < units and unit < H:
             for gate in range(gates):
                 bias = load_or_zero(bias_ih, gate * H + unit)
                 if after and gate == 2:
-                    partial[biases + 192 + unit] = load_or_zero(bias_hh, gate * H + unit)
+                    partial[biases + 3] = load_or_zero(bias_hh, gate * H + unit)
                 else:
                     bias += load_or_zero(bias_hh, gate * H + unit)
-                partial[biases + 64 * gate + unit] = bias
+                partial[biases + gate] = bias
+        stored = memory - tid + _AT_BIASES + 4 * units
+        if turns > 1:
+            store_all(partial, stored, packed, (block * turns + 1) * (shim.threads() // 32) * size // words)
 
         # The state that the first step uses.
         first = (T - 1) * reverse
@@ -469,6 +580,7 @@ def forward_kernel(family: str, precision: str, fragments: int) -> Any:
                 shim.store(c, i, load_or_zero(reset_c, i) if restart else load_or_zero(c0, i))
             row += row_step
         blank(used, slots, B, columns, H, row0, rows_here, block, blocks)
+        shim.copied()
         _arrive(counters, group, blocks)
 
         x = cuda.local.array(4, float32)
@@ -476,7 +588,9 @@ def forward_kernel(family: str, precision: str, fragments: int) -> Any:
         for gate in range(4):
             x[gate], s[gate] = float32(0), float32(0)
         weights = cuda.local.array(size, word)
-        keep(weights, packed, ((block * unit_warps * split_warps + warp) * fragments * gates * 32 + tid % 32) * 4)
+        at_packed = (block * turns * (shim.threads() // 32) + warp) * size // words
+        keep(weights, packed, (at_packed * 32 + tid % 32) * 4)
+        shim.remember(partial, memory + _AT_STORED, stored + warp * 32 * size + tid % 32 * words)
 
         step = 0
         while step < T:
@@ -488,14 +602,16 @@ def forward_kernel(family: str, precision: str, fragments: int) -> Any:
                 rows = min(_ROWS_AT_ONCE, rows_here - tile)
                 again = 0
                 while again < rows:
-                    unit, row = shim.recall(partial, memory), again + shim.recall(partial, memory + _AT_ROW)
+                    place = shim.recall(partial, memory)
+                    unit, row = place >> 6, again + (place & 63)
                     b = row0 + tile + row
                     i, finishes = b * H + unit, unit < H and row < rows
                     # What the thread will need lies in shared memory: registers are for the product.
                     if finishes:
                         at = (t * B + b) * gates * H + unit
+                        bias = shim.load4_shared(partial, biases)
                         for gate in range(gates):
-                            x[gate] = shim.load(gates_x, at + gate * H) + partial[biases + 64 * gate + unit]
+                            x[gate] = shim.load(gates_x, at + gate * H) + bias[gate]
                             partial[memory + _AT_X + _THREADS * gate] = x[gate]
                         partial[memory + _AT_H] = shim.load(h, i)
                         if has_c:
@@ -504,9 +620,11 @@ def forward_kernel(family: str, precision: str, fragments: int) -> Any:
                         if tile == 0:
                             _wait(counters, group, blocks, step + 1)
                         start = ((t & slot_mask) * B + row0 + tile) * columns + shim.recall(partial, memory + _AT_K)
-                        multiply(weights, used, start, columns, rows, partial, shim.recall(partial, memory + _AT_LANE))
+                        at = memory + _AT_LANE
+                        multiply(weights, used, start, columns, rows, partial, at, memory + _AT_STORED, turns)
                         shim.sync()
-                    unit, row = shim.recall(partial, memory), again + shim.recall(partial, memory + _AT_ROW)
+                    place = shim.recall(partial, memory)
+                    unit, row = place >> 6, again + (place & 63)
                     b = row0 + tile + row
                     i = b * H + unit
                     last = tile + _ROWS_AT_ONCE >= rows_here and again + row_step >= rows
@@ -522,7 +640,7 @@ def forward_kernel(family: str, precision: str, fragments: int) -> Any:
                                 x[gate] = partial[memory + _AT_X + _THREADS * gate]
                                 s[gate] = add_up(partial, at + 8 * gate, split_warps)
                             if after:
-                                s[2] += partial[biases + 192 + unit]
+                                s[2] += partial[biases + 3]
                             new = finish(variant, x[0], x[1], x[2], x[3], s[0], s[1], s[2], s[3], state, c_now)
                             state, c_now, output = new[0], new[1], new[0]
                             x[0], x[1], x[2], x[3] = new[2], new[3], new[4], new[5]
@@ -592,7 +710,7 @@ def forward(call: Forward, partition: Partition) -> None:
     family, variant = cells.family_of(call.kind)
     kernel = forward_kernel(family, call.precision, partition.fragments)
     trained = int(trail is not None)
-    shared = partition.shared_bytes(CELLS[call.kind].gates, _WORDS_FORWARD)
+    shared = partition.shared_bytes(CELLS[call.kind].gates, call.precision)
     _launch(kernel, partition, shared, memory, (*numbers, *_of_partition(partition), trained, variant))
 
 
@@ -618,10 +736,11 @@ def backward_kernel(family: str, precision: str, fragments: int) -> Any:
     kept_count, has_c, slots, needs_h = cell.kept, cell.has_c, cell.slots, family == "gru_after"
     keep, load_state, store_gradient = _keeper(precision, fragments), arithmetic.load, arithmetic.store
     multiply, differentiate = _product(precision, 1, fragments), cells.backward_function(family)
-    add_up = _adder(row_stride(1))
-    stride, size, word, blank = row_stride(1), fragments * arithmetic.words, arithmetic.word, _blanker(arithmetic.store)
+    add_up, store_all, blank = _adder(row_stride(1)), _storer(precision, 1, fragments), _blanker(arithmetic.store)
+    words, word = arithmetic.words, arithmetic.word
+    stride, size = row_stride(1), fragments * words
 
-    @shim.kernel("p" * 17 + "i" * 13)
+    @shim.kernel("p" * 17 + "i" * 14)
     def persistent_backward(
         packed: Any,
         used: Any,
@@ -650,6 +769,7 @@ def backward_kernel(family: str, precision: str, fragments: int) -> Any:
         reverse: Any,
         unit_warps: Any,
         split_warps: Any,
+        turns: Any,
         blocks: Any,
         group_rows: Any,
         variant: Any,
@@ -658,16 +778,16 @@ def backward_kernel(family: str, precision: str, fragments: int) -> Any:
         group, block, warp = int64(shim.group()), int64(shim.block()), tid // 32
         row0 = group * group_rows
         rows_here = min(group_rows, B - row0)
-        units, row_step = 8 * unit_warps, 4 * split_warps
+        units = 8 * unit_warps * turns
+        row_step = shim.threads() // units
         own, first_row = tid % units, tid // units
         unit = block * units + own
-        partial = cuda.shared.array(0, float32)
+        partial = cuda.shared.array(0, float32, 16)
         at_own = (own // 8) * split_warps * _ROWS_AT_ONCE * stride + own % 8
         at_warp, k0 = warp * _ROWS_AT_ONCE * stride, (warp % split_warps) * fragments * 16
 
-        memory = unit_warps * split_warps * _ROWS_AT_ONCE * stride + tid
-        shim.remember(partial, memory, unit)
-        shim.remember(partial, memory + _AT_ROW, first_row)
+        memory = turns * shim.threads() * stride + tid
+        shim.remember(partial, memory, unit * 64 + first_row)
         shim.remember(partial, memory + _AT_SUM, at_own)
         shim.remember(partial, memory + _AT_K, k0 + 4 * (tid % 4))
         shim.remember(partial, memory + _AT_LANE, at_warp + tid % 32 // 4 * stride + 2 * (tid % 4))
@@ -684,12 +804,19 @@ def backward_kernel(family: str, precision: str, fragments: int) -> Any:
                     shim.store(d_reset_c, i, float32(0))
             row += row_step
         blank(gradients, T, B, columns, slots * H, row0, rows_here, block, blocks)
+        stored = memory - tid + _AT_END
+        if turns > 1:
+            store_all(partial, stored, packed, (block * turns + 1) * (shim.threads() // 32) * fragments)
+            shim.copied()
+            shim.sync()
 
         k = cuda.local.array(4, float32)
         for q in range(4):
             k[q] = float32(0)
         weights = cuda.local.array(size, word)
-        keep(weights, packed, ((block * unit_warps * split_warps + warp) * fragments * 32 + tid % 32) * 4)
+        at_packed = (block * turns * (shim.threads() // 32) + warp) * fragments
+        keep(weights, packed, (at_packed * 32 + tid % 32) * 4)
+        shim.remember(partial, memory + _AT_STORED, stored + warp * 32 * size + tid % 32 * words)
 
         step = 0
         while step < T + 1:
@@ -701,7 +828,8 @@ def backward_kernel(family: str, precision: str, fragments: int) -> Any:
                 rows = min(_ROWS_AT_ONCE, rows_here - tile)
                 again = 0
                 while again < rows:
-                    unit, row = shim.recall(partial, memory), again + shim.recall(partial, memory + _AT_ROW)
+                    place = shim.recall(partial, memory)
+                    unit, row = place >> 6, again + (place & 63)
                     b = row0 + tile + row
                     i, finishes = b * H + unit, unit < H and row < rows
                     # What the thread will need lies in shared memory: registers are for the product.
@@ -722,11 +850,11 @@ def backward_kernel(family: str, precision: str, fragments: int) -> Any:
                         if tile == 0:
                             _wait(counters, group, blocks, step)
                         start = (before * B + row0 + tile) * columns + shim.recall(partial, memory + _AT_K)
-                        multiply(
-                            weights, gradients, start, columns, rows, partial, shim.recall(partial, memory + _AT_LANE)
-                        )
+                        at = memory + _AT_LANE
+                        multiply(weights, gradients, start, columns, rows, partial, at, memory + _AT_STORED, turns)
                         shim.sync()
-                    unit, row = shim.recall(partial, memory), again + shim.recall(partial, memory + _AT_ROW)
+                    place = shim.recall(partial, memory)
+                    unit, row = place >> 6, again + (place & 63)
                     b = row0 + tile + row
                     i = b * H + unit
                     last = tile + _ROWS_AT_ONCE >= rows_here and again + row_step >= rows
@@ -808,7 +936,8 @@ def backward(call: Backward, partition: Partition, used_columns: int) -> None:
     numbers = (T, B, H, width, used_columns, dy_t, dy_b, int(call.reverse), *_of_partition(partition))
     family, variant = cells.family_of(call.kind)
     kernel = backward_kernel(family, call.precision, partition.fragments)
-    _launch(kernel, partition, partition.shared_bytes(1, _WORDS_BACKWARD), memory, (*numbers, variant))
+    shared = partition.shared_bytes(1, call.precision, backward=True)
+    _launch(kernel, partition, shared, memory, (*numbers, variant))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -820,7 +949,7 @@ def _of_masks(masks: Masks) -> tuple[Any, ...]:
 
 
 def _of_partition(partition: Partition) -> tuple[int, ...]:
-    return partition.unit_warps, partition.split_warps, partition.blocks, partition.rows
+    return partition.unit_warps, partition.split_warps, partition.turns, partition.blocks, partition.rows
 
 
 def _counters(partition: Partition) -> Any:

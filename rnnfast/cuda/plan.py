@@ -9,21 +9,30 @@ A) A warp's weights take registers for each thread: tiles x fragments x 4 (bfloa
    compiler's report for every plan, and any spill fails it.
 B) Blocks are so large that one fills a multiprocessor, and each must be resident or the grid waits forever: so
    groups x blocks <= multiprocessors. `fragments` is a power of two, because each is a kernel to compile.
-C) A layer that fits one block needs no hand-over through global memory: one block per group is taken where H allows.
-   Else as many warps as possible share K, which is the shortest step.
-D) Groups are as many as fit, down to 16 rows each (a tensor core's tile): a step's time grows with a group's rows,
-   because every block reads what all units of its rows have written. Above `MOST_BYTES` of such reads in a step of
-   backward, 30 us of an H200's L2 cache, a library GEMM costs less, and the step-wise engine takes over.
+C) A layer that fits one block needs no hand-over through global memory, 1.25 us of a step. Up to 64 units fit the
+   registers. Up to 128 do in two *turns*: each warp has a second tile of units, whose weights are in shared memory,
+   where the device has that much. One block is taken where its step is the shorter one by arithmetic (`_step`): its
+   products are not shared with other multiprocessors. For an LSTM of 128 units that is 1.1 us against 1.3 us in tf32,
+   0.5 us in bfloat16, but 3 us in float32, whose three products then go to several blocks.
+   Of several blocks, as many warps as possible share K, which is the shortest step.
+D) Groups of one block are as many as there are multiprocessors, down to one element for each thread that finishes: an
+   element is a hundred instructions, and 16 rows of 128 units would be eight for each of 256 threads, one after the
+   other, 1 us; the product's tile of 16 rows costs the same with two.
+   Groups of several blocks are as many as fit, down to 16 rows each (a tensor core's tile): a step's time grows with a
+   group's rows, because every block reads what all units of its rows have written. Above `MOST_BYTES` of such reads in
+   a step of backward, 30 us of an H200's L2 cache, a library GEMM costs less, and the step-wise engine takes over.
 
 `gru_before` has two products per step, one after the other; its step is two hand-overs, and no library has it, so the
 step-wise engine is its only one.
 
 Rejected: trying plans at run time (the first call would take seconds, and two runs could differ); weights in shared
-memory (at H = 1024 an LSTM's 128 KiB per block take 1024 cycles to read, half a step's time).
+memory for layers of several blocks (at H = 1024 an LSTM's 128 KiB per block take 1024 cycles to read, half a step's
+time).
 """
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 from . import shim
@@ -33,6 +42,8 @@ __all__ = ["MOST_BYTES", "PRECISIONS", "Partition", "Plan", "columns", "plan"]
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 MOST_BYTES = 160_000_000
+WORDS_FORWARD, WORDS_BACKWARD = 11, 13
+"""Of 4 bytes, that each thread remembers in shared memory."""
 _WARPS = 8
 _REGISTERS = 128
 _TILE = 8  # units
@@ -40,6 +51,14 @@ _ROWS = 16
 _STEP = 16  # of K
 _LEAST_FRAGMENTS, _MOST_FRAGMENTS = 2, 32  # each power of two between them is a kernel
 _ROWS_AT_ONCE = 32
+_SHARED_BYTES = 232448  # of a block, for compute capability 9.0 and 10.0; 8.0 has 166912
+
+# An H200, for the arithmetic of `_step`.
+_HAND_OVER = 1.25  # us
+_L2 = 5.5e6  # bytes a us
+_CLOCKS = 1755  # a us
+_MULTIPLY_ADDS = {"float32": 200, "tf32": 600, "bfloat16": 1200}  # of a multiprocessor in a clock, by mma.sync
+_SHARED_READ = 128  # bytes of a multiprocessor in a clock
 
 
 class Partition(NamedTuple):
@@ -48,13 +67,15 @@ class Partition(NamedTuple):
     Attributes
     ----------
     unit_warps, split_warps : int
-        Tiles of 8 units in a block, and warps that share the length K of each.
+        Tiles of 8 units that the warps of a block have in a turn, and warps that share the length K of each.
     fragments : int
         Steps of 16 along K that a warp holds.
     blocks, groups : int
         Blocks of a group, and groups.
     rows : int
         Batch rows of a group.
+    turns : {1, 2}
+        Tiles of units of a warp: the first in registers, the second in shared memory.
     """
 
     unit_warps: int
@@ -63,6 +84,7 @@ class Partition(NamedTuple):
     blocks: int
     groups: int
     rows: int
+    turns: int = 1
 
     @property
     def threads(self) -> int:
@@ -70,13 +92,29 @@ class Partition(NamedTuple):
         return 32 * self.unit_warps * self.split_warps
 
     @property
+    def unit_tiles(self) -> int:
+        """The tiles of 8 units of a block."""
+        return self.unit_warps * self.turns
+
+    @property
     def length(self) -> int:
         """The length of K that the fragments cover."""
         return self.split_warps * self.fragments * _STEP
 
-    def shared_bytes(self, tiles: int, words: int) -> int:
-        """The shared memory of a block: the warps' partial sums of 32 rows, and `words` of 4 bytes for each thread."""
-        return 4 * (self.unit_warps * self.split_warps * _ROWS_AT_ONCE * row_stride(tiles) + words * 256)
+    def words(self, tiles: int, precision: str) -> int:
+        """The registers that a thread's weights of one turn take."""
+        return tiles * self.fragments * (2 if precision == "bfloat16" else 4)
+
+    def shared_bytes(self, tiles: int, precision: str, *, backward: bool = False) -> int:
+        """The shared memory of a block.
+
+        The warps' partial sums of 32 rows, what the threads remember, forward the biases, and the weights of the second
+        turn.
+        """
+        sums = self.unit_tiles * self.split_warps * _ROWS_AT_ONCE * row_stride(tiles)
+        remembered = 256 * WORDS_BACKWARD if backward else 256 * WORDS_FORWARD + 4 * _TILE * self.unit_tiles
+        weights = (self.turns - 1) * self.threads * self.words(tiles, precision)
+        return 4 * (sums + remembered + weights)
 
 
 class Plan(NamedTuple):
@@ -118,6 +156,7 @@ def plan(
     precision: str = "float32",
     *,
     multiprocessors: int | None = None,
+    shared_bytes: int | None = None,
 ) -> Plan:
     """The plan for one layer and direction.
 
@@ -128,6 +167,9 @@ def plan(
     precision : {"float32", "tf32", "bfloat16"}, optional
     multiprocessors : int, optional
         Of the device; those of the current one by default.
+    shared_bytes : int, optional
+        The shared memory that a block can ask for. By default that of the current device; with `multiprocessors`, that
+        of compute capability 9.0 and 10.0.
 
     Returns
     -------
@@ -148,42 +190,83 @@ def plan(
             raise ValueError(f"{name}: expected an integer of at least 1, got {size}")
     if multiprocessors is None and not shim.available():
         raise RuntimeError("multiprocessors: expected a number where there is no CUDA device to ask, got None")
-    available = shim.limits().multiprocessors if multiprocessors is None else multiprocessors
+    if multiprocessors is None:
+        limits = shim.limits()
+        device = _Device(limits.multiprocessors, limits.shared_bytes if shared_bytes is None else shared_bytes)
+    else:
+        device = _Device(multiprocessors, _SHARED_BYTES if shared_bytes is None else shared_bytes)
     if kind == "gru_before":
         return Plan("stepwise", None, None, "gru_before needs two products per step")
     cell = CELLS[kind]
-    forward = _partition(cell.gates, hidden_size, hidden_size, batch_size, precision, available)
-    backward = _partition(1, len(cell.recurrent) * hidden_size, hidden_size, batch_size, precision, available)
+    length = len(cell.recurrent) * hidden_size
+    forward = _partition(cell.gates, hidden_size, hidden_size, batch_size, precision, device)
+    backward = _partition(1, length, hidden_size, batch_size, precision, device)
     if forward is None or backward is None:
-        return Plan(
-            "stepwise", None, None, f"the weights of {hidden_size} units do not fit {available} multiprocessors"
-        )
-    read = _bytes_read(backward, len(cell.recurrent) * hidden_size, precision)
+        reason = f"the weights of {hidden_size} units do not fit {device.multiprocessors} multiprocessors"
+        return Plan("stepwise", None, None, reason)
+    read = _bytes_read(backward, length, precision)
     if read > MOST_BYTES:
         return Plan("stepwise", None, None, f"{batch_size} rows would be {read // 10**6} MB to read in a step")
     return Plan("persistent", forward, backward, f"{forward.groups} x {forward.blocks} blocks hold the weights")
 
 
+class _Device(NamedTuple):
+    multiprocessors: int
+    shared_bytes: int
+
+
 def _bytes_read(partition: Partition, length: int, precision: str) -> int:
     """What all blocks read of each other in a step."""
+    if partition.blocks == 1:
+        return 0
     element = 2 if precision == "bfloat16" else 4
     return partition.blocks * partition.groups * partition.rows * length * element
 
 
-def _partition(
-    tiles: int, length: int, hidden: int, batch: int, precision: str, multiprocessors: int
-) -> Partition | None:
-    """The first partition that fits: one block, else the fewest units per block."""
+def _step(partition: Partition, tiles: int, length: int, precision: str) -> float:
+    """The us of a step by arithmetic, without the gates', which takes the same however the work is split."""
+    halves = -(-partition.rows // _ROWS)
+    turn = halves * _ROWS * _TILE * partition.unit_warps * tiles * partition.length / _MULTIPLY_ADDS[precision]
+    read = halves * 4 * partition.words(tiles, precision) * partition.threads / _SHARED_READ
+    clocks = turn + (partition.turns - 1) * max(turn, read)
+    hand_over = _HAND_OVER if partition.blocks > 1 else 0
+    return clocks / _CLOCKS + hand_over + _bytes_read(partition, length, precision) / _L2
+
+
+@functools.lru_cache(maxsize=1024)
+def _partition(tiles: int, length: int, hidden: int, batch: int, precision: str, device: _Device) -> Partition | None:
+    """Of one block, and of several with the fewest units for each, the one with the shorter step."""
     unit_tiles = -(-hidden // _TILE)
-    choices = [unit_tiles] if unit_tiles <= _WARPS else []
-    for unit_warps in [*choices, 1, 2, 4, 8]:
+    turns = 1 if unit_tiles <= _WARPS else 2
+    one = [(-(-unit_tiles // turns), turns)] if unit_tiles <= 2 * _WARPS else []
+    shapes = one, [(unit_warps, 1) for unit_warps in (1, 2, 4, 8)]
+    first_fits = (_first(choices, tiles, length, unit_tiles, batch, precision, device) for choices in shapes)
+    found = [partition for partition in first_fits if partition]
+    return min(found, key=lambda partition: _step(partition, tiles, length, precision), default=None)
+
+
+def _first(
+    choices: list[tuple[int, int]],
+    tiles: int,
+    length: int,
+    unit_tiles: int,
+    batch: int,
+    precision: str,
+    device: _Device,
+) -> Partition | None:
+    """The first that fits, of blocks of so many unit warps and turns."""
+    for unit_warps, turns in choices:
         split, fragments = _split(length, _WARPS // unit_warps)
-        registers = tiles * fragments * (2 if precision == "bfloat16" else 4)
-        blocks = -(-unit_tiles // unit_warps)
-        if fragments <= _MOST_FRAGMENTS and registers <= _REGISTERS and blocks <= multiprocessors:
-            groups = min(multiprocessors // blocks, -(-batch // _ROWS))
-            rows = -(-batch // groups)
-            return Partition(unit_warps, split, fragments, blocks, -(-batch // rows), rows)
+        blocks = -(-unit_tiles // (unit_warps * turns))
+        if fragments > _MOST_FRAGMENTS or blocks > device.multiprocessors:
+            continue
+        least = max(1, 4 * split // turns) if blocks == 1 else _ROWS
+        groups = min(device.multiprocessors // blocks, -(-batch // least))
+        rows = -(-batch // groups)
+        partition = Partition(unit_warps, split, fragments, blocks, -(-batch // rows), rows, turns)
+        shared = max(partition.shared_bytes(tiles, precision, backward=backward) for backward in (False, True))
+        if partition.words(tiles, precision) <= _REGISTERS and shared <= device.shared_bytes:
+            return partition
     return None
 
 
