@@ -33,13 +33,16 @@ def test_every_plan_covers_the_layer_and_is_resident(kind, precision, multiproce
                 count += 1
                 assert part.length >= length
                 assert columns(length, part) >= part.length
-                assert 8 * part.unit_tiles * part.blocks >= hidden
+                assert part.blocks == part.sets * part.parts
+                assert 8 * part.unit_tiles * part.sets >= hidden
+                assert part.parts == 1 or (backward and part.turns == 1 and part.unit_tiles >= part.parts)
                 assert (part.unit_warps * part.split_warps * 4) % part.turns == 0
                 assert part.rows * (part.groups - 1) < batch <= part.rows * part.groups
-                reads = part.blocks * part.groups * part.rows * length * (2 if precision == "bfloat16" else 4)
-                assert reads <= MOST_BYTES
+                reads = part.rows * (length // part.parts) * (2 if precision == "bfloat16" else 4)
+                assert part.blocks == 1 or part.blocks * part.groups * reads <= MOST_BYTES
                 assert part.blocks * part.groups <= multiprocessors
                 assert part.threads <= 256
+                assert part.threads * part.parts <= 64 * 8 * part.unit_tiles  # a row and its unit are kept in one word
                 shared = part.shared_bytes(tiles, precision, backward=backward)
                 assert shared <= (shim.UNASKED_SHARED if part.turns == 1 else DEVICES[multiprocessors])
                 assert part.fragments * tiles * (2 if precision == "bfloat16" else 4) <= 128
@@ -81,7 +84,18 @@ def test_groups_share_the_batch_where_there_is_room():
     assert (found.forward.blocks, found.forward.groups, found.forward.rows) == (32, 4, 16)
 
 
-@pytest.mark.parametrize(("kind", "hidden", "batch"), [("gru_before", 64, 8), ("lstm", 2048, 8), ("lstm", 1024, 128)])
+def test_blocks_split_k_in_sets_where_the_step_is_the_shorter_for_it():
+    found = plan("lstm", 1024, 64, "tf32", multiprocessors=132)
+    # 16 sets, of 64 units and 8 blocks: 21 MB in place of 134, and the registers of one block of 8 units.
+    assert (found.backward.sets, found.backward.parts, found.backward.unit_tiles) == (16, 8, 8)
+    assert found.backward.fragments * 4 == 128
+    assert found.forward.parts == 1
+    assert plan("lstm", 1024, 128, "tf32", multiprocessors=132).engine == "persistent"
+    # 2 MB are 0.4 us, and a second hand-over 1.25.
+    assert plan("lstm", 256, 16, "tf32", multiprocessors=132).backward.parts == 1
+
+
+@pytest.mark.parametrize(("kind", "hidden", "batch"), [("gru_before", 64, 8), ("lstm", 2048, 8), ("lstm", 1024, 256)])
 def test_what_does_not_fit_goes_step_by_step_and_says_why(kind, hidden, batch):
     found = plan(kind, hidden, batch, multiprocessors=132)
     assert found.engine == "stepwise"

@@ -23,7 +23,10 @@ E) "float32" is three tf32 products, of the parts high x high, high x low and lo
 F) A warp may have a second tile of units, whose weights lie in shared memory in the order of the registers' and are
    read in a second turn of the product: that is how one block holds up to 128 units. Sums of the second turn lie
    behind those of the first, as if there were twice the warps, so only the product knows of turns.
-G) Nothing waits for data, only for counters, so no NaN or infinity can keep a block waiting; the launch is
+G) Backward, blocks may be sets that split K, as warps do in a block. A step then has two rounds: all sums are sent to
+   the set's exchange, the set hands over on a counter of its own, and what was sent is finished. The next step's sums
+   overwrite these behind the group's hand-over, when all have read: one buffer is enough.
+H) Nothing waits for data, only for counters, so no NaN or infinity can keep a block waiting; the launch is
    cooperative, so a grid that can't be resident is refused. Sums have one order: two runs are bitwise equal.
 
 Registers are what is short: up to 128 of a thread's 255 are weights, and Numba's indices take two each. So what a

@@ -90,7 +90,7 @@ def forward_kernel(family: str, precision: str, fragments: int) -> Any:
         partial = cuda.shared.array(0, float32, 16)
         memory = turns * shim.threads() * stride + tid
         stored = memory - tid + AT_BIASES + 4 * units
-        take_places(partial, memory, stored, unit_warps, split_warps, turns)
+        take_places(partial, memory, stored, unit_warps, split_warps, turns, 1)
         keep_second(partial, stored, packed, turns)
 
         # The biases of each unit, side by side: those of the gates, and gru_after's b_hn.
@@ -239,7 +239,7 @@ def forward(call: Forward, partition: Partition) -> None:
         *of_masks(call.masks),
         used,
         *((None, None) if trail is None else (trail.kept, trail.used_c)),
-        counters_of(partition),
+        counters_of(partition)[0],
     )
     slot_mask = 1 if trail is None else -1
     numbers = (T, B, H, width, slots, slot_mask, y_t, y_b, int(call.reverse))
@@ -247,4 +247,10 @@ def forward(call: Forward, partition: Partition) -> None:
     kernel = forward_kernel(family, call.precision, partition.fragments)
     trained = int(trail is not None)
     shared = partition.shared_bytes(CELLS[call.kind].gates, call.precision)
-    launch(kernel, partition, shared, memory, (*numbers, *of_partition(partition), trained, variant))
+    launch(
+        kernel,
+        partition,
+        shared,
+        memory,
+        (*numbers, *of_partition(partition), trained, variant),
+    )

@@ -10,8 +10,8 @@ import numpy as np
 from .. import arrays, shim
 from ..plan import Partition
 from ..sequence import Masks
-from ..shim import float32
-from .layout import ROWS_AT_ONCE
+from ..shim import float32, int64
+from .layout import AT_SUM, ROWS_AT_ONCE
 
 __all__ = [
     "COUNTER_STRIDE",
@@ -19,12 +19,15 @@ __all__ = [
     "arrive",
     "blanker",
     "counters_of",
+    "exchange_of",
+    "exchanger",
     "launch",
     "of_masks",
     "of_partition",
     "wait",
 ]
 
+MOST_PARTS = 8
 COUNTER_STRIDE = 32  # int32: a group's counter has a cache line of its own
 
 
@@ -62,6 +65,39 @@ def adder(stride: int) -> Any:
 
 
 @functools.cache
+def exchanger(stride: int) -> tuple[Any, Any]:
+    """Two device functions for sets of blocks that split K: send the block's sums, and add up the set's.
+
+    In the exchange lie the rows of a group for each of its blocks, of as many sums as a set has units. The sums of a
+    step are overwritten in the next, which begins when all blocks of the group have finished this one. The blocks'
+    sums are added in the order of the blocks.
+    """
+    add_up = adder(stride)
+
+    @shim.device
+    def send(
+        exchange: Any, tile: Any, rows: Any, group_rows: Any, units: Any, partial: Any, memory: Any, split_warps: Any
+    ) -> None:
+        row = int64(shim.thread()) // units
+        block = int64(shim.group()) * shim.blocks() + shim.block()
+        to = (block * group_rows + tile) * units + shim.thread() % units
+        while row < rows:
+            at = shim.recall(partial, memory + AT_SUM) + row * stride
+            shim.store(exchange, to + row * units, add_up(partial, at, split_warps))
+            row += shim.threads() // units
+
+    @shim.device
+    def receive(exchange: Any, at: Any, size: Any, parts: Any) -> Any:
+        total = shim.load(exchange, at)
+        for part in range(1, MOST_PARTS):  # all loads at once
+            if part < parts:
+                total += shim.load(exchange, at + part * size)
+        return total
+
+    return send, receive
+
+
+@functools.cache
 def blanker(store: Any) -> Any:
     """A device function that zeroes the columns from `width` on of a group's rows, its blocks sharing the work."""
 
@@ -86,11 +122,29 @@ def of_masks(masks: Masks) -> tuple[Any, ...]:
 
 
 def of_partition(partition: Partition) -> tuple[int, ...]:
-    return partition.unit_warps, partition.split_warps, partition.turns, partition.blocks, partition.rows
+    return (
+        partition.unit_warps,
+        partition.split_warps,
+        partition.turns,
+        partition.blocks,
+        partition.rows,
+    )
 
 
-def counters_of(partition: Partition) -> Any:
-    return arrays.zeros((partition.groups * COUNTER_STRIDE,), np.int32)
+def counters_of(partition: Partition) -> tuple[Any, Any]:
+    """Of groups and of sets."""
+    groups = partition.groups * COUNTER_STRIDE
+    if partition.parts == 1:
+        return arrays.zeros((groups,), np.int32), None
+    counters = arrays.zeros((groups + partition.groups * partition.sets * COUNTER_STRIDE,), np.int32)
+    return counters[:groups], counters[groups:]
+
+
+def exchange_of(partition: Partition) -> Any:
+    """Where the blocks of a set exchange their sums."""
+    if partition.parts == 1:
+        return None
+    return arrays.empty((partition.groups * partition.blocks * partition.rows * 8 * partition.unit_tiles,))
 
 
 def launch(kernel: Any, partition: Partition, shared: int, memory: tuple[Any, ...], numbers: tuple[int, ...]) -> None:

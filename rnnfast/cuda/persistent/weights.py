@@ -35,8 +35,10 @@ def pack_kernel(family: str, precision: str, backward: bool) -> Any:
     tiles, length_gates = (1, len(recurrent)) if backward else (len(recurrent), 1)
     gate_of_first_slot, gates = recurrent[0], len(recurrent)  # the slots go on from there, around the gates
 
-    @shim.kernel("ppiiiii")
-    def pack(weight: Any, packed: Any, H: Any, unit_tiles: Any, split_warps: Any, fragments: Any, size: Any) -> None:
+    @shim.kernel("ppiiiiii")
+    def pack(
+        weight: Any, packed: Any, H: Any, unit_tiles: Any, split_warps: Any, parts: Any, fragments: Any, size: Any
+    ) -> None:
         at = int64(shim.block()) * shim.threads() + shim.thread()
         if at < size:
             inner, lane = at % 4, at // 4 % 32
@@ -44,8 +46,8 @@ def pack_kernel(family: str, precision: str, backward: bool) -> Any:
             j = at // (128 * tiles) % fragments
             warp = at // (128 * tiles * fragments) % (unit_tiles * split_warps)
             block = at // (128 * tiles * fragments * unit_tiles * split_warps)
-            k = ((warp % split_warps) * fragments + j) * 16 + 4 * (lane % 4) + inner
-            unit = (block * unit_tiles + warp // split_warps) * 8 + lane // 4
+            k = ((block % parts * split_warps + warp % split_warps) * fragments + j) * 16 + 4 * (lane % 4) + inner
+            unit = (block // parts * unit_tiles + warp // split_warps) * 8 + lane // 4
             value = float32(0)
             if unit < H and k < length_gates * H:
                 if backward:
@@ -63,7 +65,7 @@ def packed_weights(weight: Any, kind: str, precision: str, partition: Partition,
     tiles = 1 if backward else CELLS[kind].gates
     size = partition.blocks * partition.unit_tiles * partition.split_warps * partition.fragments * tiles * 128
     packed = arrays.empty((size,), stored_dtype(precision))
-    numbers = (weight.shape[1], partition.unit_tiles, partition.split_warps, partition.fragments, size)
+    numbers = (weight.shape[1], partition.unit_tiles, partition.split_warps, partition.parts, partition.fragments, size)
     pointers = (shim.pointer(weight.reshape(-1)), shim.pointer(packed))
     pack_kernel(cells.family_of(kind)[0], precision, backward).launch(
         -(-size // 256), 256, (*pointers, *numbers), stream=arrays.stream_pointer()
