@@ -266,7 +266,7 @@ def _barrier(row: Row) -> Contestant:
     threads = found.threads if found else 256
 
     def call(i: int) -> None:
-        counters = arrays.zeros((persistent._COUNTER_STRIDE,), np.int32)
+        counters = arrays.zeros((persistent.COUNTER_STRIDE,), np.int32)
         arguments = (shim.pointer(counters), row.T, blocks)
         stream = arrays.stream_pointer()
         _barriers.launch((blocks, 1), threads, arguments, stream=stream, cooperative=True)
@@ -279,8 +279,8 @@ def _barriers(counters: Any, steps: Any, blocks: Any) -> None:
     group = int64(shim.group())
     step = 0
     while step < steps:
-        persistent._arrive(counters, group, blocks)
-        persistent._wait(counters, group, blocks, step + 1)
+        persistent.arrive(counters, group, blocks)
+        persistent.wait(counters, group, blocks, step + 1)
         step += 1
 
 

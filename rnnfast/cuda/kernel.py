@@ -174,7 +174,8 @@ class Kernel:
 
     def _plan(self, B: int) -> Plan:
         limits = shim.limits(arrays.current_device())
-        return plan(self.kind, self.hidden_size, B, self.precision, multiprocessors=limits.multiprocessors)
+        device = {"multiprocessors": limits.multiprocessors, "shared_bytes": limits.shared_bytes}
+        return plan(self.kind, self.hidden_size, B, self.precision, **device)
 
     # Calls
 

@@ -9,21 +9,34 @@ A) A warp's weights take registers for each thread: tiles x fragments x 4 (bfloa
    compiler's report for every plan, and any spill fails it.
 B) Blocks are so large that one fills a multiprocessor, and each must be resident or the grid waits forever: so
    groups x blocks <= multiprocessors. `fragments` is a power of two, because each is a kernel to compile.
-C) A layer that fits one block needs no hand-over through global memory: one block per group is taken where H allows.
-   Else as many warps as possible share K, which is the shortest step.
-D) Groups are as many as fit, down to 16 rows each (a tensor core's tile): a step's time grows with a group's rows,
-   because every block reads what all units of its rows have written. Above `MOST_BYTES` of such reads in a step of
-   backward, 30 us of an H200's L2 cache, a library GEMM costs less, and the step-wise engine takes over.
+C) A layer that fits one block needs no hand-over through global memory, 1.25 us of a step. Up to 64 units fit the
+   registers. Up to 128 do in two *turns*: each warp has a second tile of units, whose weights are in shared memory,
+   where the device has that much. One block is taken where its step is the shorter one by arithmetic (`_step`): its
+   products are not shared with other multiprocessors. For an LSTM of 128 units that is 1.1 us against 1.3 us in tf32,
+   0.5 us in bfloat16, but 3 us in float32, whose three products then go to several blocks.
+   Of several blocks, as many warps as possible share K, which is the shortest step.
+D) Groups of one block are as many as there are multiprocessors, down to one element for each thread that finishes: an
+   element is a hundred instructions, and 16 rows of 128 units would be eight for each of 256 threads, one after the
+   other, 1 us; the product's tile of 16 rows costs the same with two.
+   Groups of several blocks are as many as fit, down to 16 rows each (a tensor core's tile): a step's time grows with a
+   group's rows, because every block reads what all units of its rows have written. Above `MOST_BYTES` of such reads in
+   a step, 18 us of an H200's L2 cache, a library GEMM costs less, and the step-wise engine takes over.
+E) Backward, where that is K = 4 H for every row, blocks may come in *sets* that share their units and split K into
+   `parts`: what warps do in a block, blocks do in a set. A block reads its part of K alone, hands its sums to the set,
+   and finishes a part of the set's units. It is a second hand-over, taken where `_step` is the shorter for it: an
+   LSTM of 1024 units with 64 rows reads 134 MB without sets, and 21 MB with 16 sets of 8 (sums included).
 
 `gru_before` has two products per step, one after the other; its step is two hand-overs, and no library has it, so the
 step-wise engine is its only one.
 
 Rejected: trying plans at run time (the first call would take seconds, and two runs could differ); weights in shared
-memory (at H = 1024 an LSTM's 128 KiB per block take 1024 cycles to read, half a step's time).
+memory for layers of several blocks (at H = 1024 an LSTM's 128 KiB per block take 1024 cycles to read, half a step's
+time).
 """
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 from . import shim
@@ -32,14 +45,25 @@ from .sequence import CELLS
 __all__ = ["MOST_BYTES", "PRECISIONS", "Partition", "Plan", "columns", "plan"]
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
-MOST_BYTES = 160_000_000
+MOST_BYTES = 100_000_000
+WORDS_FORWARD, WORDS_BACKWARD = 11, 15
+"""Of 4 bytes, that each thread remembers in shared memory."""
 _WARPS = 8
 _REGISTERS = 128
+_UNIT_WARPS = (1, 2, 4, 8)
 _TILE = 8  # units
 _ROWS = 16
 _STEP = 16  # of K
 _LEAST_FRAGMENTS, _MOST_FRAGMENTS = 2, 32  # each power of two between them is a kernel
 _ROWS_AT_ONCE = 32
+_SHARED_BYTES = 232448  # of a block, for compute capability 9.0 and 10.0; 8.0 has 166912
+
+# An H200, for the arithmetic of `_step`.
+_HAND_OVER = 1.25  # us
+_L2 = 5.5e6  # bytes a us
+_CLOCKS = 1755  # a us
+_MULTIPLY_ADDS = {"float32": 200, "tf32": 600, "bfloat16": 1200}  # of a multiprocessor in a clock, by mma.sync
+_SHARED_READ = 128  # bytes of a multiprocessor in a clock
 
 
 class Partition(NamedTuple):
@@ -48,13 +72,17 @@ class Partition(NamedTuple):
     Attributes
     ----------
     unit_warps, split_warps : int
-        Tiles of 8 units in a block, and warps that share the length K of each.
+        Tiles of 8 units that the warps of a block have in a turn, and warps that share the length K of each.
     fragments : int
         Steps of 16 along K that a warp holds.
     blocks, groups : int
         Blocks of a group, and groups.
     rows : int
         Batch rows of a group.
+    turns : {1, 2}
+        Tiles of units of a warp: the first in registers, the second in shared memory.
+    parts : {1, 2, 4, 8}
+        Blocks of a set: each has a part of K for all of the set's units, of which it then finishes a part. Backward.
     """
 
     unit_warps: int
@@ -63,6 +91,8 @@ class Partition(NamedTuple):
     blocks: int
     groups: int
     rows: int
+    turns: int = 1
+    parts: int = 1
 
     @property
     def threads(self) -> int:
@@ -70,13 +100,34 @@ class Partition(NamedTuple):
         return 32 * self.unit_warps * self.split_warps
 
     @property
+    def unit_tiles(self) -> int:
+        """The tiles of 8 units of a block."""
+        return self.unit_warps * self.turns
+
+    @property
     def length(self) -> int:
         """The length of K that the fragments cover."""
-        return self.split_warps * self.fragments * _STEP
+        return self.parts * self.split_warps * self.fragments * _STEP
 
-    def shared_bytes(self, tiles: int, words: int) -> int:
-        """The shared memory of a block: the warps' partial sums of 32 rows, and `words` of 4 bytes for each thread."""
-        return 4 * (self.unit_warps * self.split_warps * _ROWS_AT_ONCE * row_stride(tiles) + words * 256)
+    @property
+    def sets(self) -> int:
+        """The sets of blocks in a group."""
+        return self.blocks // self.parts
+
+    def words(self, tiles: int, precision: str) -> int:
+        """The registers that a thread's weights of one turn take."""
+        return tiles * self.fragments * (2 if precision == "bfloat16" else 4)
+
+    def shared_bytes(self, tiles: int, precision: str, *, backward: bool = False) -> int:
+        """The shared memory of a block.
+
+        The warps' partial sums of 32 rows, what the threads remember, forward the biases, and the weights of the second
+        turn.
+        """
+        sums = self.unit_tiles * self.split_warps * _ROWS_AT_ONCE * row_stride(tiles)
+        remembered = 256 * WORDS_BACKWARD if backward else 256 * WORDS_FORWARD + 4 * _TILE * self.unit_tiles
+        weights = (self.turns - 1) * self.threads * self.words(tiles, precision)
+        return 4 * (sums + remembered + weights)
 
 
 class Plan(NamedTuple):
@@ -118,6 +169,7 @@ def plan(
     precision: str = "float32",
     *,
     multiprocessors: int | None = None,
+    shared_bytes: int | None = None,
 ) -> Plan:
     """The plan for one layer and direction.
 
@@ -128,6 +180,9 @@ def plan(
     precision : {"float32", "tf32", "bfloat16"}, optional
     multiprocessors : int, optional
         Of the device; those of the current one by default.
+    shared_bytes : int, optional
+        The shared memory that a block can ask for. By default that of the current device; with `multiprocessors`, that
+        of compute capability 9.0 and 10.0.
 
     Returns
     -------
@@ -148,43 +203,94 @@ def plan(
             raise ValueError(f"{name}: expected an integer of at least 1, got {size}")
     if multiprocessors is None and not shim.available():
         raise RuntimeError("multiprocessors: expected a number where there is no CUDA device to ask, got None")
-    available = shim.limits().multiprocessors if multiprocessors is None else multiprocessors
+    if multiprocessors is None:
+        limits = shim.limits()
+        device = _Device(limits.multiprocessors, limits.shared_bytes if shared_bytes is None else shared_bytes)
+    else:
+        device = _Device(multiprocessors, _SHARED_BYTES if shared_bytes is None else shared_bytes)
     if kind == "gru_before":
         return Plan("stepwise", None, None, "gru_before needs two products per step")
     cell = CELLS[kind]
-    forward = _partition(cell.gates, hidden_size, hidden_size, batch_size, precision, available)
-    backward = _partition(1, len(cell.recurrent) * hidden_size, hidden_size, batch_size, precision, available)
+    length = len(cell.recurrent) * hidden_size
+    length = len(cell.recurrent) * hidden_size
+    forward = _partition(_Product(cell.gates, hidden_size, hidden_size, precision, False), batch_size, device)
+    backward = _partition(_Product(1, length, hidden_size, precision, True), batch_size, device)
     if forward is None or backward is None:
-        return Plan(
-            "stepwise", None, None, f"the weights of {hidden_size} units do not fit {available} multiprocessors"
-        )
-    read = _bytes_read(backward, len(cell.recurrent) * hidden_size, precision)
+        reason = f"the weights of {hidden_size} units do not fit {device.multiprocessors} multiprocessors"
+        return Plan("stepwise", None, None, reason)
+    read = max(_bytes_read(forward, hidden_size, precision), _bytes_read(backward, length, precision))
     if read > MOST_BYTES:
         return Plan("stepwise", None, None, f"{batch_size} rows would be {read // 10**6} MB to read in a step")
     return Plan("persistent", forward, backward, f"{forward.groups} x {forward.blocks} blocks hold the weights")
 
 
+class _Product(NamedTuple):
+    """What is split: the recurrent product of a step."""
+
+    tiles: int
+    length: int
+    hidden: int
+    precision: str
+    backward: bool
+
+
+class _Device(NamedTuple):
+    multiprocessors: int
+    shared_bytes: int
+
+
 def _bytes_read(partition: Partition, length: int, precision: str) -> int:
-    """What all blocks read of each other in a step."""
-    element = 2 if precision == "bfloat16" else 4
-    return partition.blocks * partition.groups * partition.rows * length * element
+    """What all blocks read of each other in a step, and the sums that they write for their set."""
+    if partition.blocks == 1:
+        return 0
+    row = length // partition.parts * (2 if precision == "bfloat16" else 4)
+    if partition.parts > 1:
+        row += 2 * 4 * _TILE * partition.unit_tiles
+    return partition.blocks * partition.groups * partition.rows * row
 
 
-def _partition(
-    tiles: int, length: int, hidden: int, batch: int, precision: str, multiprocessors: int
+def _step(partition: Partition, product: _Product) -> float:
+    """The us of a step by arithmetic, without the gates', which takes the same however the work is split."""
+    tiles, precision, length = product.tiles, product.precision, partition.length // partition.parts
+    halves = -(-partition.rows // _ROWS)
+    turn = halves * _ROWS * _TILE * partition.unit_warps * tiles * length / _MULTIPLY_ADDS[precision]
+    read = halves * 4 * partition.words(tiles, precision) * partition.threads / _SHARED_READ
+    clocks = turn + (partition.turns - 1) * max(turn, read)
+    hand_overs = (partition.blocks > 1) + (partition.parts > 1)
+    return clocks / _CLOCKS + hand_overs * _HAND_OVER + _bytes_read(partition, product.length, precision) / _L2
+
+
+@functools.lru_cache(maxsize=1024)
+def _partition(product: _Product, batch: int, device: _Device) -> Partition | None:
+    """The shortest step: of one block, of several with the fewest units for each, or of sets that split K."""
+    unit_tiles = -(-product.hidden // _TILE)
+
+    def fitting(*shapes: tuple[int, int, int]) -> list[Partition]:
+        return [found for shape in shapes if (found := _by_shape(product, *shape, batch, device))]
+
+    turns = 1 if unit_tiles <= _WARPS else 2
+    found = fitting((-(-unit_tiles // turns), turns, 1)) if unit_tiles <= _WARPS * turns else []
+    found += fitting(*((count, 1, 1) for count in _UNIT_WARPS))[:1]
+    if product.backward:
+        found += fitting(*((count, 1, parts) for parts in (2, 4, 8) for count in _UNIT_WARPS if count >= parts))
+    return min(found, key=lambda partition: _step(partition, product), default=None)
+
+
+def _by_shape(
+    product: _Product, unit_warps: int, turns: int, parts: int, batch: int, device: _Device
 ) -> Partition | None:
-    """The first partition that fits: one block, else the fewest units per block."""
-    unit_tiles = -(-hidden // _TILE)
-    choices = [unit_tiles] if unit_tiles <= _WARPS else []
-    for unit_warps in [*choices, 1, 2, 4, 8]:
-        split, fragments = _split(length, _WARPS // unit_warps)
-        registers = tiles * fragments * (2 if precision == "bfloat16" else 4)
-        blocks = -(-unit_tiles // unit_warps)
-        if fragments <= _MOST_FRAGMENTS and registers <= _REGISTERS and blocks <= multiprocessors:
-            groups = min(multiprocessors // blocks, -(-batch // _ROWS))
-            rows = -(-batch // groups)
-            return Partition(unit_warps, split, fragments, blocks, -(-batch // rows), rows)
-    return None
+    """The partition by blocks of so many unit warps and turns, in sets of so many blocks, if it fits the device."""
+    split, fragments = _split(-(-product.length // parts), _WARPS // unit_warps)
+    blocks = -(-product.hidden // (_TILE * unit_warps * turns)) * parts
+    if fragments > _MOST_FRAGMENTS or blocks > device.multiprocessors:
+        return None
+    least = max(1, 4 * split // turns) if blocks == 1 else _ROWS
+    groups = min(device.multiprocessors // blocks, -(-batch // least))
+    rows = -(-batch // groups)
+    partition = Partition(unit_warps, split, fragments, blocks, -(-batch // rows), rows, turns, parts)
+    shared = partition.shared_bytes(product.tiles, product.precision, backward=product.backward)
+    fits = partition.words(product.tiles, product.precision) <= _REGISTERS and shared <= device.shared_bytes
+    return partition if fits else None
 
 
 def _split(length: int, warps: int) -> tuple[int, int]:

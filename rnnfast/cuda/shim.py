@@ -44,12 +44,16 @@ SIMULATED = bool(_config.ENABLE_CUDASIM)
 """Whether Numba simulates the device."""
 
 Kernel = Callable[..., Any]
+UNASKED_SHARED = 48 * 1024
+"""The bytes of shared memory that a block gets without asking for more."""
 
 
 class Limits(NamedTuple):
     """What the planner must know of a device."""
 
     multiprocessors: int
+    shared_bytes: int
+    """The shared memory that a block can ask for."""
     capability: tuple[int, int]
     name: str = ""
 
@@ -68,11 +72,12 @@ def available() -> bool:
 def limits(device: int = 0) -> Limits:
     """The limits of a device."""
     if SIMULATED:
-        return Limits(4, (9, 0), "simulator")
+        return Limits(4, 232448, (9, 0), "simulator")
     with _numba_cuda.gpus[device]:
         found = _numba_cuda.get_current_device()
         name = found.name.decode() if isinstance(found.name, bytes) else str(found.name)
-        return Limits(int(found.MULTIPROCESSOR_COUNT), tuple(found.compute_capability), name)
+        multiprocessors, shared = int(found.MULTIPROCESSOR_COUNT), int(found.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
+        return Limits(multiprocessors, shared, tuple(found.compute_capability), name)
 
 
 if SIMULATED:
@@ -95,8 +100,8 @@ if SIMULATED:
                 cooperative: bool = False,
             ) -> None:
                 assert len(arguments) == len(types), (function.__name__, len(arguments), len(types))
-                assert block <= threads and shared <= _twins.MOST_SHARED
-                with _twins.short_turns():
+                assert block <= threads
+                with _twins.short_turns(), _twins.shared_memory(shared):
                     simulated[(1,), (block, *np.atleast_1d(grid).tolist())](*arguments)
 
             return SimpleNamespace(launch=launch, function=function, types=types, threads=threads)
@@ -106,6 +111,8 @@ if SIMULATED:
 else:
     from llvmlite import ir as _ir
     from numba.cuda import types as _types
+    from numba.cuda.cudadrv.driver import binding as _binding
+    from numba.cuda.cudadrv.driver import driver as _driver
     from numba.cuda.extending import intrinsic as _intrinsic
     from numba.cuda.np.arrayobj import make_array as _make_array
 
@@ -162,7 +169,7 @@ else:
         names = ", ".join(f"a{k}" for k in range(arity))
         scope: dict[str, Any] = {"emit": emit, "returns": _returned(returns)}
         source = f"""
-def typing({"context, " + names}):
+def typing({", ".join(["context", *(f"a{k}" for k in range(arity))])}):
     signature = returns({names})
     def codegen(context, builder, signature, values):
         return emit(context, builder, signature, values)
@@ -268,6 +275,32 @@ def typing({"context, " + names}):
 
     remember, recall = _make(3, None, _remember), _make(2, _types.int64, _recall)
 
+    def _shared_loader(element: Any, count: int, returns: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            data = _make_array(signature.args[0])(context, builder, values[0]).data
+            place = builder.gep(data, [_int64(builder, values[1])])
+            vector = builder.bitcast(place, _ir.PointerType(_ir.VectorType(element, count)))
+            loaded = builder.load(vector, align=4 * count)
+            parts = [builder.extract_element(loaded, _ir.Constant(_I32, k)) for k in range(count)]
+            return context.make_tuple(builder, signature.return_type, parts)
+
+        return _make(2, (returns, count), emit)
+
+    load4_shared = _shared_loader(_F, 4, _types.float32)
+    load2_words_shared = _shared_loader(_I32, 2, _types.uint32)
+
+    def _copy16(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        text = "{ .reg .u64 s; cvta.to.shared.u64 s, $0; cp.async.cg.shared.global [s], [$1], 16; }"
+        places = [_shared_address(context, builder, signature, values), _address(builder, values[2:], 2)]
+        builder.call(_assembler(text, "l,l,~{memory}", _ir.VoidType(), [_I64, _I64]), places)
+        return context.get_dummy_value()
+
+    def _copied(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        builder.call(_assembler("cp.async.wait_all;", "~{memory}", _ir.VoidType(), []), [])
+        return context.get_dummy_value()
+
+    copy16, copied = _make(4, None, _copy16), _make(0, None, _copied)
+
     high_part, round_tf32 = _to_tf32(0), _to_tf32(0x1000)
     high_part_here = _make(1, _types.float32, _high_part_here)
 
@@ -330,6 +363,7 @@ def typing({"context, " + names}):
             self._signature = _types.void(*[_types.int64] * len(types))
             self._dispatcher = _numba_cuda.jit(function, launch_bounds=(threads, 1))
             self._prepared: dict[int, Any] = {}
+            self._shared: dict[int, int] = {}
 
         def _overload(self) -> Any:
             number = _numba_cuda.get_current_device().id
@@ -351,8 +385,23 @@ def typing({"context, " + names}):
             cooperative: bool = False,
         ) -> None:
             """Run it on a stream of the current device; `cooperative` where its blocks wait for each other."""
-            self._overload().cooperative = cooperative
+            overload = self._overload()
+            overload.cooperative = cooperative
+            if shared > UNASKED_SHARED:
+                self._ask(overload, shared)
             self._dispatcher[grid, block, _stream(stream), shared](*arguments)
+
+        def _ask(self, overload: Any, shared: int) -> None:
+            """Have the driver allow so many bytes of shared memory, if it does not yet.
+
+            Numba's handle is a CUkernel, which `cuFuncSetAttribute` refuses.
+            """
+            function = overload._codelibrary.get_cufunc()
+            number = function.device.id
+            if shared > self._shared.get(number, UNASKED_SHARED):
+                attribute = _binding.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+                _driver.cuKernelSetAttribute(attribute, shared, function.handle, number)
+                self._shared[number] = shared
 
     @functools.cache
     def _stream(pointer: int) -> Any:

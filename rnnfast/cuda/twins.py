@@ -25,10 +25,11 @@ from typing import Any
 import numpy as np
 
 __all__ = [
-    "MOST_SHARED",
     "acquire",
     "block",
     "blocks",
+    "copied",
+    "copy16",
     "cuda",
     "device",
     "exp",
@@ -42,7 +43,9 @@ __all__ = [
     "int64",
     "load",
     "load2_words",
+    "load2_words_shared",
     "load4",
+    "load4_shared",
     "load_bf16",
     "load_bool",
     "load_int64",
@@ -55,6 +58,7 @@ __all__ = [
     "release_add",
     "remember",
     "round_tf32",
+    "shared_memory",
     "short_turns",
     "sqrt",
     "store",
@@ -81,7 +85,19 @@ def short_turns() -> Iterator[None]:
 
 
 float32, uint32, int64 = np.float32, np.uint32, np.int64
-MOST_SHARED = 48 * 1024  # bytes: what a block gets without asking for more
+
+
+_asked = [0]  # floats of shared memory; Numba's simulator runs one launch at a time, too
+
+
+@contextmanager
+def shared_memory(size: int) -> Iterator[None]:
+    """The bytes that each block of the launch has."""
+    _asked.append(size // 4)
+    try:
+        yield
+    finally:
+        _asked.pop()
 
 
 class _View:
@@ -151,10 +167,10 @@ def _of_launch(key: Any, make: Callable[[], Any]) -> Any:
     return held.setdefault(key, make()) if found is None else found
 
 
-def _shared(shape: int, dtype: Any) -> Any:
+def _shared(shape: int, dtype: Any, alignment: int = 4) -> Any:
     """The block's dynamic shared memory, which is asked for with size 0."""
     assert shape == 0
-    return _of_launch(("shared", block(), group()), lambda: np.full(MOST_SHARED // 4, np.nan, dtype))
+    return _of_launch(("shared", block(), group()), lambda: np.full(_asked[-1], np.nan, dtype))
 
 
 def _local(shape: int, dtype: Any) -> Any:
@@ -254,6 +270,31 @@ def recall(shared: Any, i: Any) -> Any:
     them in registers across the loop's other half, two for each, and there are none to spare.
     """
     return int(shared[i])
+
+
+def load4_shared(shared: Any, i: Any) -> Any:
+    """Four float32 of shared memory from an index that is a multiple of four, in one access."""
+    assert i % 4 == 0
+    a, b, c, d = shared[i : i + 4]
+    return a, b, c, d
+
+
+def load2_words_shared(shared: Any, i: Any) -> Any:
+    """Two words of shared memory from an index that is even, in one access."""
+    assert i % 2 == 0
+    a, b = shared[i : i + 2].view(np.uint32)
+    return a, b
+
+
+def copy16(shared: Any, i: Any, p: Any, j: Any) -> None:
+    """Begin to copy 16 bytes into shared memory, from word `j` of an array to word `i`, both multiples of four."""
+    words = p.array.view(np.uint32)
+    assert i % 4 == 0 and j % 4 == 0 and 0 <= i <= shared.size - 4 and 0 <= j <= words.size - 4
+    shared[i : i + 4].view(np.uint32)[...] = words[j : j + 4]
+
+
+def copied() -> None:
+    """What the thread has begun to copy is there; for other threads after a `sync`."""
 
 
 def release_add(p: Any, i: Any) -> None:

@@ -71,6 +71,60 @@ def test_partitions(use, kind, H, B, forward, backward):
     Problem(kind, mask="both", T=3, B=B, H=H).check()
 
 
+# Blocks of two turns: a warp's second tile of units has its weights in shared memory. Forward K = H, backward K = 4 H.
+TURNS = [
+    # One block of one warp, and units that are not there.
+    ("lstm", 12, 3, Partition(1, 1, 1, 1, 2, 2, 2), Partition(1, 1, 4, 1, 2, 2, 2)),
+    # Warps that split K; backward two tiles of units in a turn, and more fragments than there are.
+    ("gru_after", 20, 2, Partition(1, 2, 1, 2, 1, 2, 2), Partition(2, 2, 2, 1, 1, 2, 2)),
+    # Blocks that hand over, and more rows than the sums of one pass have room for.
+    ("elman_tanh", 17, 35, Partition(1, 1, 2, 2, 1, 35, 2), Partition(2, 1, 2, 1, 2, 19, 2)),
+]
+
+
+@pytest.mark.parametrize(("kind", "H", "B", "forward", "backward"), TURNS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_turns(use, kind, H, B, forward, backward, reverse):
+    use(forward, backward)
+    Problem(kind, mask="both", reverse=reverse, T=2 if B > 3 else 3, B=B, H=H).check()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS[1:])
+@pytest.mark.parametrize(("kind", "H", "B", "forward", "backward"), TURNS[:2])
+def test_turns_in_other_precisions(use, kind, H, B, forward, backward, precision):
+    use(forward, backward)
+    Problem(kind, precision=precision, mask="reset_state", T=2, B=B, H=H).check()
+
+
+# Blocks that split K backward, in sets: K <= parts x split_warps x fragments x 16.
+SETS = [
+    # Two sets of two blocks, units that are not there, and two groups of unequal rows.
+    ("lstm", 12, 3, Partition(1, 1, 1, 2, 2, 2), Partition(1, 1, 2, 4, 2, 2, 1, 2)),
+    # Two tiles of units, and warps that split K, too.
+    ("gru_after", 20, 2, Partition(2, 2, 1, 2, 1, 2), Partition(2, 2, 1, 4, 1, 2, 1, 2)),
+    # Parts of K that are not there, and more rows than the sums of one pass have room for.
+    ("elman_tanh", 12, 35, Partition(1, 1, 1, 2, 1, 35), Partition(1, 1, 1, 8, 1, 35, 1, 4)),
+]
+
+
+@pytest.mark.parametrize(("kind", "H", "B", "forward", "backward"), SETS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_sets(use, kind, H, B, forward, backward, reverse):
+    use(forward, backward)
+    problem = Problem(kind, mask="both" if reverse else "reset_state", reverse=reverse, T=2 if B > 3 else 4, B=B, H=H)
+    first = problem.check()
+    if B < 3:
+        second = problem.run()
+        assert all(value.tobytes() == second[name].tobytes() for name, value in first.items())
+
+
+@pytest.mark.parametrize("sizes", [{"T": 1}, {"T": 2, "precision": "tf32"}, {"T": 2, "precision": "bfloat16"}])
+def test_sets_of_one_step_and_in_other_precisions(use, sizes):
+    kind, H, B, *partitions = SETS[0]
+    use(*partitions)
+    Problem(kind, mask="lengths", B=B, H=H, **sizes).check()
+
+
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_two_runs_and_inference_give_the_same_bits(use, kind):
     problem = Problem(kind, mask="both", T=3, H=6)

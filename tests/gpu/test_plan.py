@@ -8,17 +8,18 @@ from rnnfast.cuda import shim
 from rnnfast.cuda.plan import MOST_BYTES, PRECISIONS, columns, plan
 from rnnfast.cuda.sequence import CELLS
 
-SHARED = 48 * 1024  # bytes that a block gets without asking for more
-DEVICES = (16, 108, 132, 148)  # multiprocessors
+DEVICES = {16: 101376, 108: 166912, 132: 232448, 148: 232448}
+"""Multiprocessors, and the bytes of shared memory of a block: a small one, A100, H200, B200."""
 
 
 def partitions(kind, hidden, batch, precision, multiprocessors):
-    """The partitions of a plan with what they have to cover: length of K, tiles, words of shared memory a thread."""
-    found = plan(kind, hidden, batch, precision, multiprocessors=multiprocessors)
+    """The partitions of a plan with what they have to cover: length of K, and tiles; and whether backward."""
+    shared = DEVICES[multiprocessors]
+    found = plan(kind, hidden, batch, precision, multiprocessors=multiprocessors, shared_bytes=shared)
     if found.engine == "persistent":
         cell = CELLS[kind]
-        yield found.forward, hidden, cell.gates, 12
-        yield found.backward, len(cell.recurrent) * hidden, 1, 14
+        yield found.forward, hidden, cell.gates, False
+        yield found.backward, len(cell.recurrent) * hidden, 1, True
 
 
 @pytest.mark.parametrize("multiprocessors", DEVICES)
@@ -28,17 +29,22 @@ def test_every_plan_covers_the_layer_and_is_resident(kind, precision, multiproce
     count = 0
     for hidden in [*range(1, 66), *range(68, 2049, 36), 100, 128, 256, 512, 768, 1000, 1024, 2048]:
         for batch in (1, 2, 16, 17, 33, 64, 127, 128, 129, 256, 1000):
-            for part, length, tiles, words in partitions(kind, hidden, batch, precision, multiprocessors):
+            for part, length, tiles, backward in partitions(kind, hidden, batch, precision, multiprocessors):
                 count += 1
                 assert part.length >= length
                 assert columns(length, part) >= part.length
-                assert 8 * part.unit_warps * part.blocks >= hidden
+                assert part.blocks == part.sets * part.parts
+                assert 8 * part.unit_tiles * part.sets >= hidden
+                assert part.parts == 1 or (backward and part.turns == 1 and part.unit_tiles >= part.parts)
+                assert (part.unit_warps * part.split_warps * 4) % part.turns == 0
                 assert part.rows * (part.groups - 1) < batch <= part.rows * part.groups
-                reads = part.blocks * part.groups * part.rows * length * (2 if precision == "bfloat16" else 4)
-                assert reads <= MOST_BYTES
+                reads = part.rows * (length // part.parts) * (2 if precision == "bfloat16" else 4)
+                assert part.blocks == 1 or part.blocks * part.groups * reads <= MOST_BYTES
                 assert part.blocks * part.groups <= multiprocessors
                 assert part.threads <= 256
-                assert part.shared_bytes(tiles, words) <= SHARED
+                assert part.threads * part.parts <= 64 * 8 * part.unit_tiles  # a row and its unit are kept in one word
+                shared = part.shared_bytes(tiles, precision, backward=backward)
+                assert shared <= (shim.UNASKED_SHARED if part.turns == 1 else DEVICES[multiprocessors])
                 assert part.fragments * tiles * (2 if precision == "bfloat16" else 4) <= 128
     assert count > 500
 
@@ -49,12 +55,47 @@ def test_small_layers_need_no_hand_over():
         assert found.forward.blocks == found.backward.blocks == 1
 
 
+@pytest.mark.parametrize("multiprocessors", [132, 148])
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["lstm", "gru_after", "elman_tanh"])
+def test_up_to_128_units_are_one_block_of_two_turns(kind, precision, multiprocessors):
+    for hidden in range(65, 129):
+        for batch in (1, 16, 64):
+            for part, *_ in partitions(kind, hidden, batch, precision, multiprocessors):
+                assert (part.blocks, part.turns) == (1, 2)
+                # An element of a step for each thread that finishes.
+                assert part.rows == 1 or part.rows * 8 * part.unit_tiles <= part.threads
+
+
+def test_where_one_block_does_not_pay_or_fit_there_are_several():
+    # Three products of float32 on one multiprocessor take longer than a hand-over.
+    found = plan("lstm", 128, 16, "float32", multiprocessors=132)
+    assert (found.forward.blocks, found.backward.blocks) == (16, 16)
+    assert plan("elman_tanh", 128, 16, "float32", multiprocessors=132).forward.blocks == 1
+    # The weights of the second turn and the sums of four gates are 213 KB.
+    for shared, blocks in ((218112, 1), (218111, 16), (166912, 16)):
+        found = plan("lstm", 128, 16, "tf32", multiprocessors=108, shared_bytes=shared)
+        assert (found.forward.blocks, found.backward.blocks) == (blocks, 1)
+    assert plan("lstm", 128, 16, "tf32", multiprocessors=108, shared_bytes=48 * 1024).backward.blocks == 16
+
+
 def test_groups_share_the_batch_where_there_is_room():
     found = plan("lstm", 256, 64, "tf32", multiprocessors=132)
     assert (found.forward.blocks, found.forward.groups, found.forward.rows) == (32, 4, 16)
 
 
-@pytest.mark.parametrize(("kind", "hidden", "batch"), [("gru_before", 64, 8), ("lstm", 2048, 8), ("lstm", 1024, 128)])
+def test_blocks_split_k_in_sets_where_the_step_is_the_shorter_for_it():
+    found = plan("lstm", 1024, 64, "tf32", multiprocessors=132)
+    # 16 sets, of 64 units and 8 blocks: 21 MB in place of 134, and the registers of one block of 8 units.
+    assert (found.backward.sets, found.backward.parts, found.backward.unit_tiles) == (16, 8, 8)
+    assert found.backward.fragments * 4 == 128
+    assert found.forward.parts == 1
+    assert plan("lstm", 1024, 128, "tf32", multiprocessors=132).engine == "persistent"
+    # 2 MB are 0.4 us, and a second hand-over 1.25.
+    assert plan("lstm", 256, 16, "tf32", multiprocessors=132).backward.parts == 1
+
+
+@pytest.mark.parametrize(("kind", "hidden", "batch"), [("gru_before", 64, 8), ("lstm", 2048, 8), ("lstm", 1024, 256)])
 def test_what_does_not_fit_goes_step_by_step_and_says_why(kind, hidden, batch):
     found = plan(kind, hidden, batch, multiprocessors=132)
     assert found.engine == "stepwise"

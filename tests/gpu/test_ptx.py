@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,12 +19,13 @@ pytest.importorskip("numba.cuda", reason="the extra `cuda` is not installed")
 
 from rnnfast.cuda import blas, cells, flat, persistent, reductions, shim, stepwise
 from rnnfast.cuda.plan import PRECISIONS, plan
+from rnnfast.cuda.sequence import CELLS
 
 if shim.SIMULATED:
     pytest.skip("the simulator compiles nothing", allow_module_level=True)
 
-DEVICES = {(8, 0): 108, (9, 0): 132, (10, 0): 148}
-"""Multiprocessors of A100, H100 and H200, and B200."""
+DEVICES = {(8, 0): (108, 166912), (9, 0): (132, 232448), (10, 0): (148, 232448)}
+"""Multiprocessors, and bytes of shared memory of a block, of A100, H100 and H200, and B200."""
 FAMILIES = ("elman_tanh", "lstm", "gru_after", "gru_before")
 
 
@@ -38,23 +40,33 @@ def ptxas() -> str:
 
 
 def planned():
-    """All (family, precision, fragments, whether backward) that a plan names for H in 64..2048 and B in 1..256."""
-    seen = set()
+    """All (family, precision, fragments, whether backward) that a plan names for H in 64..2048 and B in 1..256.
+
+    With the shared memory that the largest of their blocks ask for, by device.
+    """
+    seen = {}
     for family in FAMILIES[:-1]:
         for precision in PRECISIONS:
             for hidden in range(64, 2049, 4):
-                for multiprocessors in DEVICES.values():
+                for capability, (multiprocessors, most) in DEVICES.items():
                     for batch in (1, 256):
-                        found = plan(family, hidden, batch, precision, multiprocessors=multiprocessors)
-                        if found.forward:
-                            seen.add((family, precision, found.forward.fragments, False))
-                            seen.add((family, precision, found.backward.fragments, True))
+                        device = {"multiprocessors": multiprocessors, "shared_bytes": most}
+                        found = plan(family, hidden, batch, precision, **device)
+                        for part, backward in ((found.forward, False), (found.backward, True)):
+                            if part:
+                                asked = seen.setdefault((family, precision, part.fragments, backward), {})
+                                tiles = 1 if backward else CELLS[family].gates
+                                shared = part.shared_bytes(tiles, precision, backward=backward)
+                                asked[capability] = max(shared, asked.get(capability, 0))
     # Neighbours share what is compiled for a product, and xdist gives neighbours to one process.
-    return sorted(seen, key=lambda key: (key[1], key[3], key[2], key[0]))
+    return sorted(((*key, asked) for key, asked in seen.items()), key=lambda row: (row[1], row[3], row[2], row[0]))
 
 
-def check(kernel, folder):
-    """Compile a kernel for all devices, and read the assembler's reports; returns the PTX of the first."""
+def check(kernel, folder, shared=None):
+    """Compile a kernel for all devices, and read the assembler's reports; returns the PTX of the first.
+
+    `shared` has the bytes of shared memory, by device, that a block asks for at its launch.
+    """
     texts = shim.compile_ptx(kernel, *DEVICES)
     for (major, minor), text in zip(DEVICES, texts, strict=True):
         assert f".target sm_{major}{minor}" in text
@@ -66,13 +78,15 @@ def check(kernel, folder):
         said = done.stderr
         assert re.search(r"\b0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads", said), said
         assert int(re.search(r"Used (\d+) registers", said)[1]) * kernel.threads <= 65536, said
+        static = sum(int(size) for size in re.findall(r"(\d+) bytes smem", said))
+        assert static + (shared or {}).get((major, minor), 0) <= DEVICES[major, minor][1]
     return texts[0]
 
 
-@pytest.mark.parametrize(("family", "precision", "fragments", "backward"), planned())
-def test_every_planned_kernel_compiles_without_spills(family, precision, fragments, backward, tmp_path):
+@pytest.mark.parametrize(("family", "precision", "fragments", "backward", "shared"), planned())
+def test_every_planned_kernel_compiles_without_spills(family, precision, fragments, backward, shared, tmp_path):
     make = persistent.backward_kernel if backward else persistent.forward_kernel
-    assert "mma.sync.aligned" in check(make(family, precision, fragments), tmp_path)
+    assert "mma.sync.aligned" in check(make(family, precision, fragments), tmp_path, shared)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -105,3 +119,16 @@ def test_a_spill_is_seen(tmp_path):
     """The check fails for a kernel that needs more registers than there are."""
     with pytest.raises(AssertionError, match="spill"):
         check(persistent.forward_kernel("lstm", "float32", 16), tmp_path)
+
+
+def test_shared_memory_is_asked_for_once_and_only_where_it_grows(monkeypatch):
+    asked = []
+    monkeypatch.setattr(shim, "_driver", SimpleNamespace(cuKernelSetAttribute=lambda *given: asked.append(given)))
+    devices = [SimpleNamespace(handle=f"kernel {number}", device=SimpleNamespace(id=number)) for number in (0, 1)]
+    kernel = shim._Compiled(lambda: None, "", 256)
+    for number, shared in ((0, 100_000), (0, 64_000), (1, 64_000), (0, 200_000)):
+        overload = SimpleNamespace(_codelibrary=SimpleNamespace(get_cufunc=lambda number=number: devices[number]))
+        kernel._ask(overload, shared)
+    expected = [(100_000, "kernel 0", 0), (64_000, "kernel 1", 1), (200_000, "kernel 0", 0)]
+    assert [given[1:] for given in asked] == expected
+    assert {given[0].name for given in asked} == {"CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES"}

@@ -1,0 +1,289 @@
+"""Backward in one launch: the kernel and its call."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from .. import arrays, cells, shim
+from ..elements import active, load_or_zero, restarts
+from ..plan import Partition, row_stride
+from ..sequence import CELLS, Backward
+from ..shim import cuda, float32, int64
+from .layout import (
+    AT_DC,
+    AT_DH,
+    AT_DY,
+    AT_END,
+    AT_KEPT,
+    AT_SET,
+    AT_STEP,
+    AT_SUM,
+    AT_USED,
+    ROWS_AT_ONCE,
+    THREADS,
+    placer,
+)
+from .product import ARITHMETIC, product_of
+from .steps import (
+    adder,
+    arrive,
+    blanker,
+    exchange_of,
+    exchanger,
+    launch,
+    of_counters,
+    of_masks,
+    of_partition,
+    wait,
+    zeroed_counters,
+)
+from .weights import keeper, packed
+
+__all__ = ["backward", "backward_kernel"]
+
+
+@shim.device
+def time_of(step: Any, T: Any, reverse: Any) -> Any:
+    """The t that is processed after `step` others."""
+    return T - 1 - step + (2 * step - T + 1) * reverse
+
+
+@functools.cache
+def backward_kernel(family: str, precision: str, fragments: int) -> Any:
+    """The kernel of all partitions with so many fragments.
+
+    Parameters
+    ----------
+    family, precision : str
+    fragments : int
+
+    Returns
+    -------
+    object
+        With `launch`; see `shim.kernel`.
+    """
+    cell, arithmetic = CELLS[family], ARITHMETIC[precision]
+    kept_count, has_c, slots, needs_h = cell.kept, cell.has_c, cell.slots, family == "gru_after"
+    load_state, store_gradient, blank = arithmetic.load, arithmetic.store, blanker(arithmetic.store)
+    take_places = placer(arithmetic.words, 1, fragments)
+    keep_second, keep_first = keeper(precision, 1, fragments)
+    multiply, differentiate = product_of(precision, 1, fragments), cells.backward_function(family)
+    stride, size, word = row_stride(1), fragments * arithmetic.words, arithmetic.word
+    add_up, (send, receive) = adder(stride), exchanger(stride)
+
+    @shim.kernel("p" * 19 + "i" * 15)
+    def persistent_backward(
+        packed: Any,
+        used: Any,
+        kept: Any,
+        used_c: Any,
+        dy: Any,
+        dh_final: Any,
+        dc_final: Any,
+        gradients: Any,
+        dh: Any,
+        dc: Any,
+        d_reset_h: Any,
+        d_reset_c: Any,
+        lengths: Any,
+        resets: Any,
+        reset_h: Any,
+        reset_c: Any,
+        counters: Any,
+        set_counters: Any,
+        exchange: Any,
+        T: Any,
+        B: Any,
+        H: Any,
+        columns: Any,
+        used_columns: Any,
+        dy_t: Any,
+        dy_b: Any,
+        reverse: Any,
+        unit_warps: Any,
+        split_warps: Any,
+        turns: Any,
+        blocks: Any,
+        group_rows: Any,
+        parts: Any,
+        variant: Any,
+    ) -> None:
+        tid = int64(shim.thread())
+        group, block = int64(shim.group()), int64(shim.block())
+        row0 = group * group_rows
+        rows_here = min(group_rows, B - row0)
+
+        # What a thread finishes: one unit, of every `row_step`th row.
+        units = 8 * unit_warps * turns // parts
+        row_step = shim.threads() // units
+        own, first_row = tid % units, tid // units
+        unit = block * units + own
+        partial = cuda.shared.array(0, float32, 16)
+        memory = turns * shim.threads() * stride + tid
+        stored = memory - tid + AT_END
+        take_places(partial, memory, stored, unit_warps, split_warps, turns, parts)
+        keep_second(partial, stored, packed, turns)
+        if parts > 1:  # where the sums of the set's units begin, counted from unit 0
+            first = block // parts * parts
+            shim.remember(partial, memory + AT_SET, ((group * blocks + first) * group_rows * parts - first) * units)
+
+        row = first_row
+        while unit < H and row < rows_here:
+            i = (row0 + row) * H + unit
+            shim.store(dh, i, load_or_zero(dh_final, i))
+            if has_c:
+                shim.store(dc, i, load_or_zero(dc_final, i))
+            if shim.given(d_reset_h):
+                shim.store(d_reset_h, i, float32(0))
+                if has_c:
+                    shim.store(d_reset_c, i, float32(0))
+            row += row_step
+        blank(gradients, T, B, columns, slots * H, row0, rows_here, block, blocks)
+        shim.copied()
+        shim.sync()
+
+        k = cuda.local.array(4, float32)
+        for q in range(4):
+            k[q] = float32(0)
+        weights = cuda.local.array(size, word)
+        keep_first(weights, packed, turns)
+
+        step = 0
+        while step < T + 1:
+            t = time_of(step, T, reverse)
+            # Where K is split over the blocks of a set, all sums are sent before any is finished.
+            finishing = 0 if parts > 1 and step > 0 else 1
+            while finishing < 2:
+                shim.remember(partial, memory + AT_STEP, 2 * step + finishing)
+                tile, row0 = 0, int64(shim.group()) * group_rows
+                rows_here = min(group_rows, B - row0)
+                while tile < rows_here:
+                    rows = min(ROWS_AT_ONCE, rows_here - tile)
+                    again = 0
+                    while again < rows:
+                        place = shim.recall(partial, memory)
+                        unit, row = place >> 6, again + (place & 63)
+                        b = row0 + tile + row
+                        i, finishes = b * H + unit, unit < H and row < rows and finishing == 1
+                        # What the thread will need lies in shared memory: registers are for the product.
+                        if finishes:
+                            partial[memory + AT_DH] = shim.load(dh, i)
+                            if has_c:
+                                partial[memory + AT_DC] = shim.load(dc, i)
+                            if step < T and active(lengths, t, b):
+                                partial[memory + AT_DY] = load_or_zero(dy, t * dy_t + b * dy_b + unit)
+                                at = (t * B + b) * kept_count * H + unit
+                                for q in range(kept_count):
+                                    partial[memory + AT_KEPT + THREADS * q] = shim.load(kept, at + q * H)
+                                if needs_h:
+                                    partial[memory + AT_USED] = load_state(used, (t * B + b) * used_columns + unit)
+                                if has_c:
+                                    partial[memory + AT_USED] = shim.load(used_c, t * B * H + i)
+                        if again == 0 and step > 0 and (finishing == 0 or parts == 1):
+                            if tile == 0:
+                                wait(counters, group, blocks, step)
+                            at = time_of(step - 1, T, reverse) * B + row0 + tile
+                            multiply(weights, gradients, at, columns, rows, partial, memory, turns)
+                            shim.sync()
+                            if parts > 1:
+                                send(exchange, tile, rows, group_rows, parts * units, partial, memory, split_warps)
+                        step = shim.recall(partial, memory + AT_STEP)
+                        step, finishing = step >> 1, step & 1
+                        t, before = time_of(step, T, reverse), time_of(step - 1, T, reverse)
+                        place = shim.recall(partial, memory)
+                        unit, row = place >> 6, again + (place & 63)
+                        b = row0 + tile + row
+                        i = b * H + unit
+                        last = finishing == 1 and tile + ROWS_AT_ONCE >= rows_here and again + row_step >= rows
+                        total, d_c = float32(0), float32(0)
+                        if finishes:
+                            # `total` is at first the part of dh that did not come through U.
+                            total = partial[memory + AT_DH]
+                            if has_c:
+                                d_c = partial[memory + AT_DC]
+                            if step > 0:
+                                if parts > 1:
+                                    at = shim.recall(partial, memory + AT_SET) + (tile + row) * parts * units + unit
+                                    total += receive(exchange, at, group_rows * parts * units, parts)
+                                else:
+                                    at = shim.recall(partial, memory + AT_SUM) + row * stride
+                                    total += add_up(partial, at, split_warps)
+                                if restarts(lengths, resets, reverse, before, b, T, B):
+                                    if shim.given(d_reset_h):
+                                        shim.store(d_reset_h, i, shim.load(d_reset_h, i) + total)
+                                        if has_c:
+                                            shim.store(d_reset_c, i, shim.load(d_reset_c, i) + d_c)
+                                    total, d_c = float32(0), float32(0)
+                            if step < T:
+                                g0, g1, g2, g3 = float32(0), float32(0), float32(0), float32(0)
+                                if active(lengths, t, b):
+                                    for q in range(kept_count):
+                                        k[q] = partial[memory + AT_KEPT + THREADS * q]
+                                    total += partial[memory + AT_DY]
+                                    state = partial[memory + AT_USED] if needs_h or has_c else float32(0)
+                                    new = differentiate(variant, total, d_c, state, state, k[0], k[1], k[2], k[3])
+                                    g0, g1, g2, g3, total, d_c = new
+                                at = (t * B + b) * columns + unit
+                                store_gradient(gradients, at, g0)
+                                if slots > 1:
+                                    store_gradient(gradients, at + H, g1)
+                                    store_gradient(gradients, at + 2 * H, g2)
+                                    store_gradient(gradients, at + 3 * H, g3)
+                        if last:
+                            arrive(counters, group, blocks)
+                        if finishes:
+                            shim.store(dh, i, total)
+                            if has_c:
+                                shim.store(dc, i, d_c)
+                        again += row_step
+                    if tile + ROWS_AT_ONCE < rows_here:
+                        shim.sync()  # the next tile's sums go where these are
+                    tile += ROWS_AT_ONCE
+                if finishing == 0:
+                    at = group * (blocks // parts) + block // parts
+                    arrive(set_counters, at, parts)
+                    wait(set_counters, at, parts, step)
+                finishing += 1
+            step += 1
+
+    return persistent_backward
+
+
+def backward(call: Backward, partition: Partition, used_columns: int) -> None:
+    """Run the recurrence backward, up to the gates' gradients.
+
+    Parameters
+    ----------
+    call : Backward
+    partition : Partition
+        From `plan`.
+    used_columns : int
+        The row length of the trail's `used`.
+    """
+    T, B = call.gradients.shape[:2]
+    H, trail = call.weight.shape[1], call.trail
+    dy, (dy_t, dy_b, _) = (None, (0, 0, 0)) if call.dy is None else arrays.cover(call.dy)
+    memory = (
+        packed(call.weight, call.kind, call.precision, partition, backward=True),
+        trail.used,
+        trail.kept,
+        trail.used_c,
+        dy,
+        call.dh_final,
+        call.dc_final,
+        call.gradients,
+        call.dh0,
+        call.dc0,
+        call.d_reset_h,
+        call.d_reset_c,
+        *of_masks(call.masks),
+        *of_counters(zeroed_counters(partition, 1)[0], partition),
+        exchange_of(partition),
+    )
+    width = call.gradients.shape[2]
+    numbers = (T, B, H, width, used_columns, dy_t, dy_b, int(call.reverse), *of_partition(partition))
+    family, variant = cells.family_of(call.kind)
+    kernel = backward_kernel(family, call.precision, partition.fragments)
+    shared = partition.shared_bytes(1, call.precision, backward=True)
+    launch(kernel, partition, shared, memory, (*numbers, partition.parts, variant))

@@ -1,0 +1,254 @@
+"""Forward in one launch: the kernel and its call."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from .. import arrays, cells, shim
+from ..elements import active, load_or_zero, restarts
+from ..plan import Partition, columns, row_stride
+from ..sequence import CELLS, Forward, stored_dtype
+from ..shim import cuda, float32, int64
+from .layout import AT_BIASES, AT_C, AT_H, AT_SUM, AT_X, ROWS_AT_ONCE, THREADS, placer
+from .product import ARITHMETIC, product_of
+from .steps import adder, arrive, blanker, launch, of_masks, of_partition, wait
+from .weights import keeper
+
+__all__ = ["forward", "forward_kernel"]
+
+
+@functools.cache
+def forward_kernel(family: str, precision: str, fragments: int) -> Any:
+    """The kernel of all partitions with so many fragments.
+
+    Parameters
+    ----------
+    family, precision : str
+    fragments : int
+
+    Returns
+    -------
+    object
+        With `launch`; see `shim.kernel`.
+    """
+    cell, arithmetic = CELLS[family], ARITHMETIC[precision]
+    gates, kept_count, has_c, after = cell.gates, cell.kept, cell.has_c, family == "gru_after"
+    store_state, blank = arithmetic.store, blanker(arithmetic.store)
+    take_places = placer(arithmetic.words, gates, fragments)
+    keep_second, keep_first = keeper(precision, gates, fragments)
+    multiply, finish = product_of(precision, gates, fragments), cells.forward_function(family)
+    stride, size, word = row_stride(gates), fragments * gates * arithmetic.words, arithmetic.word
+    add_up = adder(stride)
+
+    @shim.kernel("p" * 17 + "i" * 16)
+    def persistent_forward(
+        gates_x: Any,
+        packed: Any,
+        bias_ih: Any,
+        bias_hh: Any,
+        h0: Any,
+        c0: Any,
+        h: Any,
+        c: Any,
+        y: Any,
+        lengths: Any,
+        resets: Any,
+        reset_h: Any,
+        reset_c: Any,
+        used: Any,
+        kept: Any,
+        used_c: Any,
+        counters: Any,
+        T: Any,
+        B: Any,
+        H: Any,
+        columns: Any,
+        slots: Any,
+        slot_mask: Any,
+        y_t: Any,
+        y_b: Any,
+        reverse: Any,
+        unit_warps: Any,
+        split_warps: Any,
+        turns: Any,
+        blocks: Any,
+        group_rows: Any,
+        training: Any,
+        variant: Any,
+    ) -> None:
+        tid = int64(shim.thread())
+        group, block = int64(shim.group()), int64(shim.block())
+        row0 = group * group_rows
+        rows_here = min(group_rows, B - row0)
+
+        # What a thread finishes: one unit, of every `row_step`th row.
+        units = 8 * unit_warps * turns
+        row_step = shim.threads() // units
+        own, first_row = tid % units, tid // units
+        unit = block * units + own
+        partial = cuda.shared.array(0, float32, 16)
+        memory = turns * shim.threads() * stride + tid
+        stored = memory - tid + AT_BIASES + 4 * units
+        take_places(partial, memory, stored, unit_warps, split_warps, turns, 1)
+        keep_second(partial, stored, packed, turns)
+
+        # The biases of each unit, side by side: those of the gates, and gru_after's b_hn.
+        biases = memory - tid + AT_BIASES + 4 * own
+        if tid < units and unit < H:
+            for gate in range(gates):
+                bias = load_or_zero(bias_ih, gate * H + unit)
+                if after and gate == 2:
+                    partial[biases + 3] = load_or_zero(bias_hh, gate * H + unit)
+                else:
+                    bias += load_or_zero(bias_hh, gate * H + unit)
+                partial[biases + gate] = bias
+
+        # The state that the first step uses.
+        first = (T - 1) * reverse
+        row = first_row
+        while unit < H and row < rows_here:
+            b = row0 + row
+            i = b * H + unit
+            restart = restarts(lengths, resets, reverse, first, b, T, B)
+            state = load_or_zero(reset_h, i) if restart else load_or_zero(h0, i)
+            shim.store(h, i, state)
+            operand = state if active(lengths, first, b) else float32(0)
+            store_state(used, ((first & slot_mask) * B + b) * columns + unit, operand)
+            if has_c:
+                shim.store(c, i, load_or_zero(reset_c, i) if restart else load_or_zero(c0, i))
+            row += row_step
+        blank(used, slots, B, columns, H, row0, rows_here, block, blocks)
+        shim.copied()
+        arrive(counters, group, blocks)
+
+        x = cuda.local.array(4, float32)
+        s = cuda.local.array(4, float32)
+        for gate in range(4):
+            x[gate], s[gate] = float32(0), float32(0)
+        weights = cuda.local.array(size, word)
+        keep_first(weights, packed, turns)
+
+        step = 0
+        while step < T:
+            t = step + (T - 1 - 2 * step) * reverse
+            following = t + 1 - 2 * reverse
+            tile, row0 = 0, int64(shim.group()) * group_rows
+            rows_here = min(group_rows, B - row0)
+            while tile < rows_here:
+                rows = min(ROWS_AT_ONCE, rows_here - tile)
+                again = 0
+                while again < rows:
+                    place = shim.recall(partial, memory)
+                    unit, row = place >> 6, again + (place & 63)
+                    b = row0 + tile + row
+                    i, finishes = b * H + unit, unit < H and row < rows
+                    # What the thread will need lies in shared memory: registers are for the product.
+                    if finishes:
+                        at = (t * B + b) * gates * H + unit
+                        bias = shim.load4_shared(partial, biases)
+                        for gate in range(gates):
+                            x[gate] = shim.load(gates_x, at + gate * H) + bias[gate]
+                            partial[memory + AT_X + THREADS * gate] = x[gate]
+                        partial[memory + AT_H] = shim.load(h, i)
+                        if has_c:
+                            partial[memory + AT_C] = shim.load(c, i)
+                    if again == 0:
+                        if tile == 0:
+                            wait(counters, group, blocks, step + 1)
+                        at = (t & slot_mask) * B + row0 + tile
+                        multiply(weights, used, at, columns, rows, partial, memory, turns)
+                        shim.sync()
+                    place = shim.recall(partial, memory)
+                    unit, row = place >> 6, again + (place & 63)
+                    b = row0 + tile + row
+                    i = b * H + unit
+                    last = tile + ROWS_AT_ONCE >= rows_here and again + row_step >= rows
+                    state, c_now, output, runs = float32(0), float32(0), float32(0), False
+                    if finishes:
+                        state = partial[memory + AT_H]
+                        if has_c:
+                            c_now = partial[memory + AT_C]
+                        runs = active(lengths, t, b)
+                        if runs:
+                            at = shim.recall(partial, memory + AT_SUM) + row * stride
+                            for gate in range(gates):
+                                x[gate] = partial[memory + AT_X + THREADS * gate]
+                                s[gate] = add_up(partial, at + 8 * gate, split_warps)
+                            if after:
+                                s[2] += partial[biases + 3]
+                            new = finish(variant, x[0], x[1], x[2], x[3], s[0], s[1], s[2], s[3], state, c_now)
+                            state, c_now, output = new[0], new[1], new[0]
+                            x[0], x[1], x[2], x[3] = new[2], new[3], new[4], new[5]
+                        if step + 1 < T:
+                            if restarts(lengths, resets, reverse, following, b, T, B):
+                                state, c_now = load_or_zero(reset_h, i), load_or_zero(reset_c, i)
+                            operand = state if active(lengths, following, b) else float32(0)
+                            store_state(used, ((following & slot_mask) * B + b) * columns + unit, operand)
+                    if last:
+                        arrive(counters, group, blocks)
+                    # What no other block waits for is written behind the hand-over.
+                    if finishes:
+                        shim.store(y, t * y_t + b * y_b + unit, output)
+                        shim.store(h, i, state)
+                        if has_c:
+                            shim.store(c, i, c_now)
+                            if training:
+                                shim.store(used_c, t * B * H + i, partial[memory + AT_C])
+                        if training and runs:
+                            at = (t * B + b) * kept_count * H + unit
+                            shim.store(kept, at, x[0])
+                            if kept_count > 1:
+                                shim.store(kept, at + H, x[1])
+                                shim.store(kept, at + 2 * H, x[2])
+                                shim.store(kept, at + 3 * H, x[3])
+                    again += row_step
+                if tile + ROWS_AT_ONCE < rows_here:
+                    shim.sync()  # the next tile's sums go where these are
+                tile += ROWS_AT_ONCE
+            step += 1
+
+    return persistent_forward
+
+
+def forward(call: Forward, partition: Partition, weight: Any, counters: Any) -> None:
+    """Run the recurrence forward; its input products are done.
+
+    Parameters
+    ----------
+    call : Forward
+    partition : Partition
+        From `plan`.
+    weight : device array
+        U, `packed` for the partition.
+    counters : device array
+        A row of `zeroed_counters`, which the call uses up.
+    """
+    T, B = call.y.shape[:2]
+    H, trail = call.weight.shape[1], call.trail
+    width = columns(H, partition)
+    slots = 2 if trail is None else T
+    used = arrays.empty((slots * B * width,), stored_dtype(call.precision)) if trail is None else trail.used
+    y, (y_t, y_b, _) = arrays.cover(call.y)
+    memory = (
+        call.gates_x,
+        weight,
+        call.bias_ih,
+        call.bias_hh,
+        call.h0,
+        call.c0,
+        call.h,
+        call.c,
+        y,
+        *of_masks(call.masks),
+        used,
+        *((None, None) if trail is None else (trail.kept, trail.used_c)),
+        counters,
+    )
+    slot_mask = 1 if trail is None else -1
+    numbers = (T, B, H, width, slots, slot_mask, y_t, y_b, int(call.reverse))
+    family, variant = cells.family_of(call.kind)
+    kernel = forward_kernel(family, call.precision, partition.fragments)
+    trained = int(trail is not None)
+    shared = partition.shared_bytes(CELLS[call.kind].gates, call.precision)
+    launch(kernel, partition, shared, memory, (*numbers, *of_partition(partition), trained, variant))
