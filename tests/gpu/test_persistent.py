@@ -83,10 +83,9 @@ TURNS = [
 
 
 @pytest.mark.parametrize(("kind", "H", "B", "forward", "backward"), TURNS)
-@pytest.mark.parametrize("reverse", [False, True])
-def test_turns(use, kind, H, B, forward, backward, reverse):
+def test_turns(use, kind, H, B, forward, backward):
     use(forward, backward)
-    Problem(kind, mask="both", reverse=reverse, T=2 if B > 3 else 3, B=B, H=H).check()
+    Problem(kind, mask="both", reverse=kind == "gru_after", T=2 if B > 3 else 3, B=B, H=H).check()
 
 
 @pytest.mark.parametrize("precision", PRECISIONS[1:])
@@ -101,17 +100,17 @@ SETS = [
     # Two sets of two blocks, units that are not there, and two groups of unequal rows.
     ("lstm", 12, 3, Partition(1, 1, 1, 2, 2, 2), Partition(1, 1, 2, 4, 2, 2, 1, 2)),
     # Two tiles of units, and warps that split K, too.
-    ("gru_after", 20, 2, Partition(2, 2, 1, 2, 1, 2), Partition(2, 2, 1, 4, 1, 2, 1, 2)),
+    ("gru_after", 12, 2, Partition(2, 1, 1, 1, 1, 2), Partition(2, 2, 1, 2, 1, 2, 1, 2)),
     # Parts of K that are not there, and more rows than the sums of one pass have room for.
     ("elman_tanh", 12, 35, Partition(1, 1, 1, 2, 1, 35), Partition(1, 1, 1, 8, 1, 35, 1, 4)),
 ]
 
 
 @pytest.mark.parametrize(("kind", "H", "B", "forward", "backward"), SETS)
-@pytest.mark.parametrize("reverse", [False, True])
-def test_sets(use, kind, H, B, forward, backward, reverse):
+def test_sets(use, kind, H, B, forward, backward):
     use(forward, backward)
-    problem = Problem(kind, mask="both" if reverse else "reset_state", reverse=reverse, T=2 if B > 3 else 4, B=B, H=H)
+    reverse, mask = kind == "lstm", "reset_state" if kind == "gru_after" else "both"
+    problem = Problem(kind, mask=mask, reverse=reverse, T=2 if B > 3 else 3, B=B, H=H)
     first = problem.check()
     if B < 3:
         second = problem.run()
