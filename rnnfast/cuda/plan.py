@@ -212,7 +212,6 @@ def plan(
         return Plan("stepwise", None, None, "gru_before needs two products per step")
     cell = CELLS[kind]
     length = len(cell.recurrent) * hidden_size
-    length = len(cell.recurrent) * hidden_size
     forward = _partition(_Product(cell.gates, hidden_size, hidden_size, precision, False), batch_size, device)
     backward = _partition(_Product(1, length, hidden_size, precision, True), batch_size, device)
     if forward is None or backward is None:

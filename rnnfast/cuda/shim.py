@@ -111,6 +111,7 @@ if SIMULATED:
 else:
     from llvmlite import ir as _ir
     from numba.cuda import types as _types
+    from numba.cuda.cudadrv.driver import ExperimentalStream as _Stream
     from numba.cuda.cudadrv.driver import binding as _binding
     from numba.cuda.cudadrv.driver import driver as _driver
     from numba.cuda.extending import intrinsic as _intrinsic
@@ -384,12 +385,16 @@ def typing({", ".join(["context", *(f"a{k}" for k in range(arity))])}):
             stream: int = 0,
             cooperative: bool = False,
         ) -> None:
-            """Run it on a stream of the current device; `cooperative` where its blocks wait for each other."""
+            """Run it on a stream of the current device; `cooperative` where its blocks wait for each other.
+
+            Not through the dispatcher, which warns of grids below 128 blocks, and looks up what is known here.
+            """
             overload = self._overload()
             overload.cooperative = cooperative
             if shared > UNASKED_SHARED:
                 self._ask(overload, shared)
-            self._dispatcher[grid, block, _stream(stream), shared](*arguments)
+            blocks = (*grid, 1) if isinstance(grid, tuple) else (grid, 1, 1)
+            overload.launch(arguments, blocks, (block, 1, 1), _Stream.from_handle(stream), shared)
 
         def _ask(self, overload: Any, shared: int) -> None:
             """Have the driver allow so many bytes of shared memory, if it does not yet.
@@ -402,10 +407,6 @@ def typing({", ".join(["context", *(f"a{k}" for k in range(arity))])}):
                 attribute = _binding.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
                 _driver.cuKernelSetAttribute(attribute, shared, function.handle, number)
                 self._shared[number] = shared
-
-    @functools.cache
-    def _stream(pointer: int) -> Any:
-        return _numba_cuda.external_stream(pointer) if pointer else _numba_cuda.default_stream()
 
     def kernel(types: str, *, threads: int = 256) -> Callable[[Kernel], Any]:
         """Decorates a kernel; `types` are its arguments': p a pointer, i an int64. `threads`: the most in a block."""

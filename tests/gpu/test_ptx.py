@@ -15,14 +15,9 @@ from types import SimpleNamespace
 
 import pytest
 
-pytest.importorskip("numba.cuda", reason="the extra `cuda` is not installed")
-
 from rnnfast.cuda import blas, cells, flat, persistent, reductions, shim, stepwise
 from rnnfast.cuda.plan import PRECISIONS, plan
 from rnnfast.cuda.sequence import CELLS
-
-if shim.SIMULATED:
-    pytest.skip("the simulator compiles nothing", allow_module_level=True)
 
 DEVICES = {(8, 0): (108, 166912), (9, 0): (132, 232448), (10, 0): (148, 232448)}
 """Multiprocessors, and bytes of shared memory of a block, of A100, H100 and H200, and B200."""
@@ -132,3 +127,18 @@ def test_shared_memory_is_asked_for_once_and_only_where_it_grows(monkeypatch):
     expected = [(100_000, "kernel 0", 0), (64_000, "kernel 1", 1), (200_000, "kernel 0", 0)]
     assert [given[1:] for given in asked] == expected
     assert {given[0].name for given in asked} == {"CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES"}
+
+
+def test_a_launch_says_what_was_asked_for_and_does_not_warn(monkeypatch):
+    said = []
+    overload = SimpleNamespace(launch=lambda *given: said.append(given))
+    kernel = shim._Compiled(lambda: None, "pi", 256)
+    monkeypatch.setattr(kernel, "_overload", lambda: overload)
+    kernel.launch((2, 3), 64, (5, 6), shared=8, stream=12, cooperative=True)
+    kernel.launch(4, 32, (7, 8))
+    assert [given[:3] + given[4:] for given in said] == [
+        ((5, 6), (2, 3, 1), (64, 1, 1), 8),
+        ((7, 8), (4, 1, 1), (32, 1, 1), 0),
+    ]
+    assert [int(given[3].handle) for given in said] == [12, 0]
+    assert overload.cooperative is False

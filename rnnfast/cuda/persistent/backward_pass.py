@@ -33,7 +33,6 @@ from .steps import (
     exchanger,
     launch,
     of_counters,
-    of_masks,
     of_partition,
     wait,
     zeroed_counters,
@@ -72,7 +71,7 @@ def backward_kernel(family: str, precision: str, fragments: int) -> Any:
     stride, size, word = row_stride(1), fragments * arithmetic.words, arithmetic.word
     add_up, (send, receive) = adder(stride), exchanger(stride)
 
-    @shim.kernel("p" * 19 + "i" * 15)
+    @shim.kernel("p" * 17 + "i" * 15)
     def persistent_backward(
         packed: Any,
         used: Any,
@@ -88,8 +87,6 @@ def backward_kernel(family: str, precision: str, fragments: int) -> Any:
         d_reset_c: Any,
         lengths: Any,
         resets: Any,
-        reset_h: Any,
-        reset_c: Any,
         counters: Any,
         set_counters: Any,
         exchange: Any,
@@ -277,7 +274,8 @@ def backward(call: Backward, partition: Partition, used_columns: int) -> None:
         call.dc0,
         call.d_reset_h,
         call.d_reset_c,
-        *of_masks(call.masks),
+        call.masks.lengths,
+        call.masks.resets,
         *of_counters(zeroed_counters(partition, 1)[0], partition),
         exchange_of(partition),
     )

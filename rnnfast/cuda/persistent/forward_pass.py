@@ -12,7 +12,7 @@ from ..sequence import CELLS, Forward, stored_dtype
 from ..shim import cuda, float32, int64
 from .layout import AT_BIASES, AT_C, AT_H, AT_SUM, AT_X, ROWS_AT_ONCE, THREADS, placer
 from .product import ARITHMETIC, product_of
-from .steps import adder, arrive, blanker, launch, of_masks, of_partition, wait
+from .steps import adder, arrive, blanker, launch, of_partition, wait
 from .weights import keeper
 
 __all__ = ["forward", "forward_kernel"]
@@ -240,7 +240,10 @@ def forward(call: Forward, partition: Partition, weight: Any, counters: Any) -> 
         call.h,
         call.c,
         y,
-        *of_masks(call.masks),
+        call.masks.lengths,
+        call.masks.resets,
+        call.masks.reset_h,
+        call.masks.reset_c,
         used,
         *((None, None) if trail is None else (trail.kept, trail.used_c)),
         counters,

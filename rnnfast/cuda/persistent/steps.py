@@ -9,7 +9,6 @@ import numpy as np
 
 from .. import arrays, shim
 from ..plan import Partition
-from ..sequence import Masks
 from ..shim import float32, int64
 from .layout import AT_SUM, ROWS_AT_ONCE
 
@@ -22,7 +21,6 @@ __all__ = [
     "exchanger",
     "launch",
     "of_counters",
-    "of_masks",
     "of_partition",
     "wait",
     "zeroed_counters",
@@ -116,10 +114,6 @@ def blanker(store: Any) -> Any:
             slot += blocks
 
     return blank
-
-
-def of_masks(masks: Masks) -> tuple[Any, ...]:
-    return masks.lengths, masks.resets, masks.reset_h, masks.reset_c
 
 
 def of_partition(partition: Partition) -> tuple[int, ...]:
