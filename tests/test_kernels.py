@@ -34,6 +34,25 @@ def test_every_pair_of_values_of_two_axes_occurs():
 
 @pytest.mark.parametrize("case", cases(), ids=str)
 def test_layer_agrees_with_the_oracle(case):
+    check(case)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("isa", ISAS)
+def test_long_chains(isa, kind, dtype, threads):
+    """Long chains of many rows, whose panels come in pieces; a row alone, whose panels do not, has the same bits."""
+    case = Case(kind, isa, dtype, threads=threads, mask="both", I=650, H=401, T=2, B=70)
+    layer = check(case)
+    x, state = np.nan_to_num(case.data.x), case.data.state
+    y, _ = layer(x, state, num_threads=threads)
+    alone, _ = layer(x[:, :1], map_state(lambda part: part[:, :1].copy(), state), num_threads=threads)
+    assert alone.tobytes() == y[:, :1].tobytes()
+
+
+def check(case):
+    """A layer's results and gradients against the oracle's; returns the layer."""
     layer, data = case.layer(), case.data
     forward_tolerance, backward_tolerance = TOLERANCES[np.dtype(case.dtype)]
     expected, expected_gradients = oracle(case, layer)
@@ -68,6 +87,7 @@ def test_layer_agrees_with_the_oracle(case):
     assert list(grads.params) == list(layer.params)
     for name in layer.params:
         assert_close(grads.params[name], expected_gradients.params[name], backward_tolerance)
+    return layer
 
 
 @pytest.mark.parametrize(("isa", "kind"), list(product(ISAS, KINDS)))

@@ -15,7 +15,7 @@ namespace rnnfast::RNNFAST_ISA {
 constexpr int largest_power_of_two(int n) { return n < 2 ? 1 : 2 * largest_power_of_two(n / 2); }
 
 // Tile shapes for N vectors per panel and k: as many accumulators as the register file holds beside the operands. The
-// rows of one sweep share a number of panels, halved where panels run out; a row alone has what is left.
+// rows of one product share a number of panels, halved where panels run out; a row alone has what is left.
 template <int N> struct Shape {
     static constexpr int budget = RNNFAST_ACCUMULATORS; // 12 of 16 registers, 24 of 32
     static constexpr int rows = N == 3 ? budget / 3 : budget / 4;
@@ -107,7 +107,7 @@ RNNFAST_INLINE void with_shape(int r, int q, F &&f) {
         if (r == R) return with_shape<N, R, R == 1 ? Q - 1 : Q / 2>(r, q, f);
     }
     if constexpr (R > 1) return with_shape<N, R - 1>(r, q, f);
-    __builtin_trap(); // sweep() asks for no other shape
+    __builtin_trap(); // a Deal's tiles and each_group's groups have no other shape
 }
 
 // Rows dealt to tiles as evenly as they go: `larger` tiles of size + 1 and then the others, so that no tile is left
