@@ -219,6 +219,11 @@ def typing({", ".join(["context", *(f"a{k}" for k in range(arity))])}):
     load2_words = _vector_loader("ld.global.v2.b32 {$0,$1}, [$2];", "r", 2, _I32, _types.uint32, 1)
 
     @device
+    def advance(p: Any, i: Any, size: Any) -> Any:
+        """The pointer to element i, of so many bytes: what is read at constant distances from it needs one register."""
+        return p + i * size
+
+    @device
     def given(p: Any) -> Any:
         """Whether a pointer is to an array and not None."""
         return p != 0

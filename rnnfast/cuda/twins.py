@@ -26,6 +26,7 @@ import numpy as np
 
 __all__ = [
     "acquire",
+    "advance",
     "block",
     "blocks",
     "copied",
@@ -188,6 +189,12 @@ def load(p: Any, i: Any) -> Any:
 def store(p: Any, i: Any, value: Any) -> None:
     """Write a float32."""
     p.array[p.at(i)] = value
+
+
+def advance(p: Any, i: Any, size: Any) -> Any:
+    """The pointer to element i, which is of so many bytes."""
+    assert p.array.itemsize == size
+    return _View(p.array[p.at(i) :])
 
 
 def given(p: Any) -> Any:

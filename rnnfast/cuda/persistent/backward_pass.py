@@ -17,8 +17,10 @@ from .layout import (
     AT_END,
     AT_KEPT,
     AT_SET,
+    AT_SET_COUNTER,
     AT_STEP,
     AT_SUM,
+    AT_TILE,
     AT_USED,
     ROWS_AT_ONCE,
     THREADS,
@@ -123,6 +125,7 @@ def backward_kernel(family: str, precision: str, fragments: int) -> Any:
         keep_second(partial, stored, packed, turns)
         if parts > 1:  # where the sums of the set's units begin, counted from unit 0
             first = block // parts * parts
+            shim.remember(partial, memory + AT_SET_COUNTER, group * (blocks // parts) + block // parts)
             shim.remember(partial, memory + AT_SET, ((group * blocks + first) * group_rows * parts - first) * units)
 
         row = first_row
@@ -159,6 +162,7 @@ def backward_kernel(family: str, precision: str, fragments: int) -> Any:
                     rows = min(ROWS_AT_ONCE, rows_here - tile)
                     again = 0
                     while again < rows:
+                        shim.remember(partial, memory + AT_TILE, tile + again)
                         place = shim.recall(partial, memory)
                         unit, row = place >> 6, again + (place & 63)
                         b = row0 + tile + row
@@ -185,13 +189,15 @@ def backward_kernel(family: str, precision: str, fragments: int) -> Any:
                             shim.sync()
                             if parts > 1:
                                 send(exchange, tile, rows, group_rows, parts * units, partial, memory, split_warps)
-                        step = shim.recall(partial, memory + AT_STEP)
+                        step, tile = shim.recall(partial, memory + AT_STEP), shim.recall(partial, memory + AT_TILE)
+                        tile, again = tile - tile % ROWS_AT_ONCE, tile % ROWS_AT_ONCE
                         step, finishing = step >> 1, step & 1
+                        rows = min(ROWS_AT_ONCE, rows_here - tile)
                         t, before = time_of(step, T, reverse), time_of(step - 1, T, reverse)
                         place = shim.recall(partial, memory)
                         unit, row = place >> 6, again + (place & 63)
                         b = row0 + tile + row
-                        i = b * H + unit
+                        i, finishes = b * H + unit, unit < H and row < rows and finishing == 1
                         last = finishing == 1 and tile + ROWS_AT_ONCE >= rows_here and again + row_step >= rows
                         total, d_c = float32(0), float32(0)
                         if finishes:
@@ -238,8 +244,8 @@ def backward_kernel(family: str, precision: str, fragments: int) -> Any:
                         shim.sync()  # the next tile's sums go where these are
                     tile += ROWS_AT_ONCE
                 if finishing == 0:
-                    at = group * (blocks // parts) + block // parts
-                    arrive(set_counters, at, parts)
+                    at = shim.recall(partial, memory + AT_SET_COUNTER)
+                    arrive(set_counters, at, 2)  # there are at least so many; `parts` here costs a register
                     wait(set_counters, at, parts, step)
                 finishing += 1
             step += 1

@@ -10,7 +10,7 @@ from ..elements import active, load_or_zero, restarts
 from ..plan import Partition, columns, row_stride
 from ..sequence import CELLS, Forward, stored_dtype
 from ..shim import cuda, float32, int64
-from .layout import AT_BIASES, AT_C, AT_H, AT_SUM, AT_X, ROWS_AT_ONCE, THREADS, placer
+from .layout import AT_BIASES, AT_C, AT_H, AT_STEP, AT_SUM, AT_TILE, AT_X, ROWS_AT_ONCE, THREADS, placer
 from .product import ARITHMETIC, product_of
 from .steps import adder, arrive, blanker, launch, of_partition, wait
 from .weights import keeper
@@ -131,14 +131,15 @@ def forward_kernel(family: str, precision: str, fragments: int) -> Any:
 
         step = 0
         while step < T:
+            shim.remember(partial, memory + AT_STEP, step)
             t = step + (T - 1 - 2 * step) * reverse
-            following = t + 1 - 2 * reverse
             tile, row0 = 0, int64(shim.group()) * group_rows
             rows_here = min(group_rows, B - row0)
             while tile < rows_here:
                 rows = min(ROWS_AT_ONCE, rows_here - tile)
                 again = 0
                 while again < rows:
+                    shim.remember(partial, memory + AT_TILE, tile + again)
                     place = shim.recall(partial, memory)
                     unit, row = place >> 6, again + (place & 63)
                     b = row0 + tile + row
@@ -159,10 +160,14 @@ def forward_kernel(family: str, precision: str, fragments: int) -> Any:
                         at = (t & slot_mask) * B + row0 + tile
                         multiply(weights, used, at, columns, rows, partial, memory, turns)
                         shim.sync()
+                    step, tile = shim.recall(partial, memory + AT_STEP), shim.recall(partial, memory + AT_TILE)
+                    tile, again = tile - tile % ROWS_AT_ONCE, tile % ROWS_AT_ONCE
+                    t = step + (T - 1 - 2 * step) * reverse
+                    following, rows = t + 1 - 2 * reverse, min(ROWS_AT_ONCE, rows_here - tile)
                     place = shim.recall(partial, memory)
                     unit, row = place >> 6, again + (place & 63)
                     b = row0 + tile + row
-                    i = b * H + unit
+                    i, finishes = b * H + unit, unit < H and row < rows
                     last = tile + ROWS_AT_ONCE >= rows_here and again + row_step >= rows
                     state, c_now, output, runs = float32(0), float32(0), float32(0), False
                     if finishes:

@@ -19,9 +19,9 @@ ROWS_AT_ONCE = 32
 
 # What a thread remembers in shared memory, behind the sums: the places of its words, each a word of every thread.
 THREADS = 256
-AT_SUM, AT_K, AT_LANE, AT_STORED = (n * THREADS for n in range(1, 5))  # its element's place is at 0
-AT_X, AT_H, AT_C = (n * THREADS for n in (5, 9, 10))  # forward: of four gates, and the states
-AT_DH, AT_DC, AT_DY, AT_KEPT, AT_USED, AT_STEP, AT_SET = (n * THREADS for n in (5, 6, 7, 8, 12, 13, 14))
+AT_SUM, AT_K, AT_LANE, AT_STORED, AT_STEP, AT_TILE = (n * THREADS for n in range(1, 7))  # its element's place is at 0
+AT_X, AT_H, AT_C = (n * THREADS for n in (7, 11, 12))  # forward: of four gates, and the states
+AT_DH, AT_DC, AT_DY, AT_KEPT, AT_USED, AT_SET, AT_SET_COUNTER = (n * THREADS for n in (7, 8, 9, 10, 14, 15, 16))
 AT_BIASES, AT_END = WORDS_FORWARD * THREADS, WORDS_BACKWARD * THREADS
 
 

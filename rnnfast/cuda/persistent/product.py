@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from .. import shim
 from ..plan import row_stride
+from ..sequence import stored_dtype
 from ..shim import cuda, float32, int64, uint32
 from .layout import AT_K, AT_LANE, AT_STORED
 
@@ -29,7 +30,7 @@ class _Arithmetic(NamedTuple):
     store: Any
     """A stored element: (pointer, index) and (pointer, index, value)."""
     rows: Any
-    """``(source, first, second) -> a``: 16 x 16 of the left operand, from the indices of the lane's two rows."""
+    """``(upper, lower, k) -> a``: 16 x 16 of the left operand, from pointers to the lane's two rows."""
     keep: Any
     """``(weights, w, packed, i)``: takes a lane's four weights of a fragment into registers,"""
     keep_shared: Any
@@ -44,13 +45,13 @@ def _store_tf32(p: Any, i: Any, value: Any) -> None:
 
 
 @shim.device
-def _rows_float(source: Any, first: Any, second: Any) -> Any:
-    return shim.load4(source, first), shim.load4(source, second)
+def _rows_float(upper: Any, lower: Any, k: Any) -> Any:
+    return shim.load4(upper, k), shim.load4(lower, k)
 
 
 @shim.device
-def _rows_bf16(source: Any, first: Any, second: Any) -> Any:
-    return shim.load2_words(source, first), shim.load2_words(source, second)
+def _rows_bf16(upper: Any, lower: Any, k: Any) -> Any:
+    return shim.load2_words(upper, k), shim.load2_words(lower, k)
 
 
 @shim.device
@@ -145,10 +146,11 @@ def unrolled(body: Any, count: int) -> Any:
 
 
 @shim.device
-def lane_rows(row: Any, first: Any, rows: Any, columns: Any, k: Any) -> Any:
-    """Where the lane's two rows of the 16 from `first` on begin, at k; a row beyond the last is the last."""
+def lane_rows(source: Any, row: Any, first: Any, rows: Any, columns: Any, k: Any, size: Any) -> Any:
+    """Pointers to the lane's two rows of the 16 from `first` on, at k; a row beyond the last is the last."""
     group = first + int64(shim.thread()) % 32 // 4
-    return (row + min(group, rows - 1)) * columns + k, (row + min(group + 8, rows - 1)) * columns + k
+    upper, lower = row + min(group, rows - 1), row + min(group + 8, rows - 1)
+    return shim.advance(source, upper * columns + k, size), shim.advance(source, lower * columns + k, size)
 
 
 @functools.cache
@@ -161,7 +163,7 @@ def product_of(precision: str, tiles: int, fragments: int) -> Any:
     """
     first_turn = _turn_of_registers(precision, tiles, fragments)
     second_turn = _turn_of_shared_memory(precision, tiles, fragments)
-    stride = row_stride(tiles)
+    stride, element = row_stride(tiles), stored_dtype(precision).itemsize
 
     @shim.device
     def product(
@@ -169,16 +171,15 @@ def product_of(precision: str, tiles: int, fragments: int) -> Any:
     ) -> None:
         first = 0
         while first < rows:
-            upper, lower = lane_rows(row, first, rows, columns, shim.recall(partial, memory + AT_K))
-            to = shim.recall(partial, memory + AT_LANE) + first * stride
-            first_turn(weights, source, upper, lower, partial, to)
+            upper, lower = lane_rows(source, row, first, rows, columns, shim.recall(partial, memory + AT_K), element)
+            first_turn(weights, upper, lower, partial, memory, first)
             first += 16
         # A loop of its own: in the one above its variables would be beside the weights.
         first = 0
         while first < rows and turns > 1:
-            upper, lower = lane_rows(row, first, rows, columns, shim.recall(partial, memory + AT_K))
+            upper, lower = lane_rows(source, row, first, rows, columns, shim.recall(partial, memory + AT_K), element)
             to = shim.recall(partial, memory + AT_LANE) + (first + shim.threads()) * stride
-            second_turn(source, upper, lower, partial, to, shim.recall(partial, memory + AT_STORED), turns)
+            second_turn(upper, lower, partial, to, shim.recall(partial, memory + AT_STORED), turns)
             first += 16
 
     return product
@@ -192,10 +193,11 @@ def _turn_of_registers(precision: str, tiles: int, fragments: int) -> Any:
     # weights spill, and two beside 128.
     chains = max(1, min(fragments, 4 // tiles, 128 // (words * fragments * tiles)))
     clear, add_chains = _chains(tiles, chains)
+    stride = row_stride(tiles)
 
     @shim.device
-    def fragment(j: Any, weights: Any, source: Any, upper: Any, lower: Any, sums: Any) -> None:
-        a = rows_of(source, upper + 16 * j, lower + 16 * j)
+    def fragment(j: Any, weights: Any, upper: Any, lower: Any, sums: Any, _: Any) -> None:
+        a = rows_of(upper, lower, 16 * j)
         for tile in range(tiles):
             o = ((j % chains) * tiles + tile) * 4
             c = multiply(a, weights, (j * tiles + tile) * words, sums[o], sums[o + 1], sums[o + 2], sums[o + 3])
@@ -204,11 +206,11 @@ def _turn_of_registers(precision: str, tiles: int, fragments: int) -> Any:
     every, size = unrolled(fragment, fragments), chains * tiles * 4
 
     @shim.device
-    def sixteen(weights: Any, source: Any, upper: Any, lower: Any, partial: Any, at: Any) -> None:
+    def sixteen(weights: Any, upper: Any, lower: Any, partial: Any, memory: Any, first: Any) -> None:
         sums = cuda.local.array(size, float32)
         clear(sums)
-        every(int64(0), weights, source, upper, lower, sums)
-        add_chains(sums, partial, at)
+        every(int64(0), weights, upper, lower, sums, sums)
+        add_chains(sums, partial, shim.recall(partial, memory + AT_LANE) + first * stride)
 
     return sixteen
 
@@ -225,12 +227,12 @@ def _turn_of_shared_memory(precision: str, tiles: int, fragments: int) -> Any:
     clear, add_chains = _chains(tiles, 1)
 
     @shim.device
-    def sixteen(source: Any, upper: Any, lower: Any, partial: Any, at: Any, stored: Any, turns: Any) -> None:
+    def sixteen(upper: Any, lower: Any, partial: Any, at: Any, stored: Any, turns: Any) -> None:
         sums, weights = cuda.local.array(size, float32), cuda.local.array(words, word)
         clear(sums)
         j = 0
         while j < (turns - 1) * fragments:
-            a = rows_of(source, upper + 16 * j, lower + 16 * j)
+            a = rows_of(upper, lower, 16 * j)
             for tile in range(tiles):
                 o = 4 * tile
                 keep(weights, 0, partial, stored + tile * 32 * words)
