@@ -30,11 +30,12 @@ H) Nothing waits for data, only for counters, so no NaN or infinity can keep a b
    cooperative, so a grid that can't be resident is refused. Sums have one order: two runs are bitwise equal.
 
 Registers are what is short: up to 128 of a thread's 255 are weights, and Numba's indices take two each. So what a
-thread must remember lies in shared memory and is read anew where it is needed (`shim.recall`): the compiler would
-else move all that it can compute from it out of the loop over the steps. So do the counters of its loops, over the product. Tried, without effect or worse: the same
-through a register copy that the compiler can't see through (the assembler can); loads of fewer fragments ahead by a
-warp barrier; two chains of sums beside 128 weights, or in the second turn (spills); the second turn of 16 rows right
-behind their first, in one loop (spills); rows 0-15 and 16-31 in one basic block (it keeps the split weights of both).
+thread must remember lies in shared memory and is read anew where it is needed (`shim.recall`): the compiler would else
+move all that it can compute from it out of the loop over the steps. So do the counters of its loops, over the product.
+Tried, without effect or worse: the same through a register copy that the compiler can't see through (the assembler
+can); loads of fewer fragments ahead by a warp barrier; two chains of sums beside 128 weights, or in the second turn
+(spills); the second turn of 16 rows right behind their first, in one loop (spills); rows 0-15 and 16-31 in one basic
+block (it keeps the split weights of both).
 
 Rejected: NaN as the mark of data not yet there (it spares the counter, and a NaN in the input would hang the grid);
 a branch around rows beyond the batch; the second turn as kernels of their own (twice as many to compile); separate
