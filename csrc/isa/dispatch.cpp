@@ -16,14 +16,14 @@ struct Row {
 
 #if defined(RNNFAST_HAVE_X86)
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+#endif
 #if defined(RNNFAST_EMULATED_AVX512)
 bool has_avx512() { return has_avx2(); }
-#else
+#elif defined(RNNFAST_HAVE_AVX512)
 bool has_avx512() {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
 }
-#endif
 #endif
 bool always() { return true; }
 
@@ -39,7 +39,7 @@ const Row rows[] = {
     {"avx512", &table_avx512_f32, &table_avx512_f64, has_avx512},
 #endif
     {"avx2", &table_avx2_f32, &table_avx2_f64, has_avx2},
-#if !defined(RNNFAST_EMULATED_AVX512)
+#if defined(RNNFAST_HAVE_AVX512) && !defined(RNNFAST_EMULATED_AVX512)
     {"avx512", &table_avx512_f32, &table_avx512_f64, has_avx512},
 #endif
 #endif
