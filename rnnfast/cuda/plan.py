@@ -46,7 +46,7 @@ __all__ = ["MOST_BYTES", "PRECISIONS", "Partition", "Plan", "columns", "plan"]
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 MOST_BYTES = 100_000_000
-WORDS_FORWARD, WORDS_BACKWARD = 13, 17
+WORDS_FORWARD, WORDS_BACKWARD = 11, 15
 """Of 4 bytes, that each thread remembers in shared memory."""
 _WARPS = 8
 _REGISTERS = 128

@@ -266,8 +266,8 @@ def round_tf32(x: Any) -> Any:
 
 
 def remember(shared: Any, i: Any, value: Any) -> None:
-    """Keep an integer of 0 to 2^24 in shared memory."""
-    shared[i] = value
+    """Keep an integer below 2^32 in shared memory."""
+    shared[i : i + 1].view(np.uint32)[0] = value
 
 
 def recall(shared: Any, i: Any) -> Any:
@@ -276,7 +276,7 @@ def recall(shared: Any, i: Any) -> Any:
     A loop's invariants that are computed from it are computed where they stand. The compiler would else keep all of
     them in registers across the loop's other half, two for each, and there are none to spare.
     """
-    return int(shared[i])
+    return int(shared[i : i + 1].view(np.uint32)[0])
 
 
 def load4_shared(shared: Any, i: Any) -> Any:

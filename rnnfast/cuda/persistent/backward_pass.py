@@ -19,11 +19,12 @@ from .layout import (
     AT_SET,
     AT_SET_COUNTER,
     AT_STEP,
-    AT_SUM,
+    AT_SUM_STORED,
     AT_TILE,
     AT_USED,
     ROWS_AT_ONCE,
     THREADS,
+    low,
     placer,
 )
 from .product import ARITHMETIC, product_of
@@ -210,7 +211,7 @@ def backward_kernel(family: str, precision: str, fragments: int) -> Any:
                                     at = shim.recall(partial, memory + AT_SET) + (tile + row) * parts * units + unit
                                     total += receive(exchange, at, group_rows * parts * units, parts)
                                 else:
-                                    at = shim.recall(partial, memory + AT_SUM) + row * stride
+                                    at = low(partial, memory + AT_SUM_STORED) + row * stride
                                     total += add_up(partial, at, split_warps)
                                 if restarts(lengths, resets, reverse, before, b, T, B):
                                     if shim.given(d_reset_h):

@@ -10,7 +10,7 @@ from ..elements import active, load_or_zero, restarts
 from ..plan import Partition, columns, row_stride
 from ..sequence import CELLS, Forward, stored_dtype
 from ..shim import cuda, float32, int64
-from .layout import AT_BIASES, AT_C, AT_H, AT_STEP, AT_SUM, AT_TILE, AT_X, ROWS_AT_ONCE, THREADS, placer
+from .layout import AT_BIASES, AT_C, AT_H, AT_STEP, AT_SUM_STORED, AT_TILE, AT_X, ROWS_AT_ONCE, THREADS, low, placer
 from .product import ARITHMETIC, product_of
 from .steps import adder, arrive, blanker, launch, of_partition, wait
 from .weights import keeper
@@ -176,7 +176,7 @@ def forward_kernel(family: str, precision: str, fragments: int) -> Any:
                             c_now = partial[memory + AT_C]
                         runs = active(lengths, t, b)
                         if runs:
-                            at = shim.recall(partial, memory + AT_SUM) + row * stride
+                            at = low(partial, memory + AT_SUM_STORED) + row * stride
                             for gate in range(gates):
                                 x[gate] = partial[memory + AT_X + THREADS * gate]
                                 s[gate] = add_up(partial, at + 8 * gate, split_warps)

@@ -13,16 +13,29 @@ from .. import shim
 from ..plan import WORDS_BACKWARD, WORDS_FORWARD, row_stride
 from ..shim import int64
 
-__all__ = ["ROWS_AT_ONCE", "THREADS", "placer"]
+__all__ = ["ROWS_AT_ONCE", "THREADS", "high", "low", "placer"]
 
 ROWS_AT_ONCE = 32
 
 # What a thread remembers in shared memory, behind the sums: the places of its words, each a word of every thread.
 THREADS = 256
-AT_SUM, AT_K, AT_LANE, AT_STORED, AT_STEP, AT_TILE = (n * THREADS for n in range(1, 7))  # its element's place is at 0
-AT_X, AT_H, AT_C = (n * THREADS for n in (7, 11, 12))  # forward: of four gates, and the states
-AT_DH, AT_DC, AT_DY, AT_KEPT, AT_USED, AT_SET, AT_SET_COUNTER = (n * THREADS for n in (7, 8, 9, 10, 14, 15, 16))
+# The first is its element's place. Two words hold two numbers below 2^16 each, which `low` and `high` take apart.
+AT_SUM_STORED, AT_K_LANE, AT_STEP, AT_TILE = (n * THREADS for n in range(1, 5))
+AT_X, AT_H, AT_C = (n * THREADS for n in (5, 9, 10))  # forward: of four gates, and the states
+AT_DH, AT_DC, AT_DY, AT_KEPT, AT_USED, AT_SET, AT_SET_COUNTER = (n * THREADS for n in (5, 6, 7, 8, 12, 13, 14))
 AT_BIASES, AT_END = WORDS_FORWARD * THREADS, WORDS_BACKWARD * THREADS
+
+
+@shim.device
+def low(partial: Any, at: Any) -> Any:
+    """The lower half of a remembered word."""
+    return shim.recall(partial, at) & 65535
+
+
+@shim.device
+def high(partial: Any, at: Any) -> Any:
+    """The upper half."""
+    return shim.recall(partial, at) >> 16
 
 
 @functools.cache
@@ -42,12 +55,13 @@ def placer(words: int, tiles: int, fragments: int) -> Any:
     ) -> None:
         tid, block, units = int64(shim.thread()), int64(shim.block()), 8 * unit_warps * turns
         own, warp, lane = tid % units, tid // 32, tid % 32
-        shim.remember(partial, memory + AT_SUM, own // 8 * split_warps * ROWS_AT_ONCE * stride + own % 8)
+        own_sums = own // 8 * split_warps * ROWS_AT_ONCE * stride + own % 8
+        own_weights = stored + warp * 32 * size + lane * words
+        shim.remember(partial, memory + AT_SUM_STORED, own_sums + own_weights * 65536)
         units //= parts
         shim.remember(partial, memory, (block * units + tid % units) * 64 + tid // units)
         first = block % parts * split_warps + warp % split_warps
-        shim.remember(partial, memory + AT_K, first * fragments * 16 + 4 * (lane % 4))
-        shim.remember(partial, memory + AT_LANE, (warp * ROWS_AT_ONCE + lane // 4) * stride + 2 * (lane % 4))
-        shim.remember(partial, memory + AT_STORED, stored + warp * 32 * size + lane * words)
+        k, sums = first * fragments * 16 + 4 * (lane % 4), (warp * ROWS_AT_ONCE + lane // 4) * stride + 2 * (lane % 4)
+        shim.remember(partial, memory + AT_K_LANE, k + sums * 65536)
 
     return place

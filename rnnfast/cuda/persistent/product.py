@@ -12,7 +12,7 @@ from .. import shim
 from ..plan import row_stride
 from ..sequence import stored_dtype
 from ..shim import cuda, float32, int64, uint32
-from .layout import AT_K, AT_LANE, AT_STORED
+from .layout import AT_K_LANE, AT_SUM_STORED, high, low
 
 __all__ = ["ARITHMETIC", "product_of", "unrolled"]
 
@@ -171,15 +171,15 @@ def product_of(precision: str, tiles: int, fragments: int) -> Any:
     ) -> None:
         first = 0
         while first < rows:
-            upper, lower = lane_rows(source, row, first, rows, columns, shim.recall(partial, memory + AT_K), element)
+            upper, lower = lane_rows(source, row, first, rows, columns, low(partial, memory + AT_K_LANE), element)
             first_turn(weights, upper, lower, partial, memory, first)
             first += 16
         # A loop of its own: in the one above its variables would be beside the weights.
         first = 0
         while first < rows and turns > 1:
-            upper, lower = lane_rows(source, row, first, rows, columns, shim.recall(partial, memory + AT_K), element)
-            to = shim.recall(partial, memory + AT_LANE) + (first + shim.threads()) * stride
-            second_turn(upper, lower, partial, to, shim.recall(partial, memory + AT_STORED), turns)
+            upper, lower = lane_rows(source, row, first, rows, columns, low(partial, memory + AT_K_LANE), element)
+            to = high(partial, memory + AT_K_LANE) + (first + shim.threads()) * stride
+            second_turn(upper, lower, partial, to, high(partial, memory + AT_SUM_STORED), turns)
             first += 16
 
     return product
@@ -210,7 +210,7 @@ def _turn_of_registers(precision: str, tiles: int, fragments: int) -> Any:
         sums = cuda.local.array(size, float32)
         clear(sums)
         every(int64(0), weights, upper, lower, sums, sums)
-        add_chains(sums, partial, shim.recall(partial, memory + AT_LANE) + first * stride)
+        add_chains(sums, partial, high(partial, memory + AT_K_LANE) + first * stride)
 
     return sixteen
 

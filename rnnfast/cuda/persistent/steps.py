@@ -10,7 +10,7 @@ import numpy as np
 from .. import arrays, shim
 from ..plan import Partition
 from ..shim import float32, int64
-from .layout import AT_SUM, ROWS_AT_ONCE
+from .layout import AT_SUM_STORED, ROWS_AT_ONCE, low
 
 __all__ = [
     "COUNTER_STRIDE",
@@ -81,7 +81,7 @@ def exchanger(stride: int) -> tuple[Any, Any]:
         block = int64(shim.group()) * shim.blocks() + shim.block()
         to = (block * group_rows + tile) * units + shim.thread() % units
         while row < rows:
-            at = shim.recall(partial, memory + AT_SUM) + row * stride
+            at = low(partial, memory + AT_SUM_STORED) + row * stride
             shim.store(exchange, to + row * units, add_up(partial, at, split_warps))
             row += shim.threads() // units
 
