@@ -13,8 +13,8 @@ B) `as_operand` is where a sequence becomes a matrix, once per call: rounded whe
 C) A row whose length is outside 0..T can't be reported without waiting for the device: its operand is NaN, and with it
    all its results.
 
-D) cuBLAS is called itself, in the library that CuPy has loaded, with CuPy's handle. CuPy's own `cublas.gemmEx` raises
-   NotImplementedError while its stream is being captured (14.2; cupy/cupy#6290), and `graphs` captures products.
+D) cuBLAS is called itself, in the library that CuPy has loaded, with CuPy's handle. CuPy's own `cublas.gemmEx` refuses
+   to run while its stream is being captured (14.2; cupy/cupy#6290), and `graphs` captures products.
 
 Rejected: CuPy's `matmul` (it takes bfloat16 not at all, and TF32 by an environment variable); batched products over the
 steps of a sequence with swapped axes (one copy costs less than T small products).

@@ -1,14 +1,15 @@
-"""What one call of a row of the benchmark executes: `python tools/profile.py 'forward/lstm/*' step/gru/64`.
+"""What one call of a row of the benchmark executes: `python tools/instructions.py 'forward/lstm/*' step/gru/64`.
 
 Instruction counts by Valgrind's callgrind, which other programs on the machine do not disturb: a row's calls are run
-once and once more in a process of its own, and the difference is one call. Printed are the instructions of a call, how
-many of them lie outside of rnnfast's compiled code (Python, NumPy, the system), how many are multiply-adds on vectors,
-how many of those the products need (FLOP / 2 / lanes), and the share of needed ones in all instructions. A core
-that starts two multiply-adds and some five instructions in a cycle is bound by the products from a share of 40 % on;
-below, by what is around them.
+a few times and many times, in processes of their own, and the difference is shared out. Printed are the instructions of
+a call, how many of them lie outside of the kernels (`rnnfast._core`: Python, NumPy, the stream's Cython, the system),
+how many are multiply-adds on vectors, how many of those the products need (FLOP / 2 / lanes), and the share of needed
+ones in all instructions. A core that starts two multiply-adds and some five instructions in a cycle is bound by the
+products from a share of 40 % on; below, by what is around them.
 
 Needs valgrind and objdump (Debian: `apt install valgrind binutils`); the kernels that are measured are those of AVX2,
-which is what valgrind knows. Rejected: `perf stat` (the machines that this is run on are virtual and have no counters).
+which is what valgrind knows. Rejected: `perf stat` (the machines that this is run on are virtual and have no counters);
+the name profile.py (beside a script of that name, Python's own module can't be imported).
 """
 
 from __future__ import annotations
