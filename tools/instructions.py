@@ -97,11 +97,15 @@ def main() -> None:
     missing = [tool for tool in ("valgrind", "objdump") if not shutil.which(tool)]
     if missing:
         raise SystemExit(f"not installed: {', '.join(missing)}")
+    try:
+        rows = select(sys.argv[1:])
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
     fused = multiply_adds(_core.__file__)
     print(f"{'row':38}{'instructions':>14} {'outside':>12} {'multiply-adds':>14} {'needed':>14} {'share':>7}")
     with tempfile.TemporaryDirectory() as folder:
-        for row in select(sys.argv[1:]):
+        for row in rows:
             if row.of is None and row.unit == "s" and row.group != "python-threads" and row.flop <= MOST_FLOP:
                 print(profile(row, fused, folder), flush=True)
     return None
