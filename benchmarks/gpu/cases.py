@@ -1,12 +1,13 @@
 """The table of what is checked.
 
 Every kind meets every mask in both directions with every precision; sizes, ids, missing biases and swapped axes walk
-along with steps that have no common divisor. Sizes lie astride the partitions: below, at and above a tile of 8 units, a
-block of 64, a fragment's length, 16 and 32 rows of a group.
+along with steps that have no common divisor. Sizes lie astride the partitions: below, at and above a tile of 16 units,
+a block of 128, a fragment's length, 16 and 32 rows of a group.
 
-Each new (family, precision, fragments, direction) is a kernel that Numba compiles for two or three seconds, which is
-most of the time that the checks take. So the sizes of a family differ by precision: all fragments in float32, what is
-left for the others; `timings` compares the rows that it times, which have further fragments, with float64 again.
+Each new (family, precision, fragments, orientation, direction) is a kernel that Numba compiles for two or three
+seconds, which is most of the time that the checks take. So the sizes of a family differ by precision: most fragments in
+float32, a few for the others; `timings` compares the rows that it times, which have further fragments, with
+float64 again.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ _INPUTS = (5, 17, 64, 129)
 _SIZES = {
     ("lstm", "float32"): [(7, 3, 40), (64, 130, 8), (100, 33, 8), (1000, 17, 3), (1, 1, 12)],
     ("lstm", "tf32"): [(100, 64, 8), (128, 17, 20), (128, 1, 12)],
-    ("lstm", "bfloat16"): [(64, 17, 20), (100, 3, 12)],
+    ("lstm", "bfloat16"): [(128, 17, 20), (100, 3, 12)],
     ("gru_after", "float32"): [(128, 130, 6), (256, 64, 5), (100, 16, 20), (1024, 64, 2)],
-    ("gru_after", "tf32"): [(64, 33, 12), (100, 130, 6)],
+    ("gru_after", "tf32"): [(128, 33, 12), (100, 130, 6)],
     ("gru_after", "bfloat16"): [(128, 33, 10), (256, 16, 6)],
-    ("elman_tanh", "float32"): [(7, 3, 40), (17, 33, 12), (520, 64, 4), (1, 1, 12)],
+    ("elman_tanh", "float32"): [(7, 3, 40), (100, 33, 12), (520, 64, 4), (17, 33, 12), (1, 1, 12)],
     ("elman_tanh", "tf32"): [(128, 16, 20), (100, 130, 6)],
     ("elman_tanh", "bfloat16"): [(100, 64, 8), (128, 17, 16)],
     ("gru_before", "float32"): [(7, 3, 30), (64, 33, 8), (520, 17, 3), (128, 130, 4), (1, 1, 12)],
@@ -79,8 +80,10 @@ BAD_VALUES = tuple(
 """What is run with NaN, infinities, lengths and ids out of range; of fragments that others have compiled."""
 
 
-def planned_kernels(cases: Iterable[Case], multiprocessors: int | None = None) -> set[tuple[str, str, int, str]]:
-    """The kernels of the persistent engine that the planner asks for: family, precision, fragments, direction.
+def planned_kernels(cases: Iterable[Case], multiprocessors: int | None = None) -> set[tuple[str, str, int, str, str]]:
+    """The kernels of the persistent engine that the planner asks for.
+
+    By family, precision, fragments, the name of their orientation, and direction.
 
     Parameters
     ----------
@@ -97,8 +100,8 @@ def planned_kernels(cases: Iterable[Case], multiprocessors: int | None = None) -
         found = plan(case.kind, case.H, case.B, case.precision, multiprocessors=multiprocessors)
         if not case.stepwise and found.forward and found.backward:
             family = family_of(case.kind)[0]
-            kernels.add((family, case.precision, found.forward.fragments, "forward"))
-            kernels.add((family, case.precision, found.backward.fragments, "backward"))
+            for part, direction in ((found.forward, "forward"), (found.backward, "backward")):
+                kernels.add((family, case.precision, part.fragments, part.orientation.name, direction))
     return kernels
 
 

@@ -1,23 +1,25 @@
 """Which engine runs a layer and how its work is split over the device: arithmetic, no trial.
 
 The persistent engine holds the recurrent weights in registers. A *group* of blocks shares the rows of one part of the
-batch; within it each block owns `unit_warps` tiles of 8 units, and the warps of a tile split the recurrent product's
-length K among them, `fragments` steps of 16 each (K = H forward; slots of the recurrent side times H backward).
+batch; within it each block owns `unit_warps` tiles of units, and the warps of a tile split the recurrent product's
+length K among them, in fragments of 16 each (K = H forward; slots of the recurrent side times H backward).
 
-A) A warp's weights take registers for each thread: tiles x fragments x 4 (bfloat16: 2), where forward has a tile per
+A) A warp's weights take registers for each thread, for 16 x 8 of them 4 (bfloat16: 2), where forward has a tile per
    gate and backward one. At most 128 of the 255 that a thread may have in a block of 8 warps; a build test reads the
    compiler's report for every plan, and any spill fails it.
 B) Blocks are so large that one fills a multiprocessor, and each must be resident or the grid waits forever: so
    groups x blocks <= multiprocessors. `fragments` is a power of two, because each is a kernel to compile.
-C) A layer that fits one block needs no hand-over through global memory, 1.25 us of a step. Up to 64 units fit the
-   registers. Up to 128 do in two *turns*: each warp has a second tile of units, whose weights are in shared memory,
-   where the device has that much. One block is taken where its step is the shorter one by arithmetic (`_step`): its
-   products are not shared with other multiprocessors. For an LSTM of 128 units that is 1.1 us against 1.3 us in tf32,
-   0.5 us in bfloat16, but 3 us in float32, whose three products then go to several blocks.
-   Of several blocks, as many warps as possible share K, which is the shortest step.
+C) A layer of up to 128 units fits one block and needs no hand-over through global memory, 1.25 us of a step. What of
+   the weights does not fit the registers, up to half of them, is the end of every warp's part of K and is `stored` in
+   shared memory. The weights are the tensor cores' left operand there (`WEIGHTS_LEFT`): a tile is 16 units and 8 rows,
+   of which the groups' two to four (D) fill more than of a tile of 16 rows, at half the clocks. One block is taken
+   wherever it fits. By arithmetic (`_step`) 128 units of an LSTM are 0.8 us against 1.3 us of 16 blocks in tf32, and
+   0.25 us in bfloat16; only in float32, with its three products, is it even: 1.5 us (GRU 1.1) in both.
+   Of several blocks, as many warps as possible share K, which is the shortest step, and the rows are the left operand
+   (`ROWS_LEFT`): a group has 16 of them or more, and a block as few as 8 units.
 D) Groups of one block are as many as there are multiprocessors, down to one element for each thread that finishes: an
    element is a hundred instructions, and 16 rows of 128 units would be eight for each of 256 threads, one after the
-   other, 1 us; the product's tile of 16 rows costs the same with two.
+   other, 1 us; the product's tile of 8 rows costs the same with two.
    Groups of several blocks are as many as fit, down to 16 rows each (a tensor core's tile): a step's time grows with a
    group's rows, because every block reads what all units of its rows have written. Above `MOST_BYTES` of such reads in
    a step, 18 us of an H200's L2 cache, a library GEMM costs less, and the step-wise engine takes over.
@@ -31,7 +33,9 @@ step-wise engine is its only one.
 
 Rejected: trying plans at run time (the first call would take seconds, and two runs could differ); weights in shared
 memory for layers of several blocks (at H = 1024 an LSTM's 128 KiB per block take 1024 cycles to read, half a step's
-time).
+time); weights left for them (8 rows of a group's 16 at a time, each with all of K to read anew, and blocks of 16 units
+would be half as many); a second tile of units for each warp, in shared memory, in place of a second part of K (it
+needs sums of its own).
 """
 
 from __future__ import annotations
@@ -42,20 +46,29 @@ from typing import NamedTuple
 from . import shim
 from .sequence import CELLS
 
-__all__ = ["MOST_BYTES", "PRECISIONS", "Partition", "Plan", "columns", "plan"]
+__all__ = [
+    "MOST_BYTES",
+    "PRECISIONS",
+    "ROWS_LEFT",
+    "WEIGHTS_LEFT",
+    "Orientation",
+    "Partition",
+    "Plan",
+    "columns",
+    "plan",
+    "stored_at_once",
+]
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 MOST_BYTES = 100_000_000
-WORDS_FORWARD, WORDS_BACKWARD = 11, 15
+WORDS_FORWARD, WORDS_BACKWARD = 11, 16
 """Of 4 bytes, that each thread remembers in shared memory."""
 _WARPS = 8
 _REGISTERS = 128
 _UNIT_WARPS = (1, 2, 4, 8)
-_TILE = 8  # units
 _ROWS = 16
 _STEP = 16  # of K
 _LEAST_FRAGMENTS, _MOST_FRAGMENTS = 2, 32  # each power of two between them is a kernel
-_ROWS_AT_ONCE = 32
 _SHARED_BYTES = 232448  # of a block, for compute capability 9.0 and 10.0; 8.0 has 166912
 
 # An H200, for the arithmetic of `_step`.
@@ -66,21 +79,63 @@ _MULTIPLY_ADDS = {"float32": 200, "tf32": 600, "bfloat16": 1200}  # of a multipr
 _SHARED_READ = 128  # bytes of a multiprocessor in a clock
 
 
+class Orientation(NamedTuple):
+    """Which operand of the tensor cores the weights are, and so what a tile is.
+
+    Attributes
+    ----------
+    name : str
+    units, rows : int
+        Of a tile: 16 of the left operand, 8 of the right one.
+    rows_at_once : int
+        Rows whose sums have room in shared memory.
+    """
+
+    name: str
+    units: int
+    rows: int
+    rows_at_once: int
+
+    def words(self, precision: str) -> int:
+        """The registers, or words of shared memory, that a fragment of a tile's weights takes of each thread."""
+        return self.units // 8 * (2 if precision == "bfloat16" else 4)
+
+    def row_stride(self, tiles: int) -> int:
+        """The floats between two rows of partial sums in shared memory, so that no bank serves more than two lanes."""
+        odd = self.units == 8 and tiles % 2 == 1
+        return self.units * tiles + (0 if odd else 4)
+
+    def sum_steps(self, tiles: int) -> tuple[int, int]:
+        """The floats between partial sums that are neighbours along the left operand, and along the right one."""
+        stride = self.row_stride(tiles)
+        return (1, stride) if self.units == 16 else (stride, 1)
+
+    def warp_stride(self, tiles: int) -> int:
+        """The floats between the partial sums of two warps."""
+        return self.rows_at_once * self.row_stride(tiles)
+
+
+ROWS_LEFT = Orientation("rows left", 8, 16, 32)
+"""Of layers of several blocks."""
+WEIGHTS_LEFT = Orientation("weights left", 16, 8, 8)
+"""Of layers of one block."""
+
+
 class Partition(NamedTuple):
     """How one direction of time is split.
 
     Attributes
     ----------
     unit_warps, split_warps : int
-        Tiles of 8 units that the warps of a block have in a turn, and warps that share the length K of each.
+        Tiles of units of a block, and warps that share the length K of each.
     fragments : int
-        Steps of 16 along K that a warp holds.
+        Steps of 16 along K whose weights a warp holds in registers.
     blocks, groups : int
         Blocks of a group, and groups.
     rows : int
         Batch rows of a group.
-    turns : {1, 2}
-        Tiles of units of a warp: the first in registers, the second in shared memory.
+    stored : int
+        Steps of 16 along K, behind those, whose weights a warp has in shared memory. One block.
     parts : {1, 2, 4, 8}
         Blocks of a set: each has a part of K for all of the set's units, of which it then finishes a part. Backward.
     """
@@ -91,8 +146,13 @@ class Partition(NamedTuple):
     blocks: int
     groups: int
     rows: int
-    turns: int = 1
+    stored: int = 0
     parts: int = 1
+
+    @property
+    def orientation(self) -> Orientation:
+        """What a tile is."""
+        return WEIGHTS_LEFT if self.blocks == 1 else ROWS_LEFT
 
     @property
     def threads(self) -> int:
@@ -100,14 +160,14 @@ class Partition(NamedTuple):
         return 32 * self.unit_warps * self.split_warps
 
     @property
-    def unit_tiles(self) -> int:
-        """The tiles of 8 units of a block."""
-        return self.unit_warps * self.turns
+    def units(self) -> int:
+        """The units of a block, or of a set of blocks."""
+        return self.orientation.units * self.unit_warps
 
     @property
     def length(self) -> int:
         """The length of K that the fragments cover."""
-        return self.parts * self.split_warps * self.fragments * _STEP
+        return self.parts * self.split_warps * (self.fragments + self.stored) * _STEP
 
     @property
     def sets(self) -> int:
@@ -115,19 +175,21 @@ class Partition(NamedTuple):
         return self.blocks // self.parts
 
     def words(self, tiles: int, precision: str) -> int:
-        """The registers that a thread's weights of one turn take."""
-        return tiles * self.fragments * (2 if precision == "bfloat16" else 4)
+        """The registers that a thread's weights take."""
+        return tiles * self.fragments * self.orientation.words(precision)
+
+    def stored_words(self, tiles: int, precision: str) -> int:
+        """The words of a block's weights in shared memory."""
+        return self.threads * tiles * self.stored * self.orientation.words(precision)
 
     def shared_bytes(self, tiles: int, precision: str, *, backward: bool = False) -> int:
         """The shared memory of a block.
 
-        The warps' partial sums of 32 rows, what the threads remember, forward the biases, and the weights of the second
-        turn.
+        The warps' partial sums, what the threads remember, forward the biases, and the stored weights.
         """
-        sums = self.unit_tiles * self.split_warps * _ROWS_AT_ONCE * row_stride(tiles)
-        remembered = 256 * WORDS_BACKWARD if backward else 256 * WORDS_FORWARD + 4 * _TILE * self.unit_tiles
-        weights = (self.turns - 1) * self.threads * self.words(tiles, precision)
-        return 4 * (sums + remembered + weights)
+        sums = self.threads // 32 * self.orientation.warp_stride(tiles)
+        remembered = 256 * WORDS_BACKWARD if backward else 256 * WORDS_FORWARD + 4 * self.units
+        return 4 * (sums + remembered + self.stored_words(tiles, precision))
 
 
 class Plan(NamedTuple):
@@ -157,9 +219,12 @@ def columns(width: int, partition: Partition | None) -> int:
     return max(-(-width // 4) * 4, 0 if partition is None else partition.length)
 
 
-def row_stride(tiles: int) -> int:
-    """The floats between two rows of partial sums in shared memory, so that no bank serves more than two lanes."""
-    return _TILE * tiles + (_TILE // 2 if tiles % 2 == 0 else 0)
+def stored_at_once(tiles: int) -> int:
+    """The fragments of stored weights that a round takes, each with a chain of sums: two of one tile.
+
+    One would wait for itself, four spill. `Partition.stored` is a multiple of it.
+    """
+    return 2 if tiles == 1 else 1
 
 
 def plan(
@@ -244,57 +309,78 @@ def _bytes_read(partition: Partition, length: int, precision: str) -> int:
         return 0
     row = length // partition.parts * (2 if precision == "bfloat16" else 4)
     if partition.parts > 1:
-        row += 2 * 4 * _TILE * partition.unit_tiles
+        row += 2 * 4 * partition.units
     return partition.blocks * partition.groups * partition.rows * row
 
 
 def _step(partition: Partition, product: _Product) -> float:
     """The us of a step by arithmetic, without the gates', which takes the same however the work is split."""
     tiles, precision, length = product.tiles, product.precision, partition.length // partition.parts
-    halves = -(-partition.rows // _ROWS)
-    turn = halves * _ROWS * _TILE * partition.unit_warps * tiles * length / _MULTIPLY_ADDS[precision]
-    read = halves * 4 * partition.words(tiles, precision) * partition.threads / _SHARED_READ
-    clocks = turn + (partition.turns - 1) * max(turn, read)
+    row_tiles = -(-partition.rows // partition.orientation.rows)
+    multiply = row_tiles * partition.orientation.rows * partition.units * tiles * length / _MULTIPLY_ADDS[precision]
+    of_stored = multiply * partition.stored / (partition.fragments + partition.stored)
+    read = row_tiles * 4 * partition.stored_words(tiles, precision) / _SHARED_READ
+    clocks = multiply - of_stored + max(of_stored, read)
     hand_overs = (partition.blocks > 1) + (partition.parts > 1)
     return clocks / _CLOCKS + hand_overs * _HAND_OVER + _bytes_read(partition, product.length, precision) / _L2
 
 
 @functools.lru_cache(maxsize=1024)
 def _partition(product: _Product, batch: int, device: _Device) -> Partition | None:
-    """The shortest step: of one block, of several with the fewest units for each, or of sets that split K."""
-    unit_tiles = -(-product.hidden // _TILE)
+    """One block; else the shortest step, of the fewest units for each block or of sets that split K."""
+    one = _one_block(product, batch, device)
+    if one is not None:
+        return one
 
-    def fitting(*shapes: tuple[int, int, int]) -> list[Partition]:
-        return [found for shape in shapes if (found := _by_shape(product, *shape, batch, device))]
+    def fitting(*shapes: tuple[int, int]) -> list[Partition]:
+        return [found for shape in shapes if (found := _several_blocks(product, *shape, batch, device))]
 
-    turns = 1 if unit_tiles <= _WARPS else 2
-    found = fitting((-(-unit_tiles // turns), turns, 1)) if unit_tiles <= _WARPS * turns else []
-    found += fitting(*((count, 1, 1) for count in _UNIT_WARPS))[:1]
+    found = fitting(*((count, 1) for count in _UNIT_WARPS))[:1]
     if product.backward:
-        found += fitting(*((count, 1, parts) for parts in (2, 4, 8) for count in _UNIT_WARPS if count >= parts))
+        found += fitting(*((count, parts) for parts in (2, 4, 8) for count in _UNIT_WARPS if count >= parts))
     return min(found, key=lambda partition: _step(partition, product), default=None)
 
 
-def _by_shape(
-    product: _Product, unit_warps: int, turns: int, parts: int, batch: int, device: _Device
-) -> Partition | None:
-    """The partition by blocks of so many unit warps and turns, in sets of so many blocks, if it fits the device."""
-    split, fragments = _split(-(-product.length // parts), _WARPS // unit_warps)
-    blocks = -(-product.hidden // (_TILE * unit_warps * turns)) * parts
-    if fragments > _MOST_FRAGMENTS or blocks > device.multiprocessors:
+def _one_block(product: _Product, batch: int, device: _Device) -> Partition | None:
+    """The partition by groups of one block, if it fits the device."""
+    unit_warps = -(-product.hidden // WEIGHTS_LEFT.units)
+    if unit_warps > _WARPS:
         return None
-    least = max(1, 4 * split // turns) if blocks == 1 else _ROWS
-    groups = min(device.multiprocessors // blocks, -(-batch // least))
-    rows = -(-batch // groups)
-    partition = Partition(unit_warps, split, fragments, blocks, -(-batch // rows), rows, turns, parts)
+    split, fragments = _split(product.length, _WARPS // unit_warps, 1)
+    while fragments * product.tiles * WEIGHTS_LEFT.words(product.precision) > _REGISTERS:
+        fragments //= 2
+    missing, multiple = -(-product.length // (_STEP * split)) - fragments, stored_at_once(product.tiles)
+    stored = max(0, -(-missing // multiple) * multiple)
+    groups, rows = _dealt(batch, device.multiprocessors, 2 * split)
+    return _fitting(Partition(unit_warps, split, fragments, 1, groups, rows, stored), product, device)
+
+
+def _several_blocks(product: _Product, unit_warps: int, parts: int, batch: int, device: _Device) -> Partition | None:
+    """The partition by blocks of so many unit warps, in sets of so many blocks, if it fits the device."""
+    split, fragments = _split(-(-product.length // parts), _WARPS // unit_warps, _LEAST_FRAGMENTS)
+    blocks = -(-product.hidden // (ROWS_LEFT.units * unit_warps)) * parts
+    if fragments > _MOST_FRAGMENTS or not 1 < blocks <= device.multiprocessors:
+        return None
+    groups, rows = _dealt(batch, device.multiprocessors // blocks, _ROWS)
+    return _fitting(Partition(unit_warps, split, fragments, blocks, groups, rows, 0, parts), product, device)
+
+
+def _dealt(batch: int, most: int, least: int) -> tuple[int, int]:
+    """How many groups share the batch, and the rows of each: at least so many, unless the groups would be too many."""
+    rows = -(-batch // min(most, -(-batch // least)))
+    return -(-batch // rows), rows
+
+
+def _fitting(partition: Partition, product: _Product, device: _Device) -> Partition | None:
+    """The partition, if its weights fit the registers and the rest the shared memory."""
     shared = partition.shared_bytes(product.tiles, product.precision, backward=product.backward)
     fits = partition.words(product.tiles, product.precision) <= _REGISTERS and shared <= device.shared_bytes
     return partition if fits else None
 
 
-def _split(length: int, warps: int) -> tuple[int, int]:
+def _split(length: int, warps: int, least: int) -> tuple[int, int]:
     """How many warps share the length, and the fragments of each: a power of two."""
-    fragments = _LEAST_FRAGMENTS
+    fragments = least
     while fragments * warps * _STEP < length:
         fragments *= 2
     return -(-length // (fragments * _STEP)), fragments

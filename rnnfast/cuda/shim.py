@@ -253,16 +253,17 @@ def typing({", ".join(["context", *(f"a{k}" for k in range(arity))])}):
     store_bf16 = _make(3, None, _store_bf16)
     pack_bf16 = _make(2, _types.uint32, lambda context, b, signature, values: _convert_pair(b, values[1], values[0]))
 
-    def _to_tf32(rounding: int) -> Any:
-        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            bits = builder.add(builder.bitcast(values[0], _I32), _ir.Constant(_I32, rounding))
-            return builder.bitcast(builder.and_(bits, _ir.Constant(_I32, 0xFFFFE000)), _F)
+    def _round_tf32(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        bits = builder.add(builder.bitcast(values[0], _I32), _ir.Constant(_I32, 0x1000))
+        return builder.bitcast(builder.and_(bits, _ir.Constant(_I32, 0xFFFFE000)), _F)
 
-        return _make(1, _types.float32, emit)
-
-    def _high_part_here(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    def _high_part(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         call = _assembler("and.b32 $0, $1, 0xFFFFE000;", "=f,f", _F, [_F])
         return builder.call(call, [values[0]])
+
+    def _anew(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        call = _assembler("mov.b64 $0, $1;", "=l,l", _I64, [_I64])
+        return builder.call(call, [_int64(builder, values[0])])
 
     def _shared_address(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         data = _make_array(signature.args[0])(context, builder, values[0]).data
@@ -280,6 +281,7 @@ def typing({", ".join(["context", *(f"a{k}" for k in range(arity))])}):
         return builder.zext(builder.call(call, [_shared_address(context, builder, signature, values)]), _I64)
 
     remember, recall = _make(3, None, _remember), _make(2, _types.int64, _recall)
+    anew = _make(1, _types.int64, _anew)
 
     def _shared_loader(element: Any, count: int, returns: Any) -> Any:
         def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -307,8 +309,7 @@ def typing({", ".join(["context", *(f"a{k}" for k in range(arity))])}):
 
     copy16, copied = _make(4, None, _copy16), _make(0, None, _copied)
 
-    high_part, round_tf32 = _to_tf32(0), _to_tf32(0x1000)
-    high_part_here = _make(1, _types.float32, _high_part_here)
+    high_part, round_tf32 = _make(1, _types.float32, _high_part), _make(1, _types.float32, _round_tf32)
 
     def _release_add(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         text, address = "red.release.gpu.global.add.s32 [$0], 1;", _address(builder, values, 2)

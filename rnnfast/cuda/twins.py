@@ -27,6 +27,7 @@ import numpy as np
 __all__ = [
     "acquire",
     "advance",
+    "anew",
     "block",
     "blocks",
     "copied",
@@ -40,7 +41,6 @@ __all__ = [
     "given",
     "group",
     "high_part",
-    "high_part_here",
     "int64",
     "load",
     "load2_words",
@@ -252,12 +252,16 @@ def pack_bf16(low: Any, high: Any) -> Any:
 
 
 def high_part(x: Any) -> Any:
-    """The part of a float32 that tf32 keeps: its upper 19 bits."""
+    """The part of a float32 that tf32 keeps: its upper 19 bits.
+
+    The compiler must not move it out of a loop, where the result would take a register for good.
+    """
     return (np.float32(x).view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
-high_part_here = high_part
-"""`high_part` that the compiler must not move out of a loop, where the result would take a register for good."""
+def anew(i: Any) -> Any:
+    """The same integer, of which the compiler knows nothing: it does not unroll a loop that ends there."""
+    return i
 
 
 def round_tf32(x: Any) -> Any:

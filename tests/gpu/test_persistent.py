@@ -10,7 +10,7 @@ from rnnfast.cuda import kernel as kernel_module
 from rnnfast.cuda.plan import Partition, Plan
 
 FAMILIES = ("elman_tanh", "lstm", "gru_after")
-# One block of one warp: forward K = H <= 16, backward K = 4 H <= 32.
+# One block of one warp, which has 16 units: forward K = H <= 16, backward K = 4 H <= 32.
 ONE_WARP = Partition(1, 1, 1, 1, 1, 3), Partition(1, 1, 2, 1, 1, 3)
 
 
@@ -63,7 +63,9 @@ def test_sizes_and_strides(use, sizes):
         # Warps that split K, two tiles of units in a block, and units that are not there.
         ("gru_after", 20, 2, Partition(2, 2, 1, 2, 1, 2), Partition(1, 2, 2, 3, 1, 2)),
         # More rows than the sums of one pass have room for, and a second half of 16.
-        ("elman_tanh", 8, 35, Partition(1, 1, 1, 1, 1, 35), Partition(1, 1, 1, 1, 1, 35)),
+        ("elman_tanh", 12, 35, Partition(1, 1, 1, 2, 1, 35), Partition(1, 1, 1, 2, 1, 35)),
+        # The same in one block, whose tiles have 8 rows.
+        ("elman_tanh", 8, 17, Partition(1, 1, 1, 1, 1, 17), Partition(1, 1, 1, 1, 1, 17)),
     ],
 )
 def test_partitions(use, kind, H, B, forward, backward):
@@ -71,26 +73,26 @@ def test_partitions(use, kind, H, B, forward, backward):
     Problem(kind, mask="both", T=3, B=B, H=H).check()
 
 
-# Blocks of two turns: a warp's second tile of units has its weights in shared memory. Forward K = H, backward K = 4 H.
-TURNS = [
-    # One block of one warp, and units that are not there.
-    ("lstm", 12, 3, Partition(1, 1, 1, 1, 2, 2, 2), Partition(1, 1, 4, 1, 2, 2, 2)),
-    # Warps that split K; backward two tiles of units in a turn, and more fragments than there are.
-    ("gru_after", 20, 2, Partition(1, 2, 1, 2, 1, 2, 2), Partition(2, 2, 2, 1, 1, 2, 2)),
-    # Blocks that hand over, and more rows than the sums of one pass have room for.
-    ("elman_tanh", 17, 35, Partition(1, 1, 2, 2, 1, 35, 2), Partition(2, 1, 2, 1, 2, 19, 2)),
+# One block, where the weights are the left operand, with a part of them in shared memory. Forward K = H, backward 4 H.
+STORED = [
+    # Units that are not there, and more fragments than there are.
+    ("lstm", 20, 3, Partition(2, 1, 1, 1, 1, 3, 1), Partition(2, 1, 2, 1, 1, 3, 4)),
+    # Warps that split K.
+    ("gru_after", 20, 2, Partition(2, 2, 1, 1, 1, 2, 1), Partition(2, 2, 1, 1, 1, 2, 2)),
+    # More rows than the sums have room for, and two groups of unequal rows.
+    ("elman_tanh", 17, 19, Partition(2, 1, 1, 1, 1, 19, 2), Partition(2, 1, 1, 1, 2, 10, 2)),
 ]
 
 
-@pytest.mark.parametrize(("kind", "H", "B", "forward", "backward"), TURNS)
-def test_turns(use, kind, H, B, forward, backward):
+@pytest.mark.parametrize(("kind", "H", "B", "forward", "backward"), STORED)
+def test_stored_weights(use, kind, H, B, forward, backward):
     use(forward, backward)
-    Problem(kind, mask="both", reverse=kind == "gru_after", T=2 if B > 3 else 3, B=B, H=H).check()
+    Problem(kind, mask="both", reverse=kind == "gru_after", T=2, B=B, H=H).check()
 
 
 @pytest.mark.parametrize("precision", PRECISIONS[1:])
-@pytest.mark.parametrize(("kind", "H", "B", "forward", "backward"), TURNS[:2])
-def test_turns_in_other_precisions(use, kind, H, B, forward, backward, precision):
+@pytest.mark.parametrize(("kind", "H", "B", "forward", "backward"), STORED[:2])
+def test_stored_weights_in_other_precisions(use, kind, H, B, forward, backward, precision):
     use(forward, backward)
     Problem(kind, precision=precision, mask="reset_state", T=2, B=B, H=H).check()
 
@@ -98,11 +100,11 @@ def test_turns_in_other_precisions(use, kind, H, B, forward, backward, precision
 # Blocks that split K backward, in sets: K <= parts x split_warps x fragments x 16.
 SETS = [
     # Two sets of two blocks, units that are not there, and two groups of unequal rows.
-    ("lstm", 12, 3, Partition(1, 1, 1, 2, 2, 2), Partition(1, 1, 2, 4, 2, 2, 1, 2)),
+    ("lstm", 12, 3, Partition(1, 1, 1, 2, 2, 2), Partition(1, 1, 2, 4, 2, 2, 0, 2)),
     # Two tiles of units, and warps that split K, too.
-    ("gru_after", 12, 2, Partition(2, 1, 1, 1, 1, 2), Partition(2, 2, 1, 2, 1, 2, 1, 2)),
+    ("gru_after", 12, 2, Partition(2, 1, 1, 1, 1, 2), Partition(2, 2, 1, 2, 1, 2, 0, 2)),
     # Parts of K that are not there, and more rows than the sums of one pass have room for.
-    ("elman_tanh", 12, 35, Partition(1, 1, 1, 2, 1, 35), Partition(1, 1, 1, 8, 1, 35, 1, 4)),
+    ("elman_tanh", 12, 35, Partition(1, 1, 1, 2, 1, 35), Partition(1, 1, 1, 8, 1, 35, 0, 4)),
 ]
 
 

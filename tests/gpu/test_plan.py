@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rnnfast.cuda import shim
-from rnnfast.cuda.plan import MOST_BYTES, PRECISIONS, columns, plan
+from rnnfast.cuda.plan import MOST_BYTES, PRECISIONS, ROWS_LEFT, WEIGHTS_LEFT, columns, plan, stored_at_once
 from rnnfast.cuda.sequence import CELLS
 
 DEVICES = {16: 101376, 108: 166912, 132: 232448, 148: 232448}
@@ -34,46 +34,52 @@ def test_every_plan_covers_the_layer_and_is_resident(kind, precision, multiproce
                 assert part.length >= length
                 assert columns(length, part) >= part.length
                 assert part.blocks == part.sets * part.parts
-                assert 8 * part.unit_tiles * part.sets >= hidden
-                assert part.parts == 1 or (backward and part.turns == 1 and part.unit_tiles >= part.parts)
-                assert (part.unit_warps * part.split_warps * 4) % part.turns == 0
+                assert part.units * part.sets >= hidden
+                assert part.orientation == (WEIGHTS_LEFT if part.blocks == 1 else ROWS_LEFT)
+                assert part.parts == 1 or (backward and part.units >= 8 * part.parts)
+                assert part.threads % (part.units // part.parts) == 0
+                assert part.stored % stored_at_once(tiles) == 0
+                assert part.blocks == 1 or part.stored == 0
                 assert part.rows * (part.groups - 1) < batch <= part.rows * part.groups
                 reads = part.rows * (length // part.parts) * (2 if precision == "bfloat16" else 4)
                 assert part.blocks == 1 or part.blocks * part.groups * reads <= MOST_BYTES
                 assert part.blocks * part.groups <= multiprocessors
                 assert part.threads <= 256
-                assert part.threads * part.parts <= 64 * 8 * part.unit_tiles  # a row and its unit are kept in one word
+                assert part.threads * part.parts <= 64 * part.units  # a row and its unit are kept in one word
                 shared = part.shared_bytes(tiles, precision, backward=backward)
-                assert shared <= (shim.UNASKED_SHARED if part.turns == 1 else DEVICES[multiprocessors])
-                assert part.fragments * tiles * (2 if precision == "bfloat16" else 4) <= 128
+                assert shared <= (DEVICES[multiprocessors] if part.stored else shim.UNASKED_SHARED)
+                assert part.words(tiles, precision) <= 128
     assert count > 500
 
 
-def test_small_layers_need_no_hand_over():
-    for kind in ("lstm", "gru_after", "elman_tanh"):
-        found = plan(kind, 64, 16, "tf32", multiprocessors=132)
-        assert found.forward.blocks == found.backward.blocks == 1
-
-
-@pytest.mark.parametrize("multiprocessors", [132, 148])
-@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+@pytest.mark.parametrize("multiprocessors", [108, 132, 148])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("kind", ["lstm", "gru_after", "elman_tanh"])
-def test_up_to_128_units_are_one_block_of_two_turns(kind, precision, multiprocessors):
-    for hidden in range(65, 129):
+def test_up_to_128_units_are_one_block(kind, precision, multiprocessors):
+    for hidden in range(1, 129):
         for batch in (1, 16, 64):
-            for part, *_ in partitions(kind, hidden, batch, precision, multiprocessors):
-                assert (part.blocks, part.turns) == (1, 2)
+            found = list(partitions(kind, hidden, batch, precision, multiprocessors))
+            assert len(found) == 2
+            for part, *_ in found:
+                assert part.blocks == 1
                 # An element of a step for each thread that finishes.
-                assert part.rows == 1 or part.rows * 8 * part.unit_tiles <= part.threads
+                assert part.rows == 1 or part.rows * part.units <= part.threads
+    assert all(part.blocks > 1 for part, *_ in partitions(kind, 129, 16, precision, multiprocessors))
 
 
-def test_where_one_block_does_not_pay_or_fit_there_are_several():
-    # Three products of float32 on one multiprocessor take longer than a hand-over.
-    found = plan("lstm", 128, 16, "float32", multiprocessors=132)
-    assert (found.forward.blocks, found.backward.blocks) == (16, 16)
-    assert plan("elman_tanh", 128, 16, "float32", multiprocessors=132).forward.blocks == 1
-    # The weights of the second turn and the sums of four gates are 213 KB.
-    for shared, blocks in ((218112, 1), (218111, 16), (166912, 16)):
+def test_what_registers_do_not_hold_of_one_block_lies_in_shared_memory():
+    for precision, forward, backward in (("tf32", (4, 4), (16, 16)), ("bfloat16", (8, 0), (32, 0))):
+        found = plan("lstm", 128, 16, precision, multiprocessors=132)
+        assert (found.forward.fragments, found.forward.stored) == forward
+        assert (found.backward.fragments, found.backward.stored) == backward
+    found = plan("gru_after", 128, 16, multiprocessors=132)
+    assert (found.backward.fragments, found.backward.stored) == (16, 8)
+    assert plan("elman_tanh", 128, 16, multiprocessors=132).forward.stored == 0
+
+
+def test_where_one_block_does_not_fit_there_are_several():
+    # The stored weights and the sums of four gates are 158 KB.
+    for shared, blocks in ((161792, 1), (161791, 16)):
         found = plan("lstm", 128, 16, "tf32", multiprocessors=108, shared_bytes=shared)
         assert (found.forward.blocks, found.backward.blocks) == (blocks, 1)
     assert plan("lstm", 128, 16, "tf32", multiprocessors=108, shared_bytes=48 * 1024).backward.blocks == 16
@@ -87,7 +93,7 @@ def test_groups_share_the_batch_where_there_is_room():
 def test_blocks_split_k_in_sets_where_the_step_is_the_shorter_for_it():
     found = plan("lstm", 1024, 64, "tf32", multiprocessors=132)
     # 16 sets, of 64 units and 8 blocks: 21 MB in place of 134, and the registers of one block of 8 units.
-    assert (found.backward.sets, found.backward.parts, found.backward.unit_tiles) == (16, 8, 8)
+    assert (found.backward.sets, found.backward.parts, found.backward.units) == (16, 8, 64)
     assert found.backward.fragments * 4 == 128
     assert found.forward.parts == 1
     assert plan("lstm", 1024, 128, "tf32", multiprocessors=132).engine == "persistent"

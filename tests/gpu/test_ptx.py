@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from rnnfast.cuda import blas, cells, flat, persistent, reductions, shim, stepwise
-from rnnfast.cuda.plan import PRECISIONS, plan
+from rnnfast.cuda.plan import PRECISIONS, ROWS_LEFT, plan
 from rnnfast.cuda.sequence import CELLS
 
 DEVICES = {(8, 0): (108, 166912), (9, 0): (132, 232448), (10, 0): (148, 232448)}
@@ -35,26 +35,36 @@ def ptxas() -> str:
 
 
 def planned():
-    """All (family, precision, fragments, whether backward) that a plan names for H in 64..2048 and B in 1..256.
+    """All (family, precision, fragments, orientation, whether backward) that a plan names.
+
+    For H in 4..2048 and B in 1..256.
 
     With the shared memory that the largest of their blocks ask for, by device.
     """
     seen = {}
     for family in FAMILIES[:-1]:
         for precision in PRECISIONS:
-            for hidden in range(64, 2049, 4):
+            for hidden in range(4, 2049, 4):
                 for capability, (multiprocessors, most) in DEVICES.items():
                     for batch in (1, 256):
                         device = {"multiprocessors": multiprocessors, "shared_bytes": most}
                         found = plan(family, hidden, batch, precision, **device)
                         for part, backward in ((found.forward, False), (found.backward, True)):
                             if part:
-                                asked = seen.setdefault((family, precision, part.fragments, backward), {})
+                                asked = seen.setdefault(
+                                    (family, precision, part.fragments, part.orientation, backward), {}
+                                )
                                 tiles = 1 if backward else CELLS[family].gates
                                 shared = part.shared_bytes(tiles, precision, backward=backward)
                                 asked[capability] = max(shared, asked.get(capability, 0))
     # Neighbours share what is compiled for a product, and xdist gives neighbours to one process.
-    return sorted(((*key, asked) for key, asked in seen.items()), key=lambda row: (row[1], row[3], row[2], row[0]))
+    rows = [(*key, asked) for key, asked in seen.items()]
+    return sorted(rows, key=lambda row: (row[1], row[4], row[3], row[2], row[0]))
+
+
+def name(value):
+    """How a test's name says a value."""
+    return getattr(value, "name", None)
 
 
 def check(kernel, folder, shared=None):
@@ -78,10 +88,15 @@ def check(kernel, folder, shared=None):
     return texts[0]
 
 
-@pytest.mark.parametrize(("family", "precision", "fragments", "backward", "shared"), planned())
-def test_every_planned_kernel_compiles_without_spills(family, precision, fragments, backward, shared, tmp_path):
+ARGUMENTS = ("family", "precision", "fragments", "orientation", "backward", "shared")
+
+
+@pytest.mark.parametrize(ARGUMENTS, planned(), ids=name)
+def test_every_planned_kernel_compiles_without_spills(
+    family, precision, fragments, orientation, backward, shared, tmp_path
+):
     make = persistent.backward_kernel if backward else persistent.forward_kernel
-    assert "mma.sync.aligned" in check(make(family, precision, fragments), tmp_path, shared)
+    assert "mma.sync.aligned" in check(make(family, precision, fragments, orientation), tmp_path, shared)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -113,7 +128,7 @@ def test_families_are_kinds():
 def test_a_spill_is_seen(tmp_path):
     """The check fails for a kernel that needs more registers than there are."""
     with pytest.raises(AssertionError, match="spill"):
-        check(persistent.forward_kernel("lstm", "float32", 16), tmp_path)
+        check(persistent.forward_kernel("lstm", "float32", 16, ROWS_LEFT), tmp_path)
 
 
 def test_shared_memory_is_asked_for_once_and_only_where_it_grows(monkeypatch):

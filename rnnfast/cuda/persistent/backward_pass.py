@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import arrays, cells, shim
 from ..elements import active, load_or_zero, restarts
-from ..plan import Partition, row_stride
+from ..plan import WEIGHTS_LEFT, Orientation, Partition
 from ..sequence import CELLS, Backward
 from ..shim import cuda, float32, int64
 from .layout import (
@@ -16,13 +16,13 @@ from .layout import (
     AT_DY,
     AT_END,
     AT_KEPT,
+    AT_ROW_STEP,
     AT_SET,
     AT_SET_COUNTER,
     AT_STEP,
     AT_SUM_STORED,
     AT_TILE,
     AT_USED,
-    ROWS_AT_ONCE,
     THREADS,
     low,
     placer,
@@ -52,13 +52,14 @@ def time_of(step: Any, T: Any, reverse: Any) -> Any:
 
 
 @functools.cache
-def backward_kernel(family: str, precision: str, fragments: int) -> Any:
-    """The kernel of all partitions with so many fragments.
+def backward_kernel(family: str, precision: str, fragments: int, orientation: Orientation) -> Any:
+    """The kernel of all partitions with so many fragments and this orientation.
 
     Parameters
     ----------
     family, precision : str
     fragments : int
+    orientation : Orientation
 
     Returns
     -------
@@ -68,11 +69,13 @@ def backward_kernel(family: str, precision: str, fragments: int) -> Any:
     cell, arithmetic = CELLS[family], ARITHMETIC[precision]
     kept_count, has_c, slots, needs_h = cell.kept, cell.has_c, cell.slots, family == "gru_after"
     load_state, store_gradient, blank = arithmetic.load, arithmetic.store, blanker(arithmetic.store)
-    take_places = placer(arithmetic.words, 1, fragments)
-    keep_second, keep_first = keeper(precision, 1, fragments)
-    multiply, differentiate = product_of(precision, 1, fragments), cells.backward_function(family)
-    stride, size, word = row_stride(1), fragments * arithmetic.words, arithmetic.word
-    add_up, (send, receive) = adder(stride), exchanger(stride)
+    take_places = placer(arithmetic.words, 1, orientation)
+    keep_stored, keep_registers = keeper(precision, 1, fragments, orientation)
+    multiply, differentiate = product_of(precision, 1, fragments, orientation), cells.backward_function(family)
+    tile_units, rows_at_once, stride = orientation.units, orientation.rows_at_once, orientation.row_stride(1)
+    warp_stride, size, word = orientation.warp_stride(1), fragments * orientation.words(precision), arithmetic.word
+    one_block = orientation == WEIGHTS_LEFT
+    add_up, (send, receive) = adder(orientation, 1), exchanger(orientation)
 
     @shim.kernel("p" * 17 + "i" * 15)
     def persistent_backward(
@@ -103,27 +106,30 @@ def backward_kernel(family: str, precision: str, fragments: int) -> Any:
         reverse: Any,
         unit_warps: Any,
         split_warps: Any,
-        turns: Any,
+        stored: Any,
         blocks: Any,
         group_rows: Any,
         parts: Any,
         variant: Any,
     ) -> None:
+        if one_block:  # then what blocks do for each other is not compiled
+            blocks, parts = 1, 1
         tid = int64(shim.thread())
         group, block = int64(shim.group()), int64(shim.block())
         row0 = group * group_rows
         rows_here = min(group_rows, B - row0)
 
         # What a thread finishes: one unit, of every `row_step`th row.
-        units = 8 * unit_warps * turns // parts
+        units = tile_units * unit_warps // parts
         row_step = shim.threads() // units
         own, first_row = tid % units, tid // units
         unit = block * units + own
         partial = cuda.shared.array(0, float32, 16)
-        memory = turns * shim.threads() * stride + tid
-        stored = memory - tid + AT_END
-        take_places(partial, memory, stored, unit_warps, split_warps, turns, parts)
-        keep_second(partial, stored, packed, turns)
+        memory = shim.threads() // 32 * warp_stride + tid
+        at_weights = memory - tid + AT_END
+        take_places(partial, memory, at_weights, unit_warps, split_warps, fragments, stored, parts)
+        shim.remember(partial, memory + AT_ROW_STEP, row_step)
+        keep_stored(partial, at_weights, packed, stored)
         if parts > 1:  # where the sums of the set's units begin, counted from unit 0
             first = block // parts * parts
             shim.remember(partial, memory + AT_SET_COUNTER, group * (blocks // parts) + block // parts)
@@ -148,7 +154,7 @@ def backward_kernel(family: str, precision: str, fragments: int) -> Any:
         for q in range(4):
             k[q] = float32(0)
         weights = cuda.local.array(size, word)
-        keep_first(weights, packed, turns)
+        keep_registers(weights, packed, stored)
 
         step = 0
         while step < T + 1:
@@ -160,7 +166,7 @@ def backward_kernel(family: str, precision: str, fragments: int) -> Any:
                 tile, row0 = 0, int64(shim.group()) * group_rows
                 rows_here = min(group_rows, B - row0)
                 while tile < rows_here:
-                    rows = min(ROWS_AT_ONCE, rows_here - tile)
+                    rows = min(rows_at_once, rows_here - tile)
                     again = 0
                     while again < rows:
                         shim.remember(partial, memory + AT_TILE, tile + again)
@@ -186,20 +192,21 @@ def backward_kernel(family: str, precision: str, fragments: int) -> Any:
                             if tile == 0:
                                 wait(counters, group, blocks, step)
                             at = time_of(step - 1, T, reverse) * B + row0 + tile
-                            multiply(weights, gradients, at, columns, rows, partial, memory, turns)
+                            multiply(weights, gradients, at, columns, rows, partial, memory, stored)
                             shim.sync()
                             if parts > 1:
                                 send(exchange, tile, rows, group_rows, parts * units, partial, memory, split_warps)
                         step, tile = shim.recall(partial, memory + AT_STEP), shim.recall(partial, memory + AT_TILE)
-                        tile, again = tile - tile % ROWS_AT_ONCE, tile % ROWS_AT_ONCE
+                        tile, again = tile - tile % rows_at_once, tile % rows_at_once
                         step, finishing = step >> 1, step & 1
-                        rows = min(ROWS_AT_ONCE, rows_here - tile)
+                        rows = min(rows_at_once, rows_here - tile)
                         t, before = time_of(step, T, reverse), time_of(step - 1, T, reverse)
                         place = shim.recall(partial, memory)
                         unit, row = place >> 6, again + (place & 63)
                         b = row0 + tile + row
                         i, finishes = b * H + unit, unit < H and row < rows and finishing == 1
-                        last = finishing == 1 and tile + ROWS_AT_ONCE >= rows_here and again + row_step >= rows
+                        after = again + shim.recall(partial, memory + AT_ROW_STEP)
+                        last = finishing == 1 and tile + rows_at_once >= rows_here and after >= rows
                         total, d_c = float32(0), float32(0)
                         if finishes:
                             # `total` is at first the part of dh that did not come through U.
@@ -240,10 +247,10 @@ def backward_kernel(family: str, precision: str, fragments: int) -> Any:
                             shim.store(dh, i, total)
                             if has_c:
                                 shim.store(dc, i, d_c)
-                        again += row_step
-                    if tile + ROWS_AT_ONCE < rows_here:
+                        again += shim.recall(partial, memory + AT_ROW_STEP)
+                    if tile + rows_at_once < rows_here:
                         shim.sync()  # the next tile's sums go where these are
-                    tile += ROWS_AT_ONCE
+                    tile += rows_at_once
                 if finishing == 0:
                     at = shim.recall(partial, memory + AT_SET_COUNTER)
                     arrive(set_counters, at, 2)  # there are at least so many; `parts` here costs a register
@@ -289,6 +296,6 @@ def backward(call: Backward, partition: Partition, used_columns: int) -> None:
     width = call.gradients.shape[2]
     numbers = (T, B, H, width, used_columns, dy_t, dy_b, int(call.reverse), *of_partition(partition))
     family, variant = cells.family_of(call.kind)
-    kernel = backward_kernel(family, call.precision, partition.fragments)
+    kernel = backward_kernel(family, call.precision, partition.fragments, partition.orientation)
     shared = partition.shared_bytes(1, call.precision, backward=True)
     launch(kernel, partition, shared, memory, (*numbers, partition.parts, variant))

@@ -7,10 +7,10 @@ from typing import Any
 
 from .. import arrays, cells, shim
 from ..elements import active, load_or_zero, restarts
-from ..plan import Partition, columns, row_stride
+from ..plan import WEIGHTS_LEFT, Orientation, Partition, columns
 from ..sequence import CELLS, Forward, stored_dtype
 from ..shim import cuda, float32, int64
-from .layout import AT_BIASES, AT_C, AT_H, AT_STEP, AT_SUM_STORED, AT_TILE, AT_X, ROWS_AT_ONCE, THREADS, low, placer
+from .layout import AT_BIASES, AT_C, AT_H, AT_STEP, AT_SUM_STORED, AT_TILE, AT_X, THREADS, low, placer
 from .product import ARITHMETIC, product_of
 from .steps import adder, arrive, blanker, launch, of_partition, wait
 from .weights import keeper
@@ -19,13 +19,14 @@ __all__ = ["forward", "forward_kernel"]
 
 
 @functools.cache
-def forward_kernel(family: str, precision: str, fragments: int) -> Any:
-    """The kernel of all partitions with so many fragments.
+def forward_kernel(family: str, precision: str, fragments: int, orientation: Orientation) -> Any:
+    """The kernel of all partitions with so many fragments and this orientation.
 
     Parameters
     ----------
     family, precision : str
     fragments : int
+    orientation : Orientation
 
     Returns
     -------
@@ -35,11 +36,12 @@ def forward_kernel(family: str, precision: str, fragments: int) -> Any:
     cell, arithmetic = CELLS[family], ARITHMETIC[precision]
     gates, kept_count, has_c, after = cell.gates, cell.kept, cell.has_c, family == "gru_after"
     store_state, blank = arithmetic.store, blanker(arithmetic.store)
-    take_places = placer(arithmetic.words, gates, fragments)
-    keep_second, keep_first = keeper(precision, gates, fragments)
-    multiply, finish = product_of(precision, gates, fragments), cells.forward_function(family)
-    stride, size, word = row_stride(gates), fragments * gates * arithmetic.words, arithmetic.word
-    add_up = adder(stride)
+    take_places = placer(arithmetic.words, gates, orientation)
+    keep_stored, keep_registers = keeper(precision, gates, fragments, orientation)
+    multiply, finish = product_of(precision, gates, fragments, orientation), cells.forward_function(family)
+    tile_units, rows_at_once, stride = orientation.units, orientation.rows_at_once, orientation.row_stride(gates)
+    warp_stride, size = orientation.warp_stride(gates), fragments * gates * orientation.words(precision)
+    word, add_up, one_block = arithmetic.word, adder(orientation, gates), orientation == WEIGHTS_LEFT
 
     @shim.kernel("p" * 17 + "i" * 16)
     def persistent_forward(
@@ -71,27 +73,29 @@ def forward_kernel(family: str, precision: str, fragments: int) -> Any:
         reverse: Any,
         unit_warps: Any,
         split_warps: Any,
-        turns: Any,
+        stored: Any,
         blocks: Any,
         group_rows: Any,
         training: Any,
         variant: Any,
     ) -> None:
+        if one_block:  # then what blocks do for each other is not compiled
+            blocks = 1
         tid = int64(shim.thread())
         group, block = int64(shim.group()), int64(shim.block())
         row0 = group * group_rows
         rows_here = min(group_rows, B - row0)
 
         # What a thread finishes: one unit, of every `row_step`th row.
-        units = 8 * unit_warps * turns
+        units = tile_units * unit_warps
         row_step = shim.threads() // units
         own, first_row = tid % units, tid // units
         unit = block * units + own
         partial = cuda.shared.array(0, float32, 16)
-        memory = turns * shim.threads() * stride + tid
-        stored = memory - tid + AT_BIASES + 4 * units
-        take_places(partial, memory, stored, unit_warps, split_warps, turns, 1)
-        keep_second(partial, stored, packed, turns)
+        memory = shim.threads() // 32 * warp_stride + tid
+        at_weights = memory - tid + AT_BIASES + 4 * units
+        take_places(partial, memory, at_weights, unit_warps, split_warps, fragments, stored, 1)
+        keep_stored(partial, at_weights, packed, stored)
 
         # The biases of each unit, side by side: those of the gates, and gru_after's b_hn.
         biases = memory - tid + AT_BIASES + 4 * own
@@ -127,7 +131,7 @@ def forward_kernel(family: str, precision: str, fragments: int) -> Any:
         for gate in range(4):
             x[gate], s[gate] = float32(0), float32(0)
         weights = cuda.local.array(size, word)
-        keep_first(weights, packed, turns)
+        keep_registers(weights, packed, stored)
 
         step = 0
         while step < T:
@@ -136,7 +140,7 @@ def forward_kernel(family: str, precision: str, fragments: int) -> Any:
             tile, row0 = 0, int64(shim.group()) * group_rows
             rows_here = min(group_rows, B - row0)
             while tile < rows_here:
-                rows = min(ROWS_AT_ONCE, rows_here - tile)
+                rows = min(rows_at_once, rows_here - tile)
                 again = 0
                 while again < rows:
                     shim.remember(partial, memory + AT_TILE, tile + again)
@@ -158,17 +162,17 @@ def forward_kernel(family: str, precision: str, fragments: int) -> Any:
                         if tile == 0:
                             wait(counters, group, blocks, step + 1)
                         at = (t & slot_mask) * B + row0 + tile
-                        multiply(weights, used, at, columns, rows, partial, memory, turns)
+                        multiply(weights, used, at, columns, rows, partial, memory, stored)
                         shim.sync()
                     step, tile = shim.recall(partial, memory + AT_STEP), shim.recall(partial, memory + AT_TILE)
-                    tile, again = tile - tile % ROWS_AT_ONCE, tile % ROWS_AT_ONCE
+                    tile, again = tile - tile % rows_at_once, tile % rows_at_once
                     t = step + (T - 1 - 2 * step) * reverse
-                    following, rows = t + 1 - 2 * reverse, min(ROWS_AT_ONCE, rows_here - tile)
+                    following, rows = t + 1 - 2 * reverse, min(rows_at_once, rows_here - tile)
                     place = shim.recall(partial, memory)
                     unit, row = place >> 6, again + (place & 63)
                     b = row0 + tile + row
                     i, finishes = b * H + unit, unit < H and row < rows
-                    last = tile + ROWS_AT_ONCE >= rows_here and again + row_step >= rows
+                    last = tile + rows_at_once >= rows_here and again + row_step >= rows
                     state, c_now, output, runs = float32(0), float32(0), float32(0), False
                     if finishes:
                         state = partial[memory + AT_H]
@@ -179,7 +183,7 @@ def forward_kernel(family: str, precision: str, fragments: int) -> Any:
                             at = low(partial, memory + AT_SUM_STORED) + row * stride
                             for gate in range(gates):
                                 x[gate] = partial[memory + AT_X + THREADS * gate]
-                                s[gate] = add_up(partial, at + 8 * gate, split_warps)
+                                s[gate] = add_up(partial, at + tile_units * gate, split_warps)
                             if after:
                                 s[2] += partial[biases + 3]
                             new = finish(variant, x[0], x[1], x[2], x[3], s[0], s[1], s[2], s[3], state, c_now)
@@ -208,9 +212,9 @@ def forward_kernel(family: str, precision: str, fragments: int) -> Any:
                                 shim.store(kept, at + 2 * H, x[2])
                                 shim.store(kept, at + 3 * H, x[3])
                     again += row_step
-                if tile + ROWS_AT_ONCE < rows_here:
+                if tile + rows_at_once < rows_here:
                     shim.sync()  # the next tile's sums go where these are
-                tile += ROWS_AT_ONCE
+                tile += rows_at_once
             step += 1
 
     return persistent_forward
@@ -256,7 +260,7 @@ def forward(call: Forward, partition: Partition, weight: Any, counters: Any) -> 
     slot_mask = 1 if trail is None else -1
     numbers = (T, B, H, width, slots, slot_mask, y_t, y_b, int(call.reverse))
     family, variant = cells.family_of(call.kind)
-    kernel = forward_kernel(family, call.precision, partition.fragments)
+    kernel = forward_kernel(family, call.precision, partition.fragments, partition.orientation)
     trained = int(trail is not None)
     shared = partition.shared_bytes(CELLS[call.kind].gates, call.precision)
     launch(kernel, partition, shared, memory, (*numbers, *of_partition(partition), trained, variant))

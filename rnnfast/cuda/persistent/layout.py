@@ -1,6 +1,6 @@
 """Where things lie in a block's shared memory.
 
-The warps' sums, then what each thread remembers, then forward the biases, then the weights of the second turn:
+The warps' sums, then what each thread remembers, then forward the biases, then the stored weights:
 `plan.Partition.shared_bytes` counts them.
 """
 
@@ -10,19 +10,18 @@ import functools
 from typing import Any
 
 from .. import shim
-from ..plan import WORDS_BACKWARD, WORDS_FORWARD, row_stride
+from ..plan import WORDS_BACKWARD, WORDS_FORWARD, Orientation
 from ..shim import int64
 
-__all__ = ["ROWS_AT_ONCE", "THREADS", "high", "low", "placer"]
-
-ROWS_AT_ONCE = 32
+__all__ = ["THREADS", "high", "low", "placer"]
 
 # What a thread remembers in shared memory, behind the sums: the places of its words, each a word of every thread.
 THREADS = 256
 # The first is its element's place. Two words hold two numbers below 2^16 each, which `low` and `high` take apart.
 AT_SUM_STORED, AT_K_LANE, AT_STEP, AT_TILE = (n * THREADS for n in range(1, 5))
 AT_X, AT_H, AT_C = (n * THREADS for n in (5, 9, 10))  # forward: of four gates, and the states
-AT_DH, AT_DC, AT_DY, AT_KEPT, AT_USED, AT_SET, AT_SET_COUNTER = (n * THREADS for n in (5, 6, 7, 8, 12, 13, 14))
+AT_DH, AT_DC, AT_DY, AT_KEPT, AT_USED = (n * THREADS for n in (5, 6, 7, 8, 12))  # backward
+AT_SET, AT_SET_COUNTER, AT_ROW_STEP = (n * THREADS for n in (13, 14, 15))
 AT_BIASES, AT_END = WORDS_FORWARD * THREADS, WORDS_BACKWARD * THREADS
 
 
@@ -39,29 +38,38 @@ def high(partial: Any, at: Any) -> Any:
 
 
 @functools.cache
-def placer(words: int, tiles: int, fragments: int) -> Any:
+def placer(words: int, tiles: int, orientation: Orientation) -> Any:
     """A device function: remembers a thread's places.
 
-    ``(partial, memory, stored, unit_warps, split_warps, turns, parts)``
+    ``(partial, memory, weights, unit_warps, split_warps, fragments, stored, parts)``
     Which element it finishes, as ``64 unit + row``; where its sums are; where its lane's part of K begins, and where
-    the lane's sums go; and where the lane's weights of the second turn are, all of which begin at `stored`. A
-    fragment has so many `words` for each thread.
+    the lane's sums go; and where the lane's stored weights are, all of which begin at `weights`. Of a fragment's
+    weights a lane has so many `words` for each of its units.
     """
-    stride, size = row_stride(tiles), tiles * fragments * words
+    tile_units, warp_stride = orientation.units, orientation.warp_stride(tiles)
+    left, right = orientation.sum_steps(tiles)
+    size = tiles * words * (tile_units // 8)  # of a lane's weights of a fragment
 
     @shim.device
     def place(
-        partial: Any, memory: Any, stored: Any, unit_warps: Any, split_warps: Any, turns: Any, parts: Any
+        partial: Any,
+        memory: Any,
+        weights: Any,
+        unit_warps: Any,
+        split_warps: Any,
+        fragments: Any,
+        stored: Any,
+        parts: Any,
     ) -> None:
-        tid, block, units = int64(shim.thread()), int64(shim.block()), 8 * unit_warps * turns
+        tid, block, units = int64(shim.thread()), int64(shim.block()), tile_units * unit_warps
         own, warp, lane = tid % units, tid // 32, tid % 32
-        own_sums = own // 8 * split_warps * ROWS_AT_ONCE * stride + own % 8
-        own_weights = stored + warp * 32 * size + lane * words
+        own_sums = own // tile_units * split_warps * warp_stride + own % tile_units
+        own_weights = weights + warp * 32 * stored * size + lane * words
         shim.remember(partial, memory + AT_SUM_STORED, own_sums + own_weights * 65536)
         units //= parts
         shim.remember(partial, memory, (block * units + tid % units) * 64 + tid // units)
         first = block % parts * split_warps + warp % split_warps
-        k, sums = first * fragments * 16 + 4 * (lane % 4), (warp * ROWS_AT_ONCE + lane // 4) * stride + 2 * (lane % 4)
-        shim.remember(partial, memory + AT_K_LANE, k + sums * 65536)
+        k, sums = first * (fragments + stored) * 16 + 4 * (lane % 4), lane // 4 * left + lane % 4 * 2 * right
+        shim.remember(partial, memory + AT_K_LANE, k + (warp * warp_stride + sums) * 65536)
 
     return place

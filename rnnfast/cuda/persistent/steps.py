@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from .. import arrays, shim
-from ..plan import Partition
+from ..plan import Orientation, Partition
 from ..shim import float32, int64
-from .layout import AT_SUM_STORED, ROWS_AT_ONCE, low
+from .layout import AT_SUM_STORED, low
 
 __all__ = [
     "COUNTER_STRIDE",
@@ -49,29 +49,30 @@ def wait(counters: Any, group: Any, blocks: Any, step: Any) -> None:
 
 
 @functools.cache
-def adder(stride: int) -> Any:
+def adder(orientation: Orientation, tiles: int) -> Any:
     """A device function: the sum of the warps that split K, in their order."""
+    warp_stride = orientation.warp_stride(tiles)
 
     @shim.device
     def add_up(partial: Any, at: Any, split_warps: Any) -> Any:
         total = partial[at]
         for warp in range(1, 8):  # all loads at once; a loop up to split_warps would wait for each
             if warp < split_warps:
-                total += partial[at + warp * ROWS_AT_ONCE * stride]
+                total += partial[at + warp * warp_stride]
         return total
 
     return add_up
 
 
 @functools.cache
-def exchanger(stride: int) -> tuple[Any, Any]:
+def exchanger(orientation: Orientation) -> tuple[Any, Any]:
     """Two device functions for sets of blocks that split K: send the block's sums, and add up the set's.
 
     In the exchange lie the rows of a group for each of its blocks, of as many sums as a set has units. The sums of a
     step are overwritten in the next, which begins when all blocks of the group have finished this one. The blocks'
     sums are added in the order of the blocks.
     """
-    add_up = adder(stride)
+    stride, add_up = orientation.row_stride(1), adder(orientation, 1)
 
     @shim.device
     def send(
@@ -120,7 +121,7 @@ def of_partition(partition: Partition) -> tuple[int, ...]:
     return (
         partition.unit_warps,
         partition.split_warps,
-        partition.turns,
+        partition.stored,
         partition.blocks,
         partition.rows,
     )
@@ -142,7 +143,7 @@ def exchange_of(partition: Partition) -> Any:
     """Where the blocks of a set exchange their sums."""
     if partition.parts == 1:
         return None
-    return arrays.empty((partition.groups * partition.blocks * partition.rows * 8 * partition.unit_tiles,))
+    return arrays.empty((partition.groups * partition.blocks * partition.rows * partition.units,))
 
 
 def launch(kernel: Any, partition: Partition, shared: int, memory: tuple[Any, ...], numbers: tuple[int, ...]) -> None:

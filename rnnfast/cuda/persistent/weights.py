@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 from .. import arrays, cells, shim
-from ..plan import Partition
+from ..plan import Orientation, Partition
 from ..sequence import CELLS, stored_dtype
 from ..shim import float32, int64
 from .product import ARITHMETIC, unrolled
@@ -16,9 +16,10 @@ __all__ = ["keeper", "pack_kernel", "packed"]
 
 @functools.cache
 def pack_kernel(family: str, precision: str, backward: bool) -> Any:
-    """The kernel that writes U in the order in which the warps take it: block, warp, fragment, tile, lane, four k.
+    """The kernel that writes U in the order in which the warps take it.
 
-    Weights beyond the units or beyond K are zeros, so that the kernels which multiply have no edges.
+    Block, warp, fragment, tile, `eights` of the tile's units, lane, four k. Weights beyond the units or beyond K are
+    zeros, so that the kernels which multiply have no edges.
 
     Parameters
     ----------
@@ -35,19 +36,27 @@ def pack_kernel(family: str, precision: str, backward: bool) -> Any:
     tiles, length_gates = (1, len(recurrent)) if backward else (len(recurrent), 1)
     gate_of_first_slot, gates = recurrent[0], len(recurrent)  # the slots go on from there, around the gates
 
-    @shim.kernel("ppiiiiii")
+    @shim.kernel("ppiiiiiii")
     def pack(
-        weight: Any, packed: Any, H: Any, unit_tiles: Any, split_warps: Any, parts: Any, fragments: Any, size: Any
+        weight: Any,
+        packed: Any,
+        H: Any,
+        unit_warps: Any,
+        split_warps: Any,
+        parts: Any,
+        fragments: Any,
+        eights: Any,
+        size: Any,
     ) -> None:
         at = int64(shim.block()) * shim.threads() + shim.thread()
         if at < size:
             inner, lane = at % 4, at // 4 % 32
-            tile = at // 128 % tiles
-            j = at // (128 * tiles) % fragments
-            warp = at // (128 * tiles * fragments) % (unit_tiles * split_warps)
-            block = at // (128 * tiles * fragments * unit_tiles * split_warps)
+            eight, tile = at // 128 % eights, at // (128 * eights) % tiles
+            j = at // (128 * eights * tiles) % fragments
+            warp = at // (128 * eights * tiles * fragments) % (unit_warps * split_warps)
+            block = at // (128 * eights * tiles * fragments * unit_warps * split_warps)
             k = ((block % parts * split_warps + warp % split_warps) * fragments + j) * 16 + 4 * (lane % 4) + inner
-            unit = (block // parts * unit_tiles + warp // split_warps) * 8 + lane // 4
+            unit = ((block // parts * unit_warps + warp // split_warps) * eights + eight) * 8 + lane // 4
             value = float32(0)
             if unit < H and k < length_gates * H:
                 if backward:
@@ -63,9 +72,11 @@ def pack_kernel(family: str, precision: str, backward: bool) -> Any:
 def packed(weight: Any, kind: str, precision: str, partition: Partition, *, backward: bool) -> Any:
     """U in the warps' order: what a kernel takes."""
     tiles = 1 if backward else CELLS[kind].gates
-    size = partition.blocks * partition.unit_tiles * partition.split_warps * partition.fragments * tiles * 128
+    fragments, eights = partition.fragments + partition.stored, partition.orientation.units // 8
+    size = partition.blocks * partition.threads * fragments * tiles * eights * 4
     out = arrays.empty((size,), stored_dtype(precision))
-    numbers = (weight.shape[1], partition.unit_tiles, partition.split_warps, partition.parts, partition.fragments, size)
+    of_warps = (partition.unit_warps, partition.split_warps, partition.parts)
+    numbers = (weight.shape[1], *of_warps, fragments, eights, size)
     pointers = (shim.pointer(weight.reshape(-1)), shim.pointer(out))
     pack_kernel(cells.family_of(kind)[0], precision, backward).launch(
         -(-size // 256), 256, (*pointers, *numbers), stream=arrays.stream_pointer()
@@ -74,14 +85,15 @@ def packed(weight: Any, kind: str, precision: str, partition: Partition, *, back
 
 
 @functools.cache
-def keeper(precision: str, tiles: int, fragments: int) -> tuple[Any, Any]:
-    """Two device functions: take the weights of a block's second turn, and those of a warp's first.
+def keeper(precision: str, tiles: int, fragments: int, orientation: Orientation) -> tuple[Any, Any]:
+    """Two device functions: take the weights of a warp that lie in shared memory, and those in registers.
 
-    ``(partial, stored, packed, turns)``: to ``partial[stored]`` and on, if there are two turns; they are there after
-    `shim.copied` and a `sync`. ``(weights, packed, turns)``: into registers.
+    ``(partial, at, packed, stored)``: those of all warps lie from ``partial[at]`` on; they are there after
+    `shim.copied` and a `sync`. ``(weights, packed, stored)``: into registers.
     """
     words, keep = ARITHMETIC[precision].words, ARITHMETIC[precision].keep
-    count = tiles * fragments
+    of_fragment = tiles * (orientation.units // 8)
+    count, size = fragments * of_fragment, of_fragment * 32 * words
 
     @shim.device
     def one(j: Any, weights: Any, packed: Any, at: Any, d: Any, e: Any) -> None:
@@ -90,19 +102,18 @@ def keeper(precision: str, tiles: int, fragments: int) -> tuple[Any, Any]:
     every = unrolled(one, count)
 
     @shim.device
-    def keep_second(partial: Any, stored: Any, packed: Any, turns: Any) -> None:
-        i = 4 * int64(shim.thread())
-        size = shim.threads() * count * words
-        first = (shim.block() * turns + 1) * size
-        while i < (turns - 1) * size:
-            shim.copy16(partial, stored + i, packed, first + i)
-            i += 4 * shim.threads()
+    def keep_stored(partial: Any, at: Any, packed: Any, stored: Any) -> None:
+        warp, i = int64(shim.thread()) // 32, 4 * (int64(shim.thread()) % 32)
+        first = (warp * (fragments + stored) + fragments) * size
+        while i < stored * size:
+            shim.copy16(partial, at + warp * stored * size + i, packed, first + i)
+            i += 128
 
     @shim.device
-    def keep_first(weights: Any, packed: Any, turns: Any) -> None:
+    def keep_registers(weights: Any, packed: Any, stored: Any) -> None:
         thread = int64(shim.thread())
-        warp = int64(shim.block()) * turns * (shim.threads() // 32) + thread // 32
-        at = (warp * count * 32 + thread % 32) * 4
+        warp = int64(shim.block()) * (shim.threads() // 32) + thread // 32
+        at = (warp * (fragments + stored) * of_fragment * 32 + thread % 32) * 4
         every(int64(0), weights, packed, at, at, at)
 
-    return keep_second, keep_first
+    return keep_stored, keep_registers
