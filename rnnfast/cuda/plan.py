@@ -13,7 +13,7 @@ C) A layer of up to 128 units fits one block and needs no hand-over through glob
    the weights does not fit the registers, up to half of them, is the end of every warp's part of K and is `stored` in
    shared memory. The weights are the tensor cores' left operand there (`WEIGHTS_LEFT`): a tile is 16 units and 8 rows,
    of which the groups' two to four (D) fill more than of a tile of 16 rows, at half the clocks. One block is taken
-   wherever it fits. By arithmetic (`_step`) 128 units of an LSTM are 0.8 us against 1.3 us of 16 blocks in tf32, and
+   wherever it fits. By arithmetic (`_step`) 128 units of an LSTM are 0.6 us against 1.3 us of 16 blocks in tf32, and
    0.25 us in bfloat16; only in float32, with its three products, is it even: 1.5 us (GRU 1.1) in both.
    Of several blocks, as many warps as possible share K, which is the shortest step, and the rows are the left operand
    (`ROWS_LEFT`): a group has 16 of them or more, and a block as few as 8 units.
@@ -318,10 +318,9 @@ def _step(partition: Partition, product: _Product) -> float:
     tiles, precision, length = product.tiles, product.precision, partition.length // partition.parts
     row_tiles = -(-partition.rows // partition.orientation.rows)
     multiply = row_tiles * partition.orientation.rows * partition.units * tiles * length / _MULTIPLY_ADDS[precision]
-    of_stored = multiply * partition.stored / (partition.fragments + partition.stored)
     read = row_tiles * 4 * partition.stored_words(tiles, precision) / _SHARED_READ
-    clocks = multiply - of_stored + max(of_stored, read)
     hand_overs = (partition.blocks > 1) + (partition.parts > 1)
+    clocks = max(multiply, read)
     return clocks / _CLOCKS + hand_overs * _HAND_OVER + _bytes_read(partition, product.length, precision) / _L2
 
 

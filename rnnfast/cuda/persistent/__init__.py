@@ -24,8 +24,8 @@ D) A row beyond the batch is a copy of the last one and its sums are never read:
 E) "float32" is three tf32 products, of the parts high x high, high x low and low x high: what is left out is 2^-22.
    "tf32" and "bfloat16" store the rounded state, which the weight gradient's GEMM would round anyway.
 F) In one block the last fragments of a warp's part of K may lie in shared memory, in the order of the registers', and
-   are multiplied after those, into the same sums: that is how one block holds up to 128 units. Only the product and
-   what brings them there know of it.
+   are added to the same sums, by half of the warps before those in registers: that is how one block holds up to 128
+   units. Only the product and what brings them there know of it.
 G) Backward, blocks may be sets that split K, as warps do in a block. A step then has two rounds: all sums are sent to
    the set's exchange, the set hands over on a counter of its own, and what was sent is finished. The next step's sums
    overwrite these behind the group's hand-over, when all have read: one buffer is enough.

@@ -222,6 +222,18 @@ def product_of(precision: str, tiles: int, fragments: int, orientation: Orientat
     every, sums_size = unrolled(fragment, fragments), count * tiles * 4
 
     @shim.device
+    def add_both(weights: Any, upper: Any, lower: Any, sums: Any, partial: Any, memory: Any, stored: Any) -> None:
+        # Of a scheduler's two warps one begins with what is stored: its reading goes on beside the other's products.
+        half = int64(shim.thread()) // 128 % 2
+        end = half + 2
+        while half < shim.anew(end):
+            if half % 2 == 0:
+                every(int64(0), weights, upper, lower, sums, sums)
+            else:
+                add_stored(upper, sums, partial, high(partial, memory + AT_SUM_STORED), stored)
+            half += 1
+
+    @shim.device
     def product(
         weights: Any, source: Any, row: Any, columns: Any, rows: Any, partial: Any, memory: Any, stored: Any
     ) -> None:
@@ -230,9 +242,10 @@ def product_of(precision: str, tiles: int, fragments: int, orientation: Orientat
             upper, lower = lane_rows(source, row, first, rows, columns, low(partial, memory + AT_K_LANE), element)
             sums = cuda.local.array(sums_size, float32)
             clear(sums)
-            every(int64(0), weights, upper, lower, sums, sums)
             if one_block:
-                add_stored(upper, sums, partial, high(partial, memory + AT_SUM_STORED), stored)
+                add_both(weights, upper, lower, sums, partial, memory, stored)
+            else:
+                every(int64(0), weights, upper, lower, sums, sums)
             add_chains(sums, partial, high(partial, memory + AT_K_LANE) + first * stride)
             first += tile_rows
 
