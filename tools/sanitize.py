@@ -54,7 +54,7 @@ def main() -> int:
             "ASAN_OPTIONS": "detect_leaks=0",  # nearly all of them are Python's own
             "UBSAN_OPTIONS": "print_stacktrace=1",
         }
-        pytest = (python, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow")
+        pytest = (python, "-P", "-m", "pytest", "-q", "-n", "auto", "-p", "no:cacheprovider", "-m", "not slow")
         return subprocess.run([*pytest, *TESTS], cwd=ROOT, env=environment).returncode
 
 
