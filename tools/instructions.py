@@ -27,7 +27,7 @@ from rnnfast import _core
 from rnnfast.bench.measure import contestants
 from rnnfast.bench.rows import Row, select
 
-MOST_FLOP = 2e9  # of a call: valgrind takes about a minute for it
+MOST_FLOP = 4e9  # of a call: valgrind takes about two minutes for it
 COST = re.compile(r"(0x[0-9a-f]+|[+-]\d+|\*)((?: (?:\d+|[+-]\d+|\*))*) (\d+)")
 NAME = re.compile(r"(ob|cob)=\((\d+)\)(?: (.*))?")
 
