@@ -13,8 +13,8 @@ C) A layer of up to 128 units fits one block and needs no hand-over through glob
    the weights does not fit the registers, up to half of them, is the end of every warp's part of K and is `stored` in
    shared memory. The weights are the tensor cores' left operand there (`WEIGHTS_LEFT`): a tile is 16 units and 8 rows,
    of which the groups' two to four (D) fill more than of a tile of 16 rows, at half the clocks. One block is taken
-   wherever it fits. By arithmetic (`_step`) 128 units of an LSTM are 0.6 us against 1.3 us of 16 blocks in tf32, and
-   0.25 us in bfloat16; only in float32, with its three products, is it even: 1.5 us (GRU 1.1) in both.
+   wherever it fits. By arithmetic (docs/benchmarks-gpu.md) 128 units of an LSTM are 0.6 us against 1.3 us of 16 blocks
+   in tf32, and 0.25 us in bfloat16; only in float32, with its three products, is it even: 1.5 us (GRU 1.1) in both.
    Of several blocks, as many warps as possible share K, which is the shortest step, and the rows are the left operand
    (`ROWS_LEFT`): a group has 16 of them or more, and a block as few as 8 units.
 D) Groups of one block are as many as there are multiprocessors, down to one element for each thread that finishes: an
@@ -76,7 +76,6 @@ _HAND_OVER = 1.25  # us
 _L2 = 5.5e6  # bytes a us
 _CLOCKS = 1755  # a us
 _MULTIPLY_ADDS = {"float32": 200, "tf32": 600, "bfloat16": 1200}  # of a multiprocessor in a clock, by mma.sync
-_SHARED_READ = 128  # bytes of a multiprocessor in a clock
 
 
 class Orientation(NamedTuple):
@@ -314,14 +313,12 @@ def _bytes_read(partition: Partition, length: int, precision: str) -> int:
 
 
 def _step(partition: Partition, product: _Product) -> float:
-    """The us of a step by arithmetic, without the gates', which takes the same however the work is split."""
-    tiles, precision, length = product.tiles, product.precision, partition.length // partition.parts
-    row_tiles = -(-partition.rows // partition.orientation.rows)
-    multiply = row_tiles * partition.orientation.rows * partition.units * tiles * length / _MULTIPLY_ADDS[precision]
-    read = row_tiles * 4 * partition.stored_words(tiles, precision) / _SHARED_READ
-    hand_overs = (partition.blocks > 1) + (partition.parts > 1)
-    clocks = max(multiply, read)
-    return clocks / _CLOCKS + hand_overs * _HAND_OVER + _bytes_read(partition, product.length, precision) / _L2
+    """The us of a step of several blocks, without the gates', which takes the same however the work is split."""
+    rows = -(-partition.rows // ROWS_LEFT.rows) * ROWS_LEFT.rows
+    multiply_adds = rows * partition.units * product.tiles * (partition.length // partition.parts)
+    products = multiply_adds / _MULTIPLY_ADDS[product.precision] / _CLOCKS
+    hand_overs = 1 + (partition.parts > 1)
+    return products + hand_overs * _HAND_OVER + _bytes_read(partition, product.length, product.precision) / _L2
 
 
 @functools.lru_cache(maxsize=1024)
