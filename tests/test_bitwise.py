@@ -50,6 +50,26 @@ def test_any_number_of_threads(isa, kind, dtype, large):
         assert_all_same(run(layer, data, threads=threads, **data.masks), one)
 
 
+# Threads get neighbouring rows with about the same number of steps each; some may get none.
+LENGTHS = {
+    "one row has nearly all": [14, 1, 0, 1, 0, 0, 1],
+    "the last has": [0, 1, 0, 0, 0, 0, 14],
+    "empty rows at the end": [14, 13, 1, 0, 0, 0, 0],
+    "all empty": [0] * 7,
+}
+
+
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+@pytest.mark.parametrize(("isa", "kind"), list(product(ISAS, KINDS)))
+def test_any_share_of_uneven_lengths(isa, kind, lengths):
+    """Each row is one thread's."""
+    case = Case(kind, isa, T=14, B=7, H=37, I=19, bidirectional=True)
+    layer, data = case.layer(), case.data
+    one = run(layer, data, threads=1, lengths=lengths)
+    for threads in (2, 3):
+        assert_all_same(run(layer, data, threads=threads, lengths=lengths), one)
+
+
 @pytest.mark.parametrize("bounds", [tuple(range(15)), (0, 1, 6, 14), (0, 13, 14), (0, 0, 7, 14)], ids=str)
 @every
 def test_any_chunking(case, bounds):

@@ -16,7 +16,8 @@ constexpr int largest_power_of_two(int n) { return n < 2 ? 1 : 2 * largest_power
 
 // Tile shapes for N vectors per panel and k: as many accumulators as the register file holds beside the operands. The
 // rows of one product share a number of panels, halved where panels run out; a row alone has what is left.
-// Rejected: twelve panels in place of eight for an Elman's row alone (1.4 to 1.7 times the time from H = 128 on).
+// Rejected: twelve panels in place of eight for an Elman's row alone (1.4 to 1.7 times the time from H = 128 on); six
+// rows of two panels in place of three of four for an Elman (half of the weights' way from L2: no difference).
 template <int N> struct Shape {
     static constexpr int budget = RNNFAST_ACCUMULATORS; // 12 of 16 registers, 24 of 32
     static constexpr int rows = N == 3 ? budget / 3 : budget / 4;

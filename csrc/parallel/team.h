@@ -111,8 +111,9 @@ class Team {
     }
     bool stopped() const { return interrupt_ && __atomic_load_n(&interrupt_->stop, __ATOMIC_RELAXED); }
 
-    // This thread's share of 0 .. count.
-    Range share(index count) const { return {count * rank / size, count * (rank + 1) / size}; }
+    // This thread's share of 0 .. count, and where any thread's begins.
+    Range share(index count) const { return {share(count, rank), share(count, rank + 1)}; }
+    index share(index count, int of) const { return count * of / size; }
 
   private:
     void poll() {

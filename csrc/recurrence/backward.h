@@ -41,7 +41,8 @@ template <class Cell, class T> class BackwardPass {
     const Backward<T> &call;
     const L at;
     const index chunk;
-    Masks<T> masks;
+    const Masks<T> masks;
+    index *const order; // of the shares
     States<Cell, T> states;
     Records<Cell, T> records;
     T *dc = nullptr, *direct = nullptr; // [B][padded]
@@ -53,8 +54,8 @@ template <class Cell, class T> class BackwardPass {
 
   public:
     BackwardPass(const Backward<T> &call_, Carver &carver)
-        : call(call_), at(call_.sizes), chunk(chunk_steps()), masks(call_, carver), states(call_, at, carver),
-          records(Records<Cell, T>::on_tape(at, call_.steps, call_.batch, call_.tape)) {
+        : call(call_), at(call_.sizes), chunk(chunk_steps()), masks(call_), order(Share<T>::carve(call_, carver)),
+          states(call_, at, carver), records(Records<Cell, T>::on_tape(at, call_.steps, call_.batch, call_.tape)) {
         const index B = call.batch, rows = call.threads * chunk * B;
         if (Cell::has_c) dc = carver.take<T>(B * at.padded);
         if (Cell::has_direct) direct = carver.take<T>(B * at.padded);
@@ -70,7 +71,6 @@ template <class Cell, class T> class BackwardPass {
     }
 
     void prepare() {
-        masks.sort();
         states.fill(call, at);
         for (index i = 0; i < call.batch * at.H; ++i) {
             if (call.d_reset_h) call.d_reset_h[i] = 0;
@@ -82,7 +82,7 @@ template <class Cell, class T> class BackwardPass {
     }
 
     void run(Team &team) {
-        const Share share(team, call.batch, at.P);
+        const Share<T> share(team, call, at.P, order);
         const index part = team.rank * chunk * call.batch;
         const Scratch scratch{back_rows + team.rank * call.batch, grad_rows + part, left_rows + part, id_rows + part,
                               outer[team.rank]};
@@ -117,12 +117,12 @@ template <class Cell, class T> class BackwardPass {
         }
     }
 
-    bool step(Team &team, const Share &share, BackRow *row, index t) const {
+    bool step(Team &team, const Share<T> &share, BackRow *row, index t) const {
         start(team, share, row, t);
         if constexpr (Cell::phases == 2) {
             if (!share.wait(team)) return false;
-            const index rows = share.mine(masks.active(t));
-            for (index i = 0; i < rows; ++i) enter_step(row[i], t, masks.row(share.place(i)));
+            const index rows = share.active(t);
+            for (index i = 0; i < rows; ++i) enter_step(row[i], t, share.row(i));
             second_phase(team, share, row, rows);
         }
         if (!share.wait(team)) return false;
@@ -165,12 +165,12 @@ template <class Cell, class T> class BackwardPass {
     }
 
     // Rows whose last step is t begin with the gradient of their final state.
-    void start(Team &team, const Share &share, BackRow *row, index t) const {
-        const index rows = share.mine(masks.active(t));
+    void start(Team &team, const Share<T> &share, BackRow *row, index t) const {
+        const index rows = share.active(t);
         const bool first = t == time(0);
-        const index running = first ? 0 : call.reverse ? rows : share.mine(masks.active(t + 1));
+        const index running = first ? 0 : call.reverse ? rows : share.active(t + 1);
         for (index i = running; i < rows && !team.stopped(1); ++i) {
-            const index b = masks.row(share.place(i));
+            const index b = share.row(i);
             enter_step(row[i], t, b);
             for (index p = share.panels.begin; p < share.panels.end; ++p) {
                 const index j = b * at.H + p * V, n = at.H - p * V;
@@ -180,7 +180,7 @@ template <class Cell, class T> class BackwardPass {
         }
     }
 
-    void second_phase(Team &team, const Share &share, const BackRow *row, index rows) const {
+    void second_phase(Team &team, const Share<T> &share, const BackRow *row, index rows) const {
         if constexpr (Cell::phases == 2) {
             constexpr BackSlots<Cell, 1> back;
             product<1, T>(
@@ -194,11 +194,11 @@ template <class Cell, class T> class BackwardPass {
         }
     }
 
-    void transition(Team &team, const Share &share, BackRow *row, index t) const {
+    void transition(Team &team, const Share<T> &share, BackRow *row, index t) const {
         constexpr BackSlots<Cell, 0> back;
-        const index rows = share.mine(masks.active(t)), before = masks.previous(t);
+        const index rows = share.active(t), before = masks.previous(t);
         for (index i = 0; i < rows; ++i) {
-            const index b = masks.row(share.place(i));
+            const index b = share.row(i);
             row[i].from = masks.origin(t, b);
             row[i].ends = row[i].from == From::initial || before < 0;
             row[i].gates = records.slots.row(t, b) + back.first * V;

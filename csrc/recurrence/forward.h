@@ -40,7 +40,8 @@ template <class Cell, class T, class W = T> class ForwardPass {
     const L at;
     const bool hoisted;
     const index chunk; // steps whose input side is computed at once
-    Masks<T> masks;
+    const Masks<T> masks;
+    index *const order; // of the shares
     States<Cell, T> states;
     Records<Cell, T> records;
     StepRow *step_rows;   // [threads][B]
@@ -48,8 +49,9 @@ template <class Cell, class T, class W = T> class ForwardPass {
 
   public:
     ForwardPass(const Forward<T> &call_, Carver &carver)
-        : call(call_), at(call_.sizes), hoisted(hoist()), chunk(hoisted ? chunk_steps() : 1), masks(call_, carver),
-          states(call_, at, carver), step_rows(carver.take<StepRow>(call_.threads * call_.batch)),
+        : call(call_), at(call_.sizes), hoisted(hoist()), chunk(hoisted ? chunk_steps() : 1), masks(call_),
+          order(Share<T>::carve(call_, carver)), states(call_, at, carver),
+          step_rows(carver.take<StepRow>(call_.threads * call_.batch)),
           input_rows(hoisted ? carver.take<InputRow>(call_.threads * chunk * call_.batch) : nullptr) {
         const index B = call.batch;
         if (call.tape) {
@@ -63,20 +65,17 @@ template <class Cell, class T, class W = T> class ForwardPass {
         if (Cell::keeps_aux) records.aux = {carver.take<T>(2 * B * at.padded), B, at.padded, 2};
     }
 
-    void prepare() {
-        masks.sort();
-        states.fill(call, at);
-    }
+    void prepare() { states.fill(call, at); }
 
     void run(Team &team) {
-        const Share share(team, call.batch, at.P);
+        const Share<T> share(team, call, at.P, order);
         const Scratch scratch{step_rows + team.rank * call.batch,
                               hoisted ? input_rows + team.rank * chunk * call.batch : nullptr};
         for (index s = 0; s < call.steps; ++s) {
             if (hoisted && s % chunk == 0) project(team, share, scratch, s);
             if (!step(team, share, scratch, time(s))) return;
         }
-        if (share.wait(team)) finish_rows(team);
+        if (share.wait(team)) finish_rows(team, share);
     }
 
   private:
@@ -107,14 +106,14 @@ template <class Cell, class T, class W = T> class ForwardPass {
         }
     }
 
-    void project(Team &team, const Share &share, const Scratch &scratch, index begin) const {
+    void project(Team &team, const Share<T> &share, const Scratch &scratch, index begin) const {
         if constexpr (std::is_same_v<T, W>) {
             const index end = begin + chunk < call.steps ? begin + chunk : call.steps;
             index count = 0;
             for (index s = begin; s < end; ++s) {
-                const index t = time(s), rows = share.mine(masks.active(t));
+                const index t = time(s), rows = share.active(t);
                 for (index i = 0; i < rows; ++i) {
-                    const index b = masks.row(share.place(i));
+                    const index b = share.row(i);
                     scratch.input[count++] = {call.x.at(t, b), records.slots.row(t, b) + Cell::x_slot * V};
                 }
             }
@@ -123,7 +122,7 @@ template <class Cell, class T, class W = T> class ForwardPass {
         }
     }
 
-    template <int phase> void project_phase(Team &team, const Share &share, const InputRow *row, index count) const {
+    template <int phase> void project_phase(Team &team, const Share<T> &share, const InputRow *row, index count) const {
         constexpr int N = phase_gates<Cell>(phase), first = Cell::phase_gate[phase];
         product<N, T>(
             team, {0, count}, share.panels,
@@ -135,10 +134,10 @@ template <class Cell, class T, class W = T> class ForwardPass {
             });
     }
 
-    bool step(Team &team, const Share &share, const Scratch &scratch, index t) const {
-        const index rows = share.mine(masks.active(t));
+    bool step(Team &team, const Share<T> &share, const Scratch &scratch, index t) const {
+        const index rows = share.active(t);
         for (index i = 0; i < rows; ++i) {
-            const index b = masks.row(share.place(i));
+            const index b = share.row(i);
             const StateRows<T> before = state_before<Cell, T>(masks, records, states, t, b);
             StepRow &row = scratch.step[i];
             row.h_prev = before.h;
@@ -161,7 +160,7 @@ template <class Cell, class T, class W = T> class ForwardPass {
     }
 
     template <int phase_>
-    void phase(Team &team, const Share &share, const StepRow *row, index rows, bool falling) const {
+    void phase(Team &team, const Share<T> &share, const StepRow *row, index rows, bool falling) const {
         constexpr int N = phase_gates<Cell>(phase_), first = Cell::phase_gate[phase_];
         constexpr bool last = phase_ + 1 == Cell::phases;
         const bool x_now = call.x.data && !hoisted;
@@ -203,13 +202,11 @@ template <class Cell, class T, class W = T> class ForwardPass {
     }
 
     // Final states, and zeros where a row had ended.
-    void finish_rows(const Team &team) const {
-        const Share share(team, call.batch, at.P);
+    void finish_rows(const Team &team, const Share<T> &share) const {
         if (share.by_units && team.rank != 0) return;
-        const index rows = share.mine(call.batch);
         const std::size_t bytes = std::size_t(at.H) * sizeof(T);
-        for (index i = 0; i < rows; ++i) {
-            const index b = masks.row(share.place(i)), length = masks.length(b);
+        for (index b = share.rows.begin; b < share.rows.end; ++b) {
+            const index length = masks.length(b);
             const index last = call.reverse ? 0 : length - 1;
             __builtin_memcpy(call.hT + b * at.H, length ? records.h.row(last, b) : states.h0.row(b), bytes);
             if constexpr (Cell::has_c) {
