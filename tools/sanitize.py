@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = ("tests/test_kernels.py", "tests/test_arrays.py", "tests/stream")
-BUILD = ("-Ccmake.define.RNNFAST_SANITIZE=ON",)  # AVX-512 where the CPU has it: emulated, it takes two minutes more
+BUILD = ("-Ccmake.define.RNNFAST_SANITIZE=ON",)  # of the kernels those for the CPU's best instruction set
 
 
 def output(*command: str) -> str:

@@ -14,34 +14,35 @@ struct Row {
     bool (*runs)();
 };
 
-#if defined(RNNFAST_HAVE_X86)
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-#endif
+[[maybe_unused]] bool always() { return true; }
+#if defined(__x86_64__)
+[[maybe_unused]] bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+[[maybe_unused]] bool has_avx512() {
 #if defined(RNNFAST_EMULATED_AVX512)
-bool has_avx512() { return has_avx2(); }
-#elif defined(RNNFAST_HAVE_AVX512)
-bool has_avx512() {
+    return has_avx2();
+#else
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
+#endif
 }
 #endif
-bool always() { return true; }
 
 // Slowest first; the last that runs is the default.
 const Row rows[] = {
 #if defined(RNNFAST_HAVE_NEON)
     {"neon", &table_neon_f32, &table_neon_f64, always},
-#else
+#endif
+#if defined(RNNFAST_HAVE_BASELINE)
     {"baseline", &table_baseline_f32, &table_baseline_f64, always},
 #endif
-#if defined(RNNFAST_HAVE_X86)
-#if defined(RNNFAST_EMULATED_AVX512)
+#if defined(RNNFAST_HAVE_AVX512) && defined(RNNFAST_EMULATED_AVX512)
     {"avx512", &table_avx512_f32, &table_avx512_f64, has_avx512},
 #endif
+#if defined(RNNFAST_HAVE_AVX2)
     {"avx2", &table_avx2_f32, &table_avx2_f64, has_avx2},
+#endif
 #if defined(RNNFAST_HAVE_AVX512) && !defined(RNNFAST_EMULATED_AVX512)
     {"avx512", &table_avx512_f32, &table_avx512_f64, has_avx512},
-#endif
 #endif
 };
 

@@ -81,6 +81,7 @@ def limits(device: int = 0) -> Limits:
 
 
 if SIMULATED:
+    from . import simulator as _simulator
     from . import twins as _twins
     from .twins import *  # noqa: F403 - all that a kernel may say
 
@@ -101,7 +102,7 @@ if SIMULATED:
             ) -> None:
                 assert len(arguments) == len(types), (function.__name__, len(arguments), len(types))
                 assert block <= threads
-                with _twins.short_turns(), _twins.shared_memory(shared):
+                with _simulator.launches(), _twins.shared_memory(shared):
                     simulated[(1,), (block, *np.atleast_1d(grid).tolist())](*arguments)
 
             return SimpleNamespace(launch=launch, function=function, types=types, threads=threads)

@@ -14,7 +14,6 @@ and it has no tensor cores).
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -60,7 +59,6 @@ __all__ = [
     "remember",
     "round_tf32",
     "shared_memory",
-    "short_turns",
     "sqrt",
     "store",
     "store_bf16",
@@ -72,17 +70,6 @@ __all__ = [
 ]
 
 Function = Callable[..., Any]
-
-
-@contextmanager
-def short_turns() -> Iterator[None]:
-    """Python's threads take turns of a tenth of a millisecond, not of five: the simulator's look at each other idly."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-4)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
 
 
 float32, uint32, int64 = np.float32, np.uint32, np.int64
@@ -316,7 +303,8 @@ def release_add(p: Any, i: Any) -> None:
 
 def acquire(p: Any, i: Any) -> Any:
     """Read an int32 counter; all later reads of the block, after a `sync`, come after it."""
-    time.sleep(0)  # who spins on this must let the others run
+    time.sleep(0)  # who spins on this must let the others run, and end if one of them has failed
+    _thread().go_on()
     return int(p.array[p.at(i)])
 
 

@@ -1,0 +1,69 @@
+"""A simulated launch: its threads wait for each other, and end together when one of them fails."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from rnnfast.cuda import shim
+from rnnfast.cuda.shim import acquire, pointer, release_add, store, sync, thread
+
+THREADS = 8
+
+
+def launch(function, size=THREADS):
+    """What a kernel leaves in an array of zeros."""
+    array = np.zeros(size, np.float32)
+    shim.kernel("pp")(function).launch(1, THREADS, (pointer(array), pointer(np.zeros(1, np.int32))))
+    return array
+
+
+def test_all_wait_for_the_last():
+    seen = []
+
+    def kernel(p, counter):
+        seen.append(thread())
+        sync()
+        store(p, thread(), len(seen))
+
+    assert (launch(kernel) == THREADS).all()
+
+
+def test_who_has_ended_is_not_waited_for():
+    def kernel(p, counter):
+        if thread() % 2:
+            return
+        sync()
+        store(p, thread(), 1)
+
+    assert launch(kernel).sum() == THREADS / 2
+
+
+@pytest.mark.parametrize("others", ["wait", "spin", "have ended"])
+def test_a_failure_ends_all(others):
+    """With the error of the first that failed: here the stores of the last three are outside of the array."""
+    before = threading.active_count(), sys.getswitchinterval()
+
+    def kernel(p, counter):
+        store(p, thread(), 1)
+        if others == "wait":
+            sync()
+        while others == "spin" and acquire(counter, 0) < THREADS:
+            pass
+
+    with pytest.raises(IndexError, match=r"index [567] outside an array of 5"):
+        launch(kernel, size=5)
+    assert (threading.active_count(), sys.getswitchinterval()) == before
+
+
+def test_who_spins_lets_the_others_run():
+    def kernel(p, counter):
+        release_add(counter, 0)
+        while acquire(counter, 0) < THREADS:
+            pass
+        store(p, thread(), 1)
+
+    assert launch(kernel).all()
