@@ -24,7 +24,7 @@ def steps() -> dict[str, list[str]]:
         "types": [*PYTHON, "mypy"],
         "sanitizers": [sys.executable, "tools/sanitize.py"],
         "tests in the GPU simulator": ["env", "NUMBA_ENABLE_CUDASIM=1", *PYTHON, "pytest", "-n", "auto", "tests/gpu"],
-        "tests": [*PYTHON, "pytest", "-n", "auto"],
+        "tests": [*PYTHON, "pytest", "-n", "auto", "--dist", "worksteal"],
     }
 
 

@@ -81,6 +81,10 @@ def limits(device: int = 0) -> Limits:
 
 
 if SIMULATED:
+    from unittest import mock
+
+    from numba.cuda.simulator import kernel as _numba_simulator
+
     from . import simulator as _simulator
     from . import twins as _twins
     from .twins import *  # noqa: F403 - all that a kernel may say
@@ -102,7 +106,11 @@ if SIMULATED:
             ) -> None:
                 assert len(arguments) == len(types), (function.__name__, len(arguments), len(types))
                 assert block <= threads
-                with _simulator.launches(), _twins.shared_memory(shared):
+                with (
+                    mock.patch.object(_numba_simulator, "BlockManager", _simulator.Launch),
+                    _simulator.long_turns(),
+                    _twins.shared_memory(shared),
+                ):
                     simulated[(1,), (block, *np.atleast_1d(grid).tolist())](*arguments)
 
             return SimpleNamespace(launch=launch, function=function, types=types, threads=threads)

@@ -3,7 +3,7 @@
 Numba's simulator starts a thread of the host for each thread of a kernel, and its manager looks at all of them in turn
 without end, to see whether they wait for each other; Python's threads had to take turns of a tenth of a millisecond for
 that to end. Here whoever comes last wakes the others, so a turn ends where a thread waits, not by the clock: half of
-the time, and a quarter where the process keeps to one CPU. `_Launch` stands in for Numba's class while a launch runs.
+the time, and a quarter where the process keeps to one CPU. `Launch` stands in for Numba's manager while a launch runs.
 
 Rejected: `threading.Barrier` (it does not know of threads that have ended).
 """
@@ -12,50 +12,62 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import numpy as np
-from numba.cuda.simulator import kernel as _simulator
 
-__all__ = ["launches"]
+__all__ = ["Launch", "long_turns"]
 
 
-class _Thread(_simulator.BlockThread):  # type: ignore[misc]  # Numba has no types
+class Thread(threading.Thread):
     """One thread of a kernel."""
 
-    def __init__(self, *given: Any) -> None:
-        super().__init__(*given)
-        self.turn = threading.Lock()
-        self.turn.acquire()
+    def __init__(self, launch: Launch, place: tuple[int, ...], call: Callable[[], object]) -> None:
+        super().__init__(daemon=True)
+        self.launch, self.threadIdx = launch, SimpleNamespace(**dict(zip("xyz", place, strict=True)))
+        self._call, self._turn = call, threading.Lock()
+        self._turn.acquire()
 
     def run(self) -> None:
-        super().run()
-        self._manager.leave(self)
+        error = None
+        try:
+            self._call()
+        except Exception as raised:
+            error = raised
+        self.launch.leave(error)
 
-    def syncthreads(self) -> None:
-        self._manager.meet(self)
-        self.turn.acquire()
+    def sync(self) -> None:
+        """Waits for all other threads."""
+        self.launch.meet(self)
+        self._turn.acquire()
         self.go_on()
+
+    def wake(self) -> None:
+        """Ends the waiting."""
+        self._turn.release()
 
     def go_on(self) -> None:
         """Ends the thread if another one has failed."""
-        if self.abort:
+        if self.launch.failure:
             raise RuntimeError("another thread of the launch failed")
 
 
-class _Launch(_simulator.BlockManager):  # type: ignore[misc]
-    """All threads of a launch."""
+class Launch:
+    """All threads of a launch; what they share lives in `held`."""
+
+    def __init__(self, function: Callable[..., object], grid: Any, block: tuple[int, ...], debug: bool) -> None:
+        self.function, self.block = function, block
+        self.held: dict[Any, Any] = {}
+        self.failure: Exception | None = None
+        self._lock, self._running = threading.Lock(), int(np.prod(block))
+        self._waiting: list[Thread] = []
 
     def run(self, grid_point: Any, *arguments: Any) -> None:
         """From the first thread's beginning to the last one's end; raises what the first that failed had raised."""
-        points = np.ndindex(*self._block_dim)
-        threads = [_Thread(lambda: self._f(*arguments), self, grid_point, point, self._debug) for point in points]
-        self.lock, self.threads, self.running = threading.Lock(), threads, len(threads)
-        self.waiting: list[_Thread] = []
-        self.failure: BaseException | None = None
+        threads = [Thread(self, place, lambda: self.function(*arguments)) for place in np.ndindex(*self.block)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -63,37 +75,32 @@ class _Launch(_simulator.BlockManager):  # type: ignore[misc]
         if self.failure:
             raise self.failure
 
-    def meet(self, thread: _Thread) -> None:
+    def meet(self, thread: Thread) -> None:
         """The thread will wait for its turn."""
-        with self.lock:
-            self.waiting.append(thread)
+        with self._lock:
+            self._waiting.append(thread)
             self._wake()
 
-    def leave(self, thread: _Thread) -> None:
-        """The thread has ended; if it failed, so do all others."""
-        with self.lock:
-            self.running -= 1
-            if thread.exception and not self.failure:
-                error, trace = thread.exception
-                self.failure = error.with_traceback(trace)
-                for other in self.threads:
-                    other.abort = True
+    def leave(self, error: Exception | None) -> None:
+        """A thread has ended; if it failed, so will all others."""
+        with self._lock:
+            self._running -= 1
+            self.failure = self.failure or error
             self._wake()
 
     def _wake(self) -> None:
-        if self.failure or len(self.waiting) == self.running:
-            woken, self.waiting = self.waiting, []
+        if self.failure or len(self._waiting) == self._running:
+            woken, self._waiting = self._waiting, []
             for thread in woken:
-                thread.turn.release()
+                thread.wake()
 
 
 @contextmanager
-def launches() -> Iterator[None]:
-    """Within it launches run by these classes, and Python's threads by turns that end where one waits."""
+def long_turns() -> Iterator[None]:
+    """A turn of Python's threads ends where one waits."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(10)
     try:
-        with mock.patch.object(_simulator, "BlockManager", _Launch):
-            yield
+        yield
     finally:
         sys.setswitchinterval(before)

@@ -1,7 +1,7 @@
 """What a kernel may say, in Python: the twins of the device functions in `shim`, for Numba's simulator.
 
-There each thread of a kernel is a thread of the host. `_thread()` is that one; its manager lives as long as the launch,
-and holds what the launch shares.
+There each thread of a kernel is a thread of the host. `_thread()` is that one, a `simulator.Thread`; its launch holds
+what the threads share.
 
 A) A pointer is a `_View`, which checks every index: one outside its array is an error, as it would be a fault on a GPU.
 B) Local and shared memory begin as NaN, so that reading before writing shows.
@@ -127,7 +127,7 @@ def block() -> Any:
 
 def blocks() -> Any:
     """The blocks of the grid."""
-    return _thread()._manager._block_dim[1]
+    return _thread().launch.block[1]
 
 
 def group() -> Any:
@@ -137,12 +137,12 @@ def group() -> Any:
 
 def threads() -> Any:
     """The threads of a block."""
-    return _thread()._manager._block_dim[0]
+    return _thread().launch.block[0]
 
 
 def sync() -> None:
     """All threads of the block wait for each other."""
-    _thread().syncthreads()
+    _thread().sync()
 
 
 _lock = threading.Lock()
@@ -150,7 +150,7 @@ _lock = threading.Lock()
 
 def _of_launch(key: Any, make: Callable[[], Any]) -> Any:
     """What the threads of a launch share under a key. No lock: to wait for one takes a turn of Python's threads."""
-    held = vars(_thread()._manager).setdefault("rnnfast", {})
+    held = _thread().launch.held
     found = held.get(key)
     return held.setdefault(key, make()) if found is None else found
 
