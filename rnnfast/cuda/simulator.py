@@ -32,10 +32,10 @@ class Thread(threading.Thread):
         self._turn.acquire()
 
     def run(self) -> None:
-        error = None
+        error: BaseException | None = None
         try:
             self._call()
-        except Exception as raised:
+        except BaseException as raised:  # pytest's own among them: whatever ends a thread, the others must hear of it
             error = raised
         self.launch.leave(error)
 
@@ -61,7 +61,7 @@ class Launch:
     def __init__(self, function: Callable[..., object], grid: Any, block: tuple[int, ...], debug: bool) -> None:
         self.function, self.block = function, block
         self.held: dict[Any, Any] = {}
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
         self._lock, self._running = threading.Lock(), int(np.prod(block))
         self._waiting: list[Thread] = []
 
@@ -81,7 +81,7 @@ class Launch:
             self._waiting.append(thread)
             self._wake()
 
-    def leave(self, error: Exception | None) -> None:
+    def leave(self, error: BaseException | None) -> None:
         """A thread has ended; if it failed, so will all others."""
         with self._lock:
             self._running -= 1

@@ -59,6 +59,16 @@ def test_a_failure_ends_all(others):
     assert (threading.active_count(), sys.getswitchinterval()) == before
 
 
+def test_what_is_no_exception_ends_all_too():
+    def kernel(p, counter):
+        if thread() == 0:
+            pytest.fail("told so")
+        sync()
+
+    with pytest.raises(pytest.fail.Exception, match="told so"):
+        launch(kernel)
+
+
 def test_who_spins_lets_the_others_run():
     def kernel(p, counter):
         release_add(counter, 0)
