@@ -11,8 +11,8 @@
 //   has_c, keeps_aux  a second state; a second row kept per step (LSTM: c; gru_before: r * h_prev)
 //   has_direct        dh_prev has a part that does not pass through U
 //
-//   activate<p>(sum, kind)       activates those of phase p's gates that need no other (apart, so that a tile's rows
-//                                run side by side here instead of each waiting for its own tanh(c))
+//   activate<p>(gate)            activates those of phase p's gates that others wait for (apart: a pass over many rows,
+//                                in which no row waits for its own tanh(c))
 //   forward<p>(gate, unit)       finishes phase p; the last phase returns h
 //   backward(dh, dc, unit)       phase 0: the gates' gradients from dh (and dc, which becomes dc_prev)
 //   backward_second(d, unit)     phase 1, if there is one: d is what came back through phase 1's weights
@@ -33,7 +33,7 @@ template <class T> struct Unit {
     T *h;
     T *direct; // backward, has_direct: the part of dh_prev that does not pass through U
     bool keep; // forward: training, so leave the activated gates in the slots
-    Kind kind; // backward: which activation, where kinds share a cell
+    Kind kind; // which activation, where kinds share a cell
 
     vec<T> slot(int i) const { return load(slots + i * lanes<T>); }
     void set_slot(int i, vec<T> v) const { store(slots + i * lanes<T>, v); }

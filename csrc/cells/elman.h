@@ -12,16 +12,11 @@ struct Elman {
     static constexpr int h_slot[] = {0}, phase_gate[] = {0, 1};
     static constexpr bool has_c = false, keeps_aux = false, has_direct = false;
 
-    template <int phase, class T> RNNFAST_INLINE static void activate(vec<T> (&sum)[1], Kind kind) {
-        if (kind == elman_tanh) {
-            sum[0] = tanh<T>(sum[0]);
-        } else {
-            sum[0] = kind == elman_relu ? relu<T>(sum[0]) : sigmoid<T>(sum[0]);
-        }
-    }
+    template <int phase, class T> RNNFAST_INLINE static void activate(vec<T> *) {}
 
-    template <int phase, class T> RNNFAST_INLINE static vec<T> forward(const vec<T> (&sum)[1], const Unit<T> &) {
-        return sum[0];
+    template <int phase, class T> RNNFAST_INLINE static vec<T> forward(const vec<T> *sum, const Unit<T> &u) {
+        if (u.kind == elman_tanh) return tanh<T>(sum[0]);
+        return u.kind == elman_relu ? relu<T>(sum[0]) : sigmoid<T>(sum[0]);
     }
 
     template <class T> RNNFAST_INLINE static void backward(vec<T> dh, vec<T> &, const Unit<T> &u) {

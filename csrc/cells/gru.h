@@ -16,16 +16,16 @@ struct GruAfter {
     static constexpr int h_slot[] = {1, 2, 0}, phase_gate[] = {0, 3};
     static constexpr bool has_c = false, keeps_aux = false, has_direct = true;
 
-    template <int phase, class T> RNNFAST_INLINE static void activate(vec<T> (&sum)[3], Kind) {
-        sum[0] = sigmoid<T>(sum[0]);
-        sum[1] = sigmoid<T>(sum[1]);
+    template <int phase, class T> RNNFAST_INLINE static void activate(vec<T> *gate) {
+        gate[0] = sigmoid<T>(gate[0]);
+        gate[1] = sigmoid<T>(gate[1]);
     }
 
-    template <int phase, class T> RNNFAST_INLINE static vec<T> forward(const vec<T> (&sum)[3], const Unit<T> &u) {
-        const vec<T> r = sum[0], z = sum[1];
-        const vec<T> n = tanh<T>(fma(r, sum[2], u.slot(3)));
+    template <int phase, class T> RNNFAST_INLINE static vec<T> forward(const vec<T> *gate, const Unit<T> &u) {
+        const vec<T> r = gate[0], z = gate[1];
+        const vec<T> n = tanh<T>(fma(r, gate[2], u.slot(3)));
         if (u.keep) {
-            u.set_slot(0, sum[2]);
+            u.set_slot(0, gate[2]);
             u.set_slot(1, r);
             u.set_slot(2, z);
             u.set_slot(3, n);
@@ -49,25 +49,23 @@ struct GruBefore {
     static constexpr int h_slot[] = {0, 1, 2}, phase_gate[] = {0, 2, 3};
     static constexpr bool has_c = false, keeps_aux = true, has_direct = true;
 
-    template <int phase, class T> RNNFAST_INLINE static void activate(vec<T> (&sum)[phase == 0 ? 2 : 1], Kind) {
+    template <int phase, class T> RNNFAST_INLINE static void activate(vec<T> *gate) {
         if constexpr (phase == 0) {
-            sum[0] = sigmoid<T>(sum[0]);
-            sum[1] = sigmoid<T>(sum[1]);
-        } else {
-            sum[0] = tanh<T>(sum[0]);
+            gate[0] = sigmoid<T>(gate[0]);
+            gate[1] = sigmoid<T>(gate[1]);
         }
     }
 
-    template <int phase, class T>
-    RNNFAST_INLINE static vec<T> forward(const vec<T> (&gate)[phase == 0 ? 2 : 1], const Unit<T> &u) {
+    template <int phase, class T> RNNFAST_INLINE static vec<T> forward(const vec<T> *gate, const Unit<T> &u) {
         if constexpr (phase == 0) {
             u.set_slot(0, gate[0]);
             u.set_slot(1, gate[1]);
             store(u.aux, gate[0] * load(u.h_prev));
             return gate[0];
         } else {
-            if (u.keep) u.set_slot(2, gate[0]);
-            return gru_mix<T>(u.slot(1), gate[0], load(u.h_prev));
+            const vec<T> n = tanh<T>(gate[0]);
+            if (u.keep) u.set_slot(2, n);
+            return gru_mix<T>(u.slot(1), n, load(u.h_prev));
         }
     }
 

@@ -12,14 +12,14 @@ struct Lstm {
     static constexpr int h_slot[] = {0, 1, 2, 3}, phase_gate[] = {0, 4};
     static constexpr bool has_c = true, keeps_aux = true, has_direct = false;
 
-    template <int phase, class T> RNNFAST_INLINE static void activate(vec<T> (&sum)[4], Kind) {
-        sum[0] = sigmoid<T>(sum[0]);
-        sum[1] = sigmoid<T>(sum[1]);
-        sum[2] = tanh<T>(sum[2]);
-        sum[3] = sigmoid<T>(sum[3]);
+    template <int phase, class T> RNNFAST_INLINE static void activate(vec<T> *gate) {
+        gate[0] = sigmoid<T>(gate[0]);
+        gate[1] = sigmoid<T>(gate[1]);
+        gate[2] = tanh<T>(gate[2]);
+        gate[3] = sigmoid<T>(gate[3]);
     }
 
-    template <int phase, class T> RNNFAST_INLINE static vec<T> forward(const vec<T> (&gate)[4], const Unit<T> &u) {
+    template <int phase, class T> RNNFAST_INLINE static vec<T> forward(const vec<T> *gate, const Unit<T> &u) {
         const vec<T> i = gate[0], f = gate[1], g = gate[2], o = gate[3];
         const vec<T> c = fma(f, load(u.c_prev), i * g);
         store(u.aux, c);

@@ -68,7 +68,11 @@ RNNFAST_SHARED void multiply(vec<T> *sums, const T *const *row, index rows, int 
                     RNNFAST_UNROLL for (int i = 0; i < R; ++i) left[i] = row[first + i] + offset;
                     coming.ask(Q);
                     on_registers<T, R, Q, N>(sums + first * Q * N, [&](auto &acc) RNNFAST_LAMBDA {
-                        accumulate<T>(acc, left, part, weights, stride);
+                        const W *panels = weights;
+                        for (index o = 0; o < part.outer; ++o, panels += depth<W>(part.inner) * N * lanes<T>) {
+                            accumulate<T>(acc, left, part.inner, panels, stride);
+                            RNNFAST_UNROLL for (int i = 0; i < R; ++i) left[i] += part.step;
+                        }
                     });
                 }
             });
@@ -77,6 +81,9 @@ RNNFAST_SHARED void multiply(vec<T> *sums, const T *const *row, index rows, int 
         tiles(deal.tiles - deal.larger, int(deal.size));
     }
 }
+
+// So many rows of a product have their sums in L1 at once.
+constexpr index at_once = 64;
 
 // One term of a product: rows on the left, panels on the right, `stride` apart.
 template <class Row, class W> struct Term {
@@ -87,50 +94,109 @@ template <class Row, class W> struct Term {
 };
 template <class Row, class W> Term(Row, Span, const W *, index) -> Term<Row, W>;
 
-// Two products for a group of panels, one chain per output; the first may be empty. The sums wait in L1 from term to
-// term.
-//   start(row, panel, n)      where a chain begins; it runs over `first`
-//   turn(row, panel, sums)    between the two
-//                             then over `second`
-//   finish(row, panel, sums)  takes a panel's N sums
-// `next` is the group that comes after this one.
-template <int N, class T, class First, class Second, class Start, class Turn, class Finish>
-RNNFAST_INLINE void group_product(Range rows, index panel, int q, index next, const First &first, const Second &second,
-                                  Start start, Turn turn, Finish finish) {
-    constexpr index waiting = 8192 / RNNFAST_VECTOR_BYTES, at_once = 64;
-    const index many = rows.end - rows.begin, most = waiting / (q * N) < at_once ? waiting / (q * N) : at_once;
-    const index parts = many <= most ? 1 : (many + most - 1) / most;
+// The sums of a group of q panels wait in L1 for what comes next, for so many rows at a time as fit there.
+//   products(part, sums)      the rows' sums, [row][panel][n]
+//   finish(part, sums)        takes them
+template <int N, class T, class Products, class Finish>
+RNNFAST_INLINE void in_parts(Range rows, int q, Products products, Finish finish) {
+    constexpr index waiting = 8192 / RNNFAST_VECTOR_BYTES;
+    const index many = rows.end - rows.begin;
+    index parts = 1;
+    if (many > at_once || many * q * N > waiting) {
+        const index fitting = waiting / (q * N), most = fitting < at_once ? fitting : at_once;
+        parts = (many + most - 1) / most;
+    }
     vec<T> sums[waiting];
-    const T *left[at_once];
     for (index part = 0; part < parts; ++part) {
-        const index begin = parts == 1 ? rows.begin : rows.begin + many * part / parts;
-        const index count = (parts == 1 ? rows.end : rows.begin + many * (part + 1) / parts) - begin;
-        const auto each = [&](auto f) RNNFAST_LAMBDA {
-            for (index i = 0; i < count; ++i) {
-                for (int j = 0; j < q; ++j) f(begin + i, panel + j, sums + (i * q + j) * N);
-            }
-        };
-        const auto add = [&](const auto &term, const auto *coming) RNNFAST_LAMBDA {
-            if (term.k.units() == 0) return;
-            for (index i = 0; i < count; ++i) left[i] = term.row(begin + i);
-            multiply<T, N>(sums, left, count, q, term.k, term.weights + panel * term.stride, term.stride, coming);
-        };
-        each([&](index row, index p, vec<T> *sum)
-                 RNNFAST_LAMBDA { unroll<N>([&](auto n) RNNFAST_LAMBDA { sum[n] = start(row, p, int(n)); }); });
-        add(first, second.weights + panel * second.stride);
-        each(turn);
-        add(second, first.k.units() ? first.weights + next * first.stride : second.weights + next * second.stride);
-        each(finish);
+        const Range mine =
+            parts == 1 ? rows : Range{rows.begin + many * part / parts, rows.begin + many * (part + 1) / parts};
+        products(mine, sums);
+        finish(mine, sums);
     }
 }
 
+// f(row, panel, its N sums) for each output of a group of q panels. One loop, before which constants are loaded once.
+template <int N, class T, class F> RNNFAST_INLINE void each_output(Range rows, index panel, int q, vec<T> *sums, F f) {
+    index row = rows.begin, p = panel;
+    for (const vec<T> *const end = sums + (rows.end - rows.begin) * q * N; sums != end; sums += N) {
+        f(row, p, sums);
+        if (++p == panel + q) p = panel, ++row;
+    }
+}
+
+// Two products for a group of panels, one chain per output; the first may be empty.
+//   start(row, panel, n)      where a chain begins; it runs over `first`
+//   turn(row, panel, sums)    between the two
+//                             then over `second`
+// In pieces: the sums pass through memory. `next` is the group that comes after this one.
+template <int N, class T, class First, class Second, class Start, class Turn>
+RNNFAST_INLINE void multiply_in_pieces(Range rows, vec<T> *sums, index panel, int q, index next, const First &first,
+                                       const Second &second, Start start, Turn turn) {
+    const T *left[at_once];
+    const auto add = [&](const auto &term, const auto *coming) RNNFAST_LAMBDA {
+        if (term.k.units() == 0) return;
+        for (index row = rows.begin; row < rows.end; ++row) left[row - rows.begin] = term.row(row);
+        multiply<T, N>(sums, left, rows.end - rows.begin, q, term.k, term.weights + panel * term.stride, term.stride,
+                       coming);
+    };
+    each_output<N, T>(rows, panel, q, sums, [&](index row, index p, vec<T> *sum) RNNFAST_LAMBDA {
+        unroll<N>([&](auto n) RNNFAST_LAMBDA { sum[n] = start(row, p, int(n)); });
+    });
+    add(first, second.weights + panel * second.stride);
+    each_output<N, T>(rows, panel, q, sums, turn);
+    add(second, first.k.units() ? first.weights + next * first.stride : second.weights + next * second.stride);
+}
+
+// The same in registers, where a tile stays from the first chain's begin to the last one's end. A copy of both loops
+// per shape and cell. Closures hold what they need by value: with a pointer to a pointer a tile costs 60 moves more.
+template <int N, class T, class First, class Second, class Start, class Turn>
+RNNFAST_INLINE void multiply_in_registers(Range rows, vec<T> *sums, index panel, int q, const First &first,
+                                          const Second &second, Start start, Turn turn) {
+    const Deal deal(rows.end - rows.begin, Shape<N>::rows);
+    const auto tiles = [&](index begin, index end, int height) RNNFAST_LAMBDA {
+        with_shape<N>(height, q, [&, begin, end, panel]<int R, int Q>() {
+            vec<T> *sum = sums + (begin - rows.begin) * Q * N;
+            for (index row = begin; row < end; row += R) {
+                vec<T> acc[R][Q][N];
+                const T *left[R];
+                const auto add = [&](const auto &term) RNNFAST_LAMBDA {
+                    RNNFAST_UNROLL for (int i = 0; i < R; ++i) left[i] = term.row(row + i);
+                    accumulate<T>(acc, left, term.k.inner, term.weights + panel * term.stride, term.stride);
+                };
+                const auto each = [&](auto f) RNNFAST_LAMBDA {
+                    RNNFAST_UNROLL for (int i = 0; i < R; ++i) {
+                        RNNFAST_UNROLL for (int j = 0; j < Q; ++j) f(row + i, panel + j, acc[i][j]);
+                    }
+                };
+                each([&](index i, index p, vec<T>(&z)[N])
+                         RNNFAST_LAMBDA { RNNFAST_UNROLL for (int n = 0; n < N; ++n) z[n] = start(i, p, n); });
+                if (first.k.units()) add(first);
+                each(turn);
+                add(second);
+                each([&](index, index, vec<T>(&z)[N])
+                         RNNFAST_LAMBDA { RNNFAST_UNROLL for (int n = 0; n < N; ++n, ++sum) *sum = z[n]; });
+            }
+        });
+    };
+    const index larger = rows.begin + deal.larger * (deal.size + 1);
+    if (deal.larger) tiles(rows.begin, larger, int(deal.size) + 1);
+    tiles(larger, rows.end, int(deal.size));
+}
+
 // One product for a group of panels.
+//   finish(row, panel, sums)  takes an output's N sums
 template <int N, class T, class Row, class Start, class Finish>
 RNNFAST_INLINE void group_product(Range rows, index panel, int q, index next, const Term<Row, T> &term, Start start,
                                   Finish finish) {
     Term<Row, T> none = term;
     none.k = contiguous(0);
-    group_product<N, T>(rows, panel, q, next, none, term, start, [](index, index, vec<T> *) RNNFAST_LAMBDA {}, finish);
+    in_parts<N, T>(
+        rows, q,
+        [&](Range part, vec<T> *sums) RNNFAST_LAMBDA {
+            multiply_in_pieces<N, T>(part, sums, panel, q, next, none, term, start,
+                                     [](index, index, vec<T> *) RNNFAST_LAMBDA {});
+        },
+        [&](Range part, vec<T> *sums) RNNFAST_LAMBDA { each_output<N, T>(part, panel, q, sums, finish); });
 }
 
 // One product for all panels.
@@ -143,76 +209,39 @@ RNNFAST_INLINE void product(Team &team, Range rows, Range panels, const Term<Row
     });
 }
 
-// Two products for a group of panels, finished where they end: for a step, whose gates are activated in registers.
-//   start(row, panel, n)      where a chain begins; it runs over `first`
-//   turn(row, panel, sums)    between the two
-//                             then over `second`
-//   activate(sums)            of each output of the tile
-//   finish(row, panel, sums)  of each output of the tile
-// All is inlined into each tile shape, so that the sums never leave the registers. It costs a copy of the gate
-// arithmetic per shape (compile time, code size), so only here. Rejected: group_product for all sizes (a third of the
-// machine code; LSTM and GRU 2 to 6 % slower for H <= 256, whether rows are activated in one pass or two), a tile's
-// rows side by side operation by operation (the same), one division for i * g and one for o * tanh(c) (the same:
-// divisions are not what the activations wait for), the next panel prefetched here or in the loops (nothing gained, up
-// to 7 % lost), a tile's activations put off and strewn into the next tile's loop, whose multiply-adds would fill their
-// waits (a fifth less machine code, but the sums of two tiles don't fit the registers, 260 instructions a tile more:
-// LSTM 5 to 8 % slower, Elman 15 to 27 %).
-template <int N, class T, class First, class Second, class Start, class Turn, class Activate, class Finish>
-RNNFAST_INLINE void group_in_registers(Range rows, index panel, int q, const First &first, const Second &second,
-                                       Start start, Turn turn, Activate activate, Finish finish) {
-    const Deal deal(rows.end - rows.begin, Shape<N>::rows);
-    index row = rows.begin;
-    const auto tiles = [&](index count, int height) RNNFAST_LAMBDA {
-        with_shape<N>(height, q, [&]<int R, int Q>() {
-            for (const index end = row + count * R; row < end; row += R) {
-                vec<T> acc[R][Q][N];
-                const T *left[R];
-                const auto each = [&](auto f) RNNFAST_LAMBDA {
-                    RNNFAST_UNROLL for (int i = 0; i < R; ++i) {
-                        RNNFAST_UNROLL for (int j = 0; j < Q; ++j) f(row + i, panel + j, acc[i][j]);
-                    }
-                };
-                const auto add = [&](const auto &term) RNNFAST_LAMBDA {
-                    RNNFAST_UNROLL for (int i = 0; i < R; ++i) left[i] = term.row(row + i);
-                    accumulate<T>(acc, left, term.k, term.weights + panel * term.stride, term.stride);
-                };
-                each([&](index i, index p, vec<T>(&sum)[N])
-                         RNNFAST_LAMBDA { RNNFAST_UNROLL for (int n = 0; n < N; ++n) sum[n] = start(i, p, n); });
-                if (first.k.units()) add(first);
-                each(turn);
-                add(second);
-                each([&](index, index, vec<T>(&sum)[N]) RNNFAST_LAMBDA {
-                    activate(sum);
-                    if constexpr (N > 1) { // or GCC moves them behind the branches in the finish() of the row before
-                        RNNFAST_UNROLL for (int n = 0; n < N; ++n) sum[n] = in_register(sum[n]);
-                    }
-                });
-                each(finish);
-            }
-        });
-    };
-    if (deal.larger) tiles(deal.larger, int(deal.size) + 1);
-    tiles(deal.tiles - deal.larger, int(deal.size));
-}
-
 // A step's products for all panels: in registers, or, where the panels of a group are more than L1 holds by far, in
-// pieces.
+// pieces. Then two passes over the sums of all rows, whose constants stay in registers and whose rows overlap,
+//   activate(sums)            of each output
+//   finish(row, panel, sums)  of each output
+// Rejected: gates activated and finished in each tile, whose sums then never leave the registers (LSTM 2 to 5 % slower
+// for 16 and 32 rows, GRU and Elman 1 to 5; twice the machine code; only a row alone gains, up to 5 % for H = 16), one
+// pass (LSTM 3 % slower), a pass for each operation (the same), one division for i * g and one for o * tanh(c) (the
+// same: divisions are not what the activations wait for), the next panel prefetched here or in the loops (nothing
+// gained, up to 7 % lost), a tile's activations strewn into the next tile's loop (260 instructions a tile more: LSTM 5
+// to 8 % slower, Elman 15 to 27 %), tiles of six rows and two gates, with half the weights' way from L2 (LSTM 2 to 7 %
+// slower), the loops unrolled by 4 or 8 (no difference).
 template <int N, class T, class First, class Second, class Start, class Turn, class Activate, class Finish>
 RNNFAST_INLINE void step_product(Team &team, Range rows, Range panels, bool falling, const First &first,
                                  const Second &second, Start start, Turn turn, Activate activate, Finish finish) {
     const index many = rows.end - rows.begin, k = first.k.units() + second.k.units();
     each_group<N>(team, many, panels, falling, [&](index panel, int q) RNNFAST_LAMBDA {
-        if (many <= 2 * Shape<N>::rows || k * q * N * RNNFAST_VECTOR_BYTES <= long_bytes) {
-            return group_in_registers<N, T>(rows, panel, q, first, second, start, turn, activate, finish);
-        }
-        const index next = falling ? panel - q : panel + q; // behind the last, the same panels come in the next step
-        group_product<N, T>(rows, panel, q, panels.begin <= next && next < panels.end ? next : panel, first, second,
-                            start, turn, [&](index row, index p, const vec<T> *sums) RNNFAST_LAMBDA {
-                                vec<T> gate[N];
-                                unroll<N>([&](auto n) RNNFAST_LAMBDA { gate[n] = sums[n]; });
-                                activate(gate);
-                                finish(row, p, gate);
-                            });
+        const bool in_registers = many <= 2 * Shape<N>::rows || k * q * N * RNNFAST_VECTOR_BYTES <= long_bytes;
+        const index after = falling ? panel - q : panel + q; // behind the last, the same panels come in the next step
+        const index next = panels.begin <= after && after < panels.end ? after : panel;
+        in_parts<N, T>(
+            rows, q,
+            [&](Range part, vec<T> *sums) RNNFAST_LAMBDA {
+                if (in_registers) {
+                    multiply_in_registers<N, T>(part, sums, panel, q, first, second, start, turn);
+                } else {
+                    multiply_in_pieces<N, T>(part, sums, panel, q, next, first, second, start, turn);
+                }
+            },
+            [&](Range part, vec<T> *sums) RNNFAST_LAMBDA {
+                each_output<N, T>(part, panel, q, sums,
+                                  [&](index, index, vec<T> *sum) RNNFAST_LAMBDA { activate(sum); });
+                each_output<N, T>(part, panel, q, sums, finish);
+            });
     });
 }
 

@@ -74,20 +74,17 @@ RNNFAST_INLINE void multiply_add(vec<T> (&acc)[R][Q][N], Left a, Weight w) {
 
 // acc[r][q][n] += sum_k row[r][k] * panel[q][k][n]
 template <class T, int R, int Q, int N>
-RNNFAST_INLINE void accumulate(vec<T> (&acc)[R][Q][N], const T *const *row, Span k, const T *panel, index stride) {
-    for (index o = 0; o < k.outer; ++o) {
-        const index at = o * k.step;
-        for (index i = at; i < at + k.inner; ++i, panel += N * lanes<T>) {
-            multiply_add<T>(
-                acc, [&](int r) RNNFAST_LAMBDA { return row[r][i]; },
-                [&](int q, int n) RNNFAST_LAMBDA { return weight<T>(panel + q * stride, 0, N, n); });
-        }
+RNNFAST_INLINE void accumulate(vec<T> (&acc)[R][Q][N], const T *const *row, index k, const T *panel, index stride) {
+    for (index i = 0; i < k; ++i, panel += N * lanes<T>) {
+        multiply_add<T>(
+            acc, [&](int r) RNNFAST_LAMBDA { return row[r][i]; },
+            [&](int q, int n) RNNFAST_LAMBDA { return weight<T>(panel + q * stride, 0, N, n); });
     }
 }
 
 // The same chains with weights in bfloat16. Rejected: each word loaded once for both of its weights (10 % slower).
 template <class T, int R, int Q, int N>
-RNNFAST_INLINE void accumulate(vec<T> (&acc)[R][Q][N], const T *const *row, Span k, const Pair *panel, index stride) {
+RNNFAST_INLINE void accumulate(vec<T> (&acc)[R][Q][N], const T *const *row, index k, const Pair *panel, index stride) {
     const auto add = [&](index i, auto upper) RNNFAST_LAMBDA {
         multiply_add<T>(
             acc, [&](int r) RNNFAST_LAMBDA { return row[r][i]; },
@@ -95,11 +92,11 @@ RNNFAST_INLINE void accumulate(vec<T> (&acc)[R][Q][N], const T *const *row, Span
                 RNNFAST_LAMBDA { return half<decltype(upper)::value>(load_words(panel + q * stride + n * lanes<T>)); });
     };
     index i = 0;
-    for (; i + 1 < k.inner; i += 2, panel += N * lanes<T>) {
+    for (; i + 1 < k; i += 2, panel += N * lanes<T>) {
         add(i, std::false_type{});
         add(i + 1, std::true_type{});
     }
-    if (i < k.inner) add(i, std::false_type{});
+    if (i < k) add(i, std::false_type{});
 }
 // Calls f<R, Q>() for the shape that stands in (r, q).
 template <int N, int R = Shape<N>::rows, int Q = Shape<N>::panels(R), class F>

@@ -25,6 +25,7 @@ template <class Cell, class T, class W = T> class ForwardPass {
     struct StepRow { // one row at one step
         const T *h_prev, *c_prev, *x;
         const std::int64_t *id;
+        const T *start; // its chains' first values
         T *h, *aux, *slots, *y;
     };
     struct InputRow { // one row of the chunk's input product
@@ -44,13 +45,14 @@ template <class Cell, class T, class W = T> class ForwardPass {
     index *const order; // of the shares
     States<Cell, T> states;
     Records<Cell, T> records;
+    T *biases;            // [P][G][V], those on both sides together where they simply add
     StepRow *step_rows;   // [threads][B]
     InputRow *input_rows; // [threads][chunk * B], hoisted
 
   public:
     ForwardPass(const Forward<T> &call_, Carver &carver)
         : call(call_), at(call_.sizes), hoisted(hoist()), chunk(hoisted ? chunk_steps() : 1), masks(call_),
-          order(Share<T>::carve(call_, carver)), states(call_, at, carver),
+          order(Share<T>::carve(call_, carver)), states(call_, at, carver), biases(carver.take<T>(at.P * G * V)),
           step_rows(carver.take<StepRow>(call_.threads * call_.batch)),
           input_rows(hoisted ? carver.take<InputRow>(call_.threads * chunk * call_.batch) : nullptr) {
         const index B = call.batch;
@@ -65,7 +67,16 @@ template <class Cell, class T, class W = T> class ForwardPass {
         if (Cell::keeps_aux) records.aux = {carver.take<T>(2 * B * at.padded), B, at.padded, 2};
     }
 
-    void prepare() { states.fill(call, at); }
+    void prepare() {
+        states.fill(call, at);
+        for (index p = 0; p < at.P; ++p) {
+            for (int g = 0; g < G; ++g) {
+                const index i = (p * G + g) * V;
+                const vec<T> b = load(call.panels + at.bias_ih + i);
+                store(biases + i, separate_bias<Cell>(g) ? b : b + load(call.panels + at.bias_hh + i));
+            }
+        }
+    }
 
     void run(Team &team) {
         const Share<T> share(team, call, at.P, order);
@@ -89,13 +100,6 @@ template <class Cell, class T, class W = T> class ForwardPass {
         const index steps = chunk_bytes / (index(sizeof(T)) * at.slots * (call.batch ? call.batch : 1));
         if (steps >= call.steps) return call.steps ? call.steps : 1;
         return steps > 1 ? steps : 1;
-    }
-
-    // Where gate g of block p starts: at its bias.
-    RNNFAST_INLINE vec<T> bias(index p, int g) const {
-        const index i = (p * G + g) * V;
-        const vec<T> b = load(call.panels + at.bias_ih + i);
-        return separate_bias<Cell>(g) ? b : b + load(call.panels + at.bias_hh + i);
     }
 
     const W *weights() const {
@@ -128,7 +132,7 @@ template <class Cell, class T, class W = T> class ForwardPass {
             team, {0, count}, share.panels,
             Term{[&](index i) RNNFAST_LAMBDA { return row[i].x; }, contiguous(at.I), call.panels + at.w(phase),
                  at.I * N * V},
-            [&](index, index p, int n) RNNFAST_LAMBDA { return bias(p, first + n); },
+            [&](index, index p, int n) RNNFAST_LAMBDA { return load(biases + (p * G + first + n) * V); },
             [&](index i, index p, const vec<T> *z) RNNFAST_LAMBDA {
                 unroll<N>([&](auto n) RNNFAST_LAMBDA { store(row[i].slots + (p * S + first + n) * V, z[n]); });
             });
@@ -147,6 +151,7 @@ template <class Cell, class T, class W = T> class ForwardPass {
             if constexpr (Cell::keeps_aux) row.aux = records.aux.row(t, b);
             row.h = records.h.row(t, b);
             row.slots = records.slots.row(t, b);
+            row.start = hoisted ? row.slots + Cell::x_slot * V : biases;
             row.y = call.y.at(t, b);
         }
         if (!share.wait(team)) return false; // the units of the step before, of all threads
@@ -163,20 +168,23 @@ template <class Cell, class T, class W = T> class ForwardPass {
     void phase(Team &team, const Share<T> &share, const StepRow *row, index rows, bool falling) const {
         constexpr int N = phase_gates<Cell>(phase_), first = Cell::phase_gate[phase_];
         constexpr bool last = phase_ + 1 == Cell::phases;
-        const bool x_now = call.x.data && !hoisted;
+        const bool x_now = call.x.data && !hoisted, one_hot = !call.x.data;
+        const bool keep = call.tape != nullptr;
+        const Kind kind = call.kind;
+        const index stride = hoisted ? S : G;
         step_product<N, T>(
             team, {0, rows}, share.panels, falling,
-            Term{[&](index i) RNNFAST_LAMBDA { return row[i].x; }, contiguous(x_now ? at.I : 0),
+            Term{[row](index i) RNNFAST_LAMBDA { return row[i].x; }, contiguous(x_now ? at.I : 0),
                  weights() + at.template w<W>(phase_), depth<W>(at.I) * N * V},
-            Term{[&](index i) RNNFAST_LAMBDA { return phase_ == 0 ? row[i].h_prev : row[i].aux; }, contiguous(at.H),
+            Term{[row](index i) RNNFAST_LAMBDA { return phase_ == 0 ? row[i].h_prev : row[i].aux; }, contiguous(at.H),
                  weights() + at.template u<W>(phase_), depth<W>(at.H) * N * V},
-            [&](index i, index p, int n) RNNFAST_LAMBDA {
-                if (hoisted) return load(row[i].slots + (p * S + Cell::x_slot + first + n) * V);
-                if (call.x.data) return bias(p, first + n);
+            [=, this](index i, index p, int n) RNNFAST_LAMBDA {
+                const vec<T> b = load(row[i].start + (p * stride + first + n) * V);
+                if (!one_hot) return b;
                 const W *const panel = weights() + at.template w<W>(phase_) + p * depth<W>(at.I) * N * V;
-                return bias(p, first + n) + weight<T>(panel, *row[i].id, N, n);
+                return b + weight<T>(panel, *row[i].id, N, n);
             },
-            [&](index i, index p, vec<T> *sum) RNNFAST_LAMBDA {
+            [=, this](index i, index p, vec<T> *sum) RNNFAST_LAMBDA {
                 unroll<N>([&](auto n) RNNFAST_LAMBDA {
                     if constexpr (separate_bias<Cell>(first + n)) {
                         store(row[i].slots + (p * S + Cell::x_slot + first + n) * V, sum[n]);
@@ -184,15 +192,16 @@ template <class Cell, class T, class W = T> class ForwardPass {
                     }
                 });
             },
-            [&](vec<T>(&sum)[N]) RNNFAST_LAMBDA { Cell::template activate<phase_, T>(sum, call.kind); },
-            [&](index i, index p, const vec<T>(&gate)[N]) RNNFAST_LAMBDA {
+            [&](vec<T> *sum) RNNFAST_LAMBDA { Cell::template activate<phase_, T>(sum); },
+            [=, this](index i, index p, const vec<T> *gate) RNNFAST_LAMBDA {
                 const StepRow &r = row[i];
                 Unit<T> unit{};
                 unit.slots = r.slots + p * S * V;
                 unit.h_prev = r.h_prev + p * V;
                 if constexpr (Cell::has_c) unit.c_prev = r.c_prev + p * V;
                 if constexpr (Cell::keeps_aux) unit.aux = r.aux + p * V;
-                unit.keep = call.tape != nullptr;
+                unit.keep = keep;
+                unit.kind = kind;
                 const vec<T> h = Cell::template forward<phase_, T>(gate, unit);
                 if constexpr (last) {
                     store(r.h + p * V, h);

@@ -82,7 +82,8 @@ template <class T> RNNFAST_INLINE vec<T> load(const T *p, index n) {
 
 template <class T> RNNFAST_INLINE void store(T *p, vec<T> v, index n) {
     if (n >= lanes<T>) return store(p, v);
-    for (index i = 0; i < n; ++i) p[i] = v[i];
+    const vec<T> some = v; // a copy, or v lies in memory in any case
+    for (index i = 0; i < n; ++i) p[i] = some[i];
 }
 
 template <class T> RNNFAST_INLINE vec<T> broadcast(T s) { return s - vec<T>{}; } // x - 0 is x for every x
