@@ -96,8 +96,8 @@ template <class T> class StackOf final : public Stack {
         for (Layer &layer : layers_) {
             const int most = layer.threads(asked_, layer.work, block_, batch_);
             most_ = most > most_ ? most : most_;
-            static const T some{}; // what is given takes more memory than what is not
-            layer.call.x.data = layer.call.h0 = layer.call.c0 = &some;
+            static const T some{}; // a state that is given takes more memory than none, ids no less than x
+            layer.call.h0 = layer.call.c0 = &some;
             layer.call.steps = block_;
             for (const int threads : {1, most_}) {
                 layer.call.threads = threads;

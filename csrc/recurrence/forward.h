@@ -1,5 +1,5 @@
 // The time loop, forward. A step is one product: each gate's sum starts at its bias, runs over x's features and then
-// over h_prev's units, and its activation and the state's update happen while it is in registers.
+// over h_prev's units, and waits in L1 until its block of units is activated for all rows.
 //
 // With few rows the input side is hoisted out: computed for a chunk of steps as one product, it waits in the tape's
 // slots (training) or in a buffer that is meant to stay in L2, because W would otherwise be read once a step for next
@@ -22,14 +22,13 @@ template <class Cell, class T, class W = T> class ForwardPass {
     static constexpr index chunk_bytes = 256 * 1024;
     static constexpr index few_rows = 6; // below, the input side is hoisted
 
-    struct StepRow { // one row at one step
-        const T *h_prev, *c_prev, *x;
-        const std::int64_t *id;
-        const T *start; // its chains' first values
+    struct StepRow {                          // one row at one step
+        const T *h_prev, *c_prev, *x, *start; // start: what its chains begin with
         T *h, *aux, *slots, *y;
     };
-    struct InputRow { // one row of the chunk's input product
+    struct InputRow { // one row of the chunk's input side
         const T *x;
+        index id;
         T *slots;
     };
     struct Scratch {
@@ -93,7 +92,8 @@ template <class Cell, class T, class W = T> class ForwardPass {
     index time(index s) const { return call.reverse ? call.steps - 1 - s : s; }
 
     bool hoist() const {
-        return std::is_same_v<T, W> && call.x.data && call.steps > 1 && call.batch < few_rows * call.threads;
+        if (!call.x.data) return true; // one-hot: no product at all
+        return std::is_same_v<T, W> && call.steps > 1 && call.batch < few_rows * call.threads;
     }
 
     index chunk_steps() const {
@@ -111,31 +111,44 @@ template <class Cell, class T, class W = T> class ForwardPass {
     }
 
     void project(Team &team, const Share<T> &share, const Scratch &scratch, index begin) const {
-        if constexpr (std::is_same_v<T, W>) {
-            const index end = begin + chunk < call.steps ? begin + chunk : call.steps;
-            index count = 0;
-            for (index s = begin; s < end; ++s) {
-                const index t = time(s), rows = share.active(t);
-                for (index i = 0; i < rows; ++i) {
-                    const index b = share.row(i);
-                    scratch.input[count++] = {call.x.at(t, b), records.slots.row(t, b) + Cell::x_slot * V};
-                }
+        const index end = begin + chunk < call.steps ? begin + chunk : call.steps;
+        index count = 0;
+        for (index s = begin; s < end; ++s) {
+            const index t = time(s), rows = share.active(t);
+            for (index i = 0; i < rows; ++i) {
+                const index b = share.row(i);
+                scratch.input[count++] = {call.x.data ? call.x.at(t, b) : nullptr,
+                                          call.x.data ? 0 : index(*call.ids.at(t, b)),
+                                          records.slots.row(t, b) + Cell::x_slot * V};
             }
-            project_phase<0>(team, share, scratch.input, count);
-            if constexpr (Cell::phases == 2) project_phase<1>(team, share, scratch.input, count);
         }
+        project_phase<0>(team, share, scratch.input, count);
+        if constexpr (Cell::phases == 2) project_phase<1>(team, share, scratch.input, count);
     }
 
     template <int phase> void project_phase(Team &team, const Share<T> &share, const InputRow *row, index count) const {
         constexpr int N = phase_gates<Cell>(phase), first = Cell::phase_gate[phase];
-        product<N, T>(
-            team, {0, count}, share.panels,
-            Term{[&](index i) RNNFAST_LAMBDA { return row[i].x; }, contiguous(at.I), call.panels + at.w(phase),
-                 at.I * N * V},
-            [&](index, index p, int n) RNNFAST_LAMBDA { return load(biases + (p * G + first + n) * V); },
-            [&](index i, index p, const vec<T> *z) RNNFAST_LAMBDA {
-                unroll<N>([&](auto n) RNNFAST_LAMBDA { store(row[i].slots + (p * S + first + n) * V, z[n]); });
-            });
+        const auto start = [&](index, index p, int n) RNNFAST_LAMBDA { return load(biases + (p * G + first + n) * V); };
+        const auto finish = [&](index i, index p, const vec<T> *z) RNNFAST_LAMBDA {
+            unroll<N>([&](auto n) RNNFAST_LAMBDA { store(row[i].slots + (p * S + first + n) * V, z[n]); });
+        };
+        const W *const weights_ = weights() + at.template w<W>(phase);
+        const index stride = depth<W>(at.I) * N * V;
+        if (!call.x.data) {
+            for (index i = 0; i < count && !team.stopped(1); ++i) {
+                for (index p = share.panels.begin; p < share.panels.end; ++p) {
+                    vec<T> z[N];
+                    unroll<N>([&](auto n) RNNFAST_LAMBDA {
+                        z[n] = start(i, p, n) + weight<T>(weights_ + p * stride, row[i].id, N, n);
+                    });
+                    finish(i, p, z);
+                }
+            }
+        } else if constexpr (std::is_same_v<T, W>) {
+            product<N, T>(team, {0, count}, share.panels,
+                          Term{[&](index i) RNNFAST_LAMBDA { return row[i].x; }, contiguous(at.I), weights_, stride},
+                          start, finish);
+        }
     }
 
     bool step(Team &team, const Share<T> &share, const Scratch &scratch, index t) const {
@@ -147,7 +160,6 @@ template <class Cell, class T, class W = T> class ForwardPass {
             row.h_prev = before.h;
             row.c_prev = before.c;
             row.x = call.x.data ? call.x.at(t, b) : nullptr;
-            row.id = call.x.data ? nullptr : call.ids.at(t, b);
             if constexpr (Cell::keeps_aux) row.aux = records.aux.row(t, b);
             row.h = records.h.row(t, b);
             row.slots = records.slots.row(t, b);
@@ -168,22 +180,17 @@ template <class Cell, class T, class W = T> class ForwardPass {
     void phase(Team &team, const Share<T> &share, const StepRow *row, index rows, bool falling) const {
         constexpr int N = phase_gates<Cell>(phase_), first = Cell::phase_gate[phase_];
         constexpr bool last = phase_ + 1 == Cell::phases;
-        const bool x_now = call.x.data && !hoisted, one_hot = !call.x.data;
         const bool keep = call.tape != nullptr;
         const Kind kind = call.kind;
         const index stride = hoisted ? S : G;
         step_product<N, T>(
             team, {0, rows}, share.panels, falling,
-            Term{[row](index i) RNNFAST_LAMBDA { return row[i].x; }, contiguous(x_now ? at.I : 0),
+            Term{[row](index i) RNNFAST_LAMBDA { return row[i].x; }, contiguous(hoisted ? 0 : at.I),
                  weights() + at.template w<W>(phase_), depth<W>(at.I) * N * V},
             Term{[row](index i) RNNFAST_LAMBDA { return phase_ == 0 ? row[i].h_prev : row[i].aux; }, contiguous(at.H),
                  weights() + at.template u<W>(phase_), depth<W>(at.H) * N * V},
-            [=, this](index i, index p, int n) RNNFAST_LAMBDA {
-                const vec<T> b = load(row[i].start + (p * stride + first + n) * V);
-                if (!one_hot) return b;
-                const W *const panel = weights() + at.template w<W>(phase_) + p * depth<W>(at.I) * N * V;
-                return b + weight<T>(panel, *row[i].id, N, n);
-            },
+            [=, this](index i, index p, int n)
+                RNNFAST_LAMBDA { return load(row[i].start + (p * stride + first + n) * V); },
             [=, this](index i, index p, vec<T> *sum) RNNFAST_LAMBDA {
                 unroll<N>([&](auto n) RNNFAST_LAMBDA {
                     if constexpr (separate_bias<Cell>(first + n)) {

@@ -88,16 +88,6 @@ template <class T> RNNFAST_INLINE void store(T *p, vec<T> v, index n) {
 
 template <class T> RNNFAST_INLINE vec<T> broadcast(T s) { return s - vec<T>{}; } // x - 0 is x for every x
 
-// v in a register: what several operations share is then loaded once, not once for each.
-template <class V> RNNFAST_INLINE V in_register(V v) {
-#if defined(__AVX__) && RNNFAST_VECTOR_BYTES != 64
-    asm("" : "+x"(v));
-#elif defined(__AVX512F__)
-    asm("" : "+v"(v));
-#endif
-    return v;
-}
-
 // max(low, x) and min(high, x); a NaN in x stays one. The general form, for where no instruction is named below.
 template <class V> RNNFAST_INLINE V at_least(V low, V x) { return x < low ? low : x; }
 template <class V> RNNFAST_INLINE V at_most(V high, V x) { return x > high ? high : x; }
@@ -145,5 +135,19 @@ RNNFAST_INLINE vec<double> fma(vec<double> a, vec<double> b, vec<double> c) { re
 #else
 template <class V> RNNFAST_INLINE V fma(V a, V b, V c) { return a * b + c; } // two roundings, the same two everywhere
 #endif
+
+// sum += a * b, in the register where the sum is. Said in assembly: in an unrolled loop GCC lets sums wander from
+// register to register, and some through memory, which can take half as long again.
+template <class V> RNNFAST_INLINE void add_product(V &sum, V a, V b) {
+#if defined(__FMA__) && (RNNFAST_VECTOR_BYTES == 32 || defined(__AVX512F__))
+    if constexpr (sizeof(sum[0]) == sizeof(float)) {
+        asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+    } else {
+        asm("vfmadd231pd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+    }
+#else
+    sum = fma(a, b, sum);
+#endif
+}
 
 } // namespace rnnfast::RNNFAST_ISA
