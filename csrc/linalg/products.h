@@ -23,9 +23,10 @@ template <class T, int R, int Q, int N, class Loop> RNNFAST_INLINE void on_regis
     }
 }
 
-// A piece of a group of panels, which stays in L1 beside the sums and rows of the tiles that pass; half as much is 10 %
-// slower for H = 512 (each piece costs a tile some 30 cycles), twice 2 %, four times 4 %.
-constexpr index piece_bytes = 8192;
+// A piece of a group of panels, which stays in L1 beside the sums and rows of the tiles that pass. Half as much costs 3
+// to 6 % backward (each piece costs a tile some 30 cycles) and 1 to 3 % for an LSTM of H = 512; half as much again
+// costs that LSTM 8 % on one thread, 18 on two.
+constexpr index piece_bytes = 16384;
 // From here on a step's panels come in pieces: 8 % more for H = 512, where a panel (128 KB), passing once for each
 // tile, takes all that L2 gives, and comes from L3 while everybody waits. Below, sums in registers win by 2 to 6 %.
 constexpr index long_bytes = 49152;
@@ -147,8 +148,9 @@ RNNFAST_INLINE void multiply_in_pieces(Range rows, vec<T> *sums, index panel, in
     add(second, first.k.units() ? first.weights + next * first.stride : second.weights + next * second.stride);
 }
 
-// The same in registers, where a tile stays from the first chain's begin to the last one's end. A copy of both loops
-// per shape and cell. Closures hold what they need by value: with a pointer to a pointer a tile costs 60 moves more.
+// The same for contiguous k, in registers, where a tile stays from the first chain's begin to the last one's end. A
+// copy of both loops per shape and cell. Closures hold what they need by value: with a pointer to a pointer a tile
+// costs 60 moves more.
 template <int N, class T, class First, class Second, class Start, class Turn>
 RNNFAST_INLINE void multiply_in_registers(Range rows, vec<T> *sums, index panel, int q, const First &first,
                                           const Second &second, Start start, Turn turn) {
