@@ -216,9 +216,9 @@ RNNFAST_INLINE void product(Team &team, Range rows, Range panels, const Term<Row
 //   activate(sums)            of each output
 //   finish(row, panel, sums)  of each output
 // Rejected: gates activated and finished in each tile, whose sums then never leave the registers (LSTM 2 to 5 % slower
-// for 16 and 32 rows, GRU and Elman 1 to 5; twice the machine code; only a row alone gains, up to 5 % for H = 16), one
-// pass (LSTM 3 % slower), a pass for each operation (the same), one division for i * g and one for o * tanh(c) (the
-// same: divisions are not what the activations wait for), the next panel prefetched here or in the loops (nothing
+// for 16 and 32 rows, GRU and Elman 1 to 5; half as much machine code again; only a row alone gains, up to 5 % for H =
+// 16), one pass (LSTM 3 % slower), a pass for each operation (the same), one division for i * g and one for o * tanh(c)
+// (the same: divisions are not what the activations wait for), the next panel prefetched here or in the loops (nothing
 // gained, up to 7 % lost), a tile's activations strewn into the next tile's loop (260 instructions a tile more: LSTM 5
 // to 8 % slower, Elman 15 to 27 %), tiles of six rows and two gates, with half the weights' way from L2 (LSTM 2 to 7 %
 // slower), the loops unrolled by 4 or 8 (no difference).
