@@ -220,8 +220,8 @@ RNNFAST_INLINE void product(Team &team, Range rows, Range panels, const Term<Row
 // 16), one pass (LSTM 3 % slower), a pass for each operation (the same), one division for i * g and one for o * tanh(c)
 // (the same: divisions are not what the activations wait for), the next panel prefetched here or in the loops (nothing
 // gained, up to 7 % lost), a tile's activations strewn into the next tile's loop (260 instructions a tile more: LSTM 5
-// to 8 % slower, Elman 15 to 27 %), tiles of six rows and two gates, with half the weights' way from L2 (LSTM 2 to 7 %
-// slower), the loops unrolled by 4 or 8 (no difference).
+// to 8 % slower, Elman 15 to 27 %), tiles of six rows and two gates, with half the weights' way from L2 (LSTM 2 to 8 %
+// slower).
 template <int N, class T, class First, class Second, class Start, class Turn, class Activate, class Finish>
 RNNFAST_INLINE void step_product(Team &team, Range rows, Range panels, bool falling, const First &first,
                                  const Second &second, Start start, Turn turn, Activate activate, Finish finish) {
