@@ -98,6 +98,7 @@ template <class T> class StackOf final : public Stack {
             most_ = most > most_ ? most : most_;
             static const T some{}; // a state that is given takes more memory than none, ids no less than x
             layer.call.h0 = layer.call.c0 = &some;
+            layer.call.x.data = nullptr;
             layer.call.steps = block_;
             for (const int threads : {1, most_}) {
                 layer.call.threads = threads;

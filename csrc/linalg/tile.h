@@ -81,18 +81,18 @@ RNNFAST_INLINE void multiply_add(vec<T> (&acc)[R][Q][N], Left a, Weight w) {
 // acc[r][q][n] += sum_k row[r][k] * panel[q][k][n]
 template <class T, int R, int Q, int N>
 RNNFAST_INLINE void accumulate(vec<T> (&acc)[R][Q][N], const T *const *row, index k, const T *panel, index stride) {
-    // A tenth less instructions: 3 to 8 % of the time where the core is ours, up to 10 where another's thread shares
+    // A tenth fewer instructions: 3 to 8 % of the time where the core is ours, up to 10 where another's thread shares
     // it. A row alone waits for its loads; 2 at once costs half as much again (GCC spills), 8 are as good as 4.
-    constexpr int at_once = R > 1 && RNNFAST_VECTOR_BYTES >= 32 ? 4 : 1;
+    constexpr int terms = R > 1 && RNNFAST_VECTOR_BYTES >= 32 ? 4 : 1;
     const auto add = [&](index i, int j) RNNFAST_LAMBDA {
         multiply_add<T>(
             acc, [&](int r) RNNFAST_LAMBDA { return row[r][i + j]; },
             [&](int q, int n) RNNFAST_LAMBDA { return weight<T>(panel + q * stride, j, N, n); });
     };
     index i = 0;
-    if constexpr (at_once > 1) {
-        for (; i + at_once <= k; i += at_once, panel += at_once * N * lanes<T>) {
-            RNNFAST_UNROLL for (int j = 0; j < at_once; ++j) add(i, j);
+    if constexpr (terms > 1) {
+        for (; i + terms <= k; i += terms, panel += terms * N * lanes<T>) {
+            RNNFAST_UNROLL for (int j = 0; j < terms; ++j) add(i, j);
         }
     }
     for (; i < k; ++i, panel += N * lanes<T>) add(i, 0);

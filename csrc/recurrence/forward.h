@@ -3,10 +3,11 @@
 //
 // With few rows the input side is hoisted out: computed for a chunk of steps as one product, it waits in the tape's
 // slots (training) or in a buffer that is meant to stay in L2, because W would otherwise be read once a step for next
-// to nothing. The sums are the same chains either way. Steps take their panels in turn from the first to the last and
-// from the last to the first: what the caches still hold is read first. Rejected: hoisting always (with more rows the
-// gates' way through memory costs more than W's way through L2: 4 to 18 % of the whole), the input side of the whole
-// sequence at once (the gates would pass through memory twice), shorter chunks (no difference).
+// to nothing. The sums are the same chains either way. One-hot input is hoisted always: a column of W is gathered,
+// there is no product. Steps take their panels in turn from the first to the last and from the last to the first: what
+// the caches still hold is read first. Rejected: hoisting all input (with more rows the gates' way through memory costs
+// more than W's way through L2: 4 to 18 % of the whole), the input side of the whole sequence at once (the gates would
+// pass through memory twice), shorter chunks (no difference).
 #pragma once
 
 #include "linalg/products.h"
@@ -132,21 +133,21 @@ template <class Cell, class T, class W = T> class ForwardPass {
         const auto finish = [&](index i, index p, const vec<T> *z) RNNFAST_LAMBDA {
             unroll<N>([&](auto n) RNNFAST_LAMBDA { store(row[i].slots + (p * S + first + n) * V, z[n]); });
         };
-        const W *const weights_ = weights() + at.template w<W>(phase);
+        const W *const panels = weights() + at.template w<W>(phase);
         const index stride = depth<W>(at.I) * N * V;
         if (!call.x.data) {
             for (index i = 0; i < count && !team.stopped(1); ++i) {
                 for (index p = share.panels.begin; p < share.panels.end; ++p) {
                     vec<T> z[N];
                     unroll<N>([&](auto n) RNNFAST_LAMBDA {
-                        z[n] = start(i, p, n) + weight<T>(weights_ + p * stride, row[i].id, N, n);
+                        z[n] = start(i, p, n) + weight<T>(panels + p * stride, row[i].id, N, n);
                     });
                     finish(i, p, z);
                 }
             }
         } else if constexpr (std::is_same_v<T, W>) {
             product<N, T>(team, {0, count}, share.panels,
-                          Term{[&](index i) RNNFAST_LAMBDA { return row[i].x; }, contiguous(at.I), weights_, stride},
+                          Term{[&](index i) RNNFAST_LAMBDA { return row[i].x; }, contiguous(at.I), panels, stride},
                           start, finish);
         }
     }
