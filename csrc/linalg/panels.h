@@ -1,9 +1,11 @@
-// Packed weights: [unit block][k][gate][lane], so that a tile reads its right operand as one stream and all gates of a
-// block's units end in registers together. Missing units of the last block are zero. Gradients of weights have the same
-// layout, so one transfer serves both ways. Rejected: plain row-major weights (a broadcast per weight instead of per
-// input).
+// Packed weights: [panel][k][vector][lane], so that a tile reads its right operand as one stream. The vectors are a
+// unit block's gates, and a panel's are at most three: four rows of three are a tile of 12 sums. Up to three gates are
+// a panel each block; of an LSTM's four, three blocks (a bundle) share four panels, and the one or two blocks left over
+// have panels of two. Missing units of the last block are zero. Gradients of weights have the same layout, so one
+// transfer serves both ways. Rejected: plain row-major weights (a broadcast per weight instead of per input), panels of
+// four vectors and tiles of three rows (16 rows, LSTM of H = 128 and 256: 1.07 to 1.13 times the time in the products).
 //
-// In bfloat16 (a float's upper half) two neighbours in k share a word, [unit block][k / 2][gate][lane], the even one
+// In bfloat16 (a float's upper half) two neighbours in k share a word, [panel][k / 2][vector][lane], the even one
 // below: one load, a shift and a mask make two vectors. Rejected: one bfloat16 after the other (a widening shuffle for
 // each vector).
 #pragma once
@@ -14,6 +16,16 @@
 namespace rnnfast::RNNFAST_ISA {
 
 template <class T> constexpr index blocks(index units) { return (units + lanes<T> - 1) / lanes<T>; }
+
+constexpr int widest = 3; // vectors of a panel
+// So many unit blocks of N vectors fill whole panels.
+template <int N> constexpr int bundle = N > widest ? widest : 1;
+// The vectors of a panel, and how many panels there are, where so many blocks (of a bundle) lie together.
+template <int N> constexpr int panel_width(index blocks) {
+    static_assert(N <= widest || N % 2 == 0);
+    return N <= widest ? N : blocks == bundle<N> ? widest : 2;
+}
+template <int N> constexpr int panels_of(index blocks) { return int(blocks) * N / panel_width<N>(blocks); }
 
 struct Pair { // two weights in bfloat16
     std::uint32_t word;
@@ -51,7 +63,7 @@ inline std::uint32_t to_bfloat16(float x) {
     return (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
 }
 
-// `count` vectors, each k deep, of `width` elements: [count][k][width] -> [count][k / 2][width].
+// `count` panels, each k deep, of `width` elements: [count][k][width] -> [count][k / 2][width].
 inline void narrow(const float *from, Pair *to, index count, index k, index width) {
     for (index c = 0; c < count; ++c, from += k * width) {
         for (index i = 0; i < k; i += 2) {
@@ -63,21 +75,34 @@ inline void narrow(const float *from, Pair *to, index count, index k, index widt
     }
 }
 
-// Panels <- matrix [gates * units, k] (rows of `gate_begin` .. `gate_begin + n - 1`), or the other way.
+// Where weights of one vector lie in panels k deep: `begin`, and `step` from neighbour to neighbour.
+struct Place {
+    index begin, step;
+};
+template <int N, class T> Place place(index block, int n, index of, index k) {
+    const index first = block / bundle<N> * bundle<N>, left = of - first;
+    const int width = panel_width<N>(left < bundle<N> ? left : bundle<N>);
+    const index vector = (block - first) * N + n;
+    return {(first * N * k + vector / width * width * k + vector % width) * lanes<T>, width * lanes<T>};
+}
+
+// Panels <- matrix [gates * units, k] (rows of `gate_begin` .. `gate_begin + N - 1`), or the other way.
 // A null matrix packs as zero and unpacks to nowhere.
-template <bool unpack, class T, class Panel>
-void transfer(Panel *panels, T *matrix, index units, index k, int gate_begin, int n) {
-    constexpr int V = lanes<std::remove_const_t<T>>;
-    for (index p = 0; p < blocks<std::remove_const_t<T>>(units); ++p) {
-        for (int g = 0; g < n; ++g) {
+template <int N, bool unpack, class Panel, class M>
+void transfer(Panel *panels, M *matrix, index units, index k, int gate_begin) {
+    using T = std::remove_const_t<M>;
+    constexpr int V = lanes<T>;
+    for (index p = 0; p < blocks<T>(units); ++p) {
+        for (int g = 0; g < N; ++g) {
+            const Place at = place<N, T>(p, g, blocks<T>(units), k);
             for (int v = 0; v < V; ++v) {
                 const index unit = p * V + v;
-                Panel *const lane = panels + (p * k * n + g) * V + v;
-                T *const row = matrix && unit < units ? matrix + ((gate_begin + g) * units + unit) * k : nullptr;
+                Panel *const lane = panels + at.begin + v;
+                M *const row = matrix && unit < units ? matrix + ((gate_begin + g) * units + unit) * k : nullptr;
                 if constexpr (unpack) {
-                    for (index i = 0; row && i < k; ++i) row[i] = lane[i * n * V];
+                    for (index i = 0; row && i < k; ++i) row[i] = lane[i * at.step];
                 } else {
-                    for (index i = 0; i < k; ++i) lane[i * n * V] = row ? row[i] : 0;
+                    for (index i = 0; i < k; ++i) lane[i * at.step] = row ? row[i] : 0;
                 }
             }
         }

@@ -10,20 +10,27 @@
 #include "linalg/panels.h"
 #include "parallel/team.h"
 
+#include <array>
+
 namespace rnnfast::RNNFAST_ISA {
 
-constexpr int largest_power_of_two(int n) { return n < 2 ? 1 : 2 * largest_power_of_two(n / 2); }
-
-// Tile shapes for N vectors per panel and k: as many accumulators as the register file holds beside the operands. The
-// rows of one product share a number of panels, halved where panels run out; a row alone has what is left.
+// Tile shapes for panels of N vectors: as many accumulators as the register file holds beside the operands, and four
+// rows of three vectors where they are 12, because batches are multiples of four more often than of three.
 // Rejected: twelve panels in place of eight for an Elman's row alone (1.4 to 1.7 times the time from H = 128 on); six
-// rows of two panels in place of three of four for an Elman (half of the weights' way from L2: no difference).
+// rows of two panels for an Elman (half of the weights' way from L2: no difference).
 template <int N> struct Shape {
     static constexpr int budget = RNNFAST_ACCUMULATORS; // 12 of 16 registers, 24 of 32
-    static constexpr int rows = N == 3 ? budget / 3 : budget / 4;
+    static constexpr int rows = N < 3 ? budget / 4 : budget / 3;
     static constexpr int panels(int r) {
-        const int q = r > 1 ? largest_power_of_two(budget / (r * N)) : budget / N;
-        return q > 8 ? 8 : q;
+        const int q = budget / (r * N), most = r > 1 ? 4 : 8;
+        return q > most ? most : q;
+    }
+    // The panels at once for so many rows, looked up: a division would be 1 % of a small step.
+    static int fitting(index count) {
+        constexpr auto table = [&]<int... r>(std::integer_sequence<int, r...>) {
+            return std::array{panels(r + 1)...};
+        }(std::make_integer_sequence<int, rows>{});
+        return table[std::size_t(count < rows ? count : rows) - 1];
     }
 };
 
@@ -120,7 +127,7 @@ template <int N, int R = Shape<N>::rows, int Q = Shape<N>::panels(R), class F>
 RNNFAST_INLINE void with_shape(int r, int q, F &&f) {
     if (r == R && q == Q) return f.template operator()<R, Q>();
     if constexpr (Q > 1) {
-        if (r == R) return with_shape<N, R, R == 1 ? Q - 1 : Q / 2>(r, q, f);
+        if (r == R) return with_shape<N, R, Q - 1>(r, q, f);
     }
     if constexpr (R > 1) return with_shape<N, R - 1>(r, q, f);
     __builtin_trap(); // a Deal's tiles and each_group's groups have no other shape
@@ -136,15 +143,55 @@ struct Deal {
           larger(rows - size * tiles) {}
 };
 
-// Calls body(panel, q) for each group of q panels, which pass all rows before the next come. With `falling` they come
-// last to first: in steps that alternate, those used last are still in the cache.
+// The vectors of a group, at most.
+constexpr int most_vectors = RNNFAST_ACCUMULATORS < 16 ? 16 : RNNFAST_ACCUMULATORS;
+
+// Panels that pass all rows before the next come: those of whole unit blocks.
+struct Group {
+    index block, next; // the first block, and that of the group after this one
+    int blocks, width; // of a panel
+    int panels;
+    int together; // so many of them pass at once: as many as have registers, and no rest
+};
+
+// Calls f<W>() with the width of a group's panels, blocks having N vectors.
+template <int N, class F> RNNFAST_INLINE void with_width(const Group &group, F f) {
+    if constexpr (N <= widest) {
+        f.template operator()<N>();
+    } else if (group.width == widest) {
+        f.template operator()<widest>();
+    } else {
+        f.template operator()<panel_width<N>(1)>();
+    }
+}
+
+// Calls body(group) for each group of panels, blocks having N vectors. With `falling` they come last to first: in steps
+// that alternate, those used last are still in the cache.
 template <int N, class Body>
-RNNFAST_INLINE void each_group(Team &team, index rows, Range panels, bool falling, Body body) {
-    if (rows <= 0) return;
-    int q = Shape<N>::panels(rows < Shape<N>::rows ? int(rows) : Shape<N>::rows);
-    for (index left = panels.end - panels.begin; left > 0 && !team.stopped(rows * q); left -= q) {
-        while (q > left) q = rows == 1 ? int(left) : q / 2;
-        body(falling ? panels.begin + left - q : panels.end - left, q);
+RNNFAST_INLINE void each_group(Team &team, index rows, Range blocks, bool falling, Body body) {
+    const index count = blocks.end - blocks.begin;
+    if (rows <= 0 || count <= 0) return;
+    const auto each = [&](index groups, auto begin) RNNFAST_LAMBDA {
+        for (index i = 0; i < groups; ++i) {
+            const index g = falling ? groups - 1 - i : i, after = i + 1 == groups ? g : falling ? g - 1 : g + 1;
+            const int size = int(begin(g + 1) - begin(g));
+            if (team.stopped(rows * size)) return;
+            Group group{blocks.begin + begin(g), blocks.begin + begin(after), size, panel_width<N>(size), 0, 0};
+            group.panels = group.together = panels_of<N>(size);
+            if constexpr (N > widest) {
+                with_width<N>(group, [&]<int W>() RNNFAST_LAMBDA {
+                    for (const int most = Shape<W>::fitting(rows); group.together > most;) group.together /= 2;
+                });
+            }
+            body(group);
+        }
+    };
+    if constexpr (N > widest) {
+        each((count + bundle<N> - 1) / bundle<N>,
+             [&](index g) RNNFAST_LAMBDA { return g * bundle<N> < count ? g * bundle<N> : count; });
+    } else {
+        const Deal deal(count, Shape<N>::fitting(rows));
+        each(deal.tiles, [&](index g) RNNFAST_LAMBDA { return g * deal.size + (g < deal.larger ? g : deal.larger); });
     }
 }
 

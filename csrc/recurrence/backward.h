@@ -65,7 +65,7 @@ template <class Cell, class T> class BackwardPass {
         id_rows = carver.take<std::int64_t>(rows);
         outer = carver.take<OuterScratch<T>>(call.threads);
         for (int i = 0; i < call.threads; ++i) {
-            const auto scratch = OuterScratch<T>::carve(carver, G, at.I > at.H ? at.I : at.H);
+            const auto scratch = OuterScratch<T>::carve(carver, at.I > at.H ? at.I : at.H);
             if (carver.real()) outer[i] = scratch;
         }
     }
@@ -82,7 +82,7 @@ template <class Cell, class T> class BackwardPass {
     }
 
     void run(Team &team) {
-        const Share<T> share(team, call, at.P, order);
+        const Share<T> share(team, call, at.P, L::unit, order);
         const index part = team.rank * chunk * call.batch;
         const Scratch scratch{back_rows + team.rank * call.batch, grad_rows + part, left_rows + part, id_rows + part,
                               outer[team.rank]};
@@ -185,9 +185,8 @@ template <class Cell, class T> class BackwardPass {
             constexpr BackSlots<Cell, 1> back;
             product<1, T>(
                 team, {0, rows}, share.panels,
-                Term{[&](index i) RNNFAST_LAMBDA -> const T * { return row[i].step.slots + back.first * V; },
-                     Span{at.P, back.count * V, S * V}, call.panels_backward + at.back_u[1],
-                     at.padded * back.count * V},
+                term<1, T>([&](index i) RNNFAST_LAMBDA -> const T * { return row[i].step.slots + back.first * V; },
+                           Span{at.P, back.count * V, S * V}, call.panels_backward + at.back_u[1]),
                 [](index, index, int) RNNFAST_LAMBDA { return vec<T>{}; },
                 [&](index i, index p, const vec<T> *d)
                     RNNFAST_LAMBDA { Cell::template backward_second<T>(d[0], block(row[i].step, p)); });
@@ -209,8 +208,7 @@ template <class Cell, class T> class BackwardPass {
         const Span k = flat ? contiguous(at.slots) : Span{at.P, back.count * V, S * V};
         product<1, T>(
             team, {0, rows}, share.panels,
-            Term{[&](index i) RNNFAST_LAMBDA { return row[i].gates; }, k, call.panels_backward + at.back_u[0],
-                 at.padded * back.count * V},
+            term<1, T>([&](index i) RNNFAST_LAMBDA { return row[i].gates; }, k, call.panels_backward + at.back_u[0]),
             [&](index i, index p, int) RNNFAST_LAMBDA {
                 if constexpr (Cell::has_direct) return load(direct + row[i].b * at.padded + p * V);
                 return vec<T>{};
@@ -250,9 +248,8 @@ template <class Cell, class T> class BackwardPass {
         const GradRow *const row = scratch.grad;
         product<1, T>(
             team, team.share(count), {0, blocks<T>(at.I)},
-            Term{[&](index i) RNNFAST_LAMBDA -> const T * { return row[i].slots + Cell::x_slot * V; },
-                 S == G ? contiguous(at.slots) : Span{at.P, G * V, S * V}, call.panels_backward + at.back_w,
-                 at.padded * G * V},
+            term<1, T>([&](index i) RNNFAST_LAMBDA -> const T * { return row[i].slots + Cell::x_slot * V; },
+                       S == G ? contiguous(at.slots) : Span{at.P, G * V, S * V}, call.panels_backward + at.back_w),
             [](index, index, int) RNNFAST_LAMBDA { return vec<T>{}; },
             [&](index i, index p, const vec<T> *d)
                 RNNFAST_LAMBDA { store(call.dx.at(row[i].t, row[i].b) + p * V, d[0], at.I - p * V); });
@@ -269,7 +266,7 @@ template <class Cell, class T> class BackwardPass {
     template <int phase> void weight_gradients(Team &team, const Scratch &scratch, index count) const {
         constexpr int N = phase_gates<Cell>(phase), first = Cell::phase_gate[phase];
         const GradRow *const row = scratch.grad;
-        const Range panels = team.share(at.P);
+        const Range panels = share_blocks(team, at.P, L::unit);
         for (index i = 0; i < count; ++i) {
             if (call.x.data) {
                 scratch.left[i] = call.x.at(row[i].t, row[i].b);

@@ -14,8 +14,8 @@ template <class T> struct Dense {
     static index panel_size_backward(Sizes s) { return blocks<T>(s.input) * V * s.hidden; }
 
     template <bool unpack, class Panel, class M> static void move(Sizes s, Panel *panels, const Weights<M> &w) {
-        transfer<unpack>(panels, w.weight_ih, s.hidden, s.input, 0, 1);
-        transfer<unpack>(panels + blocks<T>(s.hidden) * V * s.input, w.bias_ih, s.hidden, 1, 0, 1);
+        transfer<1, unpack>(panels, w.weight_ih, s.hidden, s.input, 0);
+        transfer<1, unpack>(panels + blocks<T>(s.hidden) * V * s.input, w.bias_ih, s.hidden, 1, 0);
     }
     static void pack(Sizes s, const Weights<const T> &w, T *panels) { move<false>(s, panels, w); }
     static void unpack(Sizes s, const T *panels, const Weights<T> &w) { move<true>(s, panels, w); }
@@ -36,7 +36,7 @@ template <class T> struct Dense {
             const index end = first + block_rows < mine.end ? first + block_rows : mine.end;
             product<1, T>(
                 team, {first, end}, {0, blocks<T>(outputs)},
-                Term{[&](index i) RNNFAST_LAMBDA { return left + i * stride; }, contiguous(k), c.panels, k * V},
+                term<1, T>([&](index i) RNNFAST_LAMBDA { return left + i * stride; }, contiguous(k), c.panels),
                 [&](index, index p, int) RNNFAST_LAMBDA { return bias ? load(bias + p * V) : vec<T>{}; },
                 [&](index i, index p, const vec<T> *sum)
                     RNNFAST_LAMBDA { store(result + i * outputs + p * V, sum[0], outputs - p * V); });
@@ -56,7 +56,7 @@ template <class T> struct Dense {
         const index I = c.sizes.input, O = c.sizes.hidden;
         Carver count(nullptr);
         count.take<const T *>(c.rows);
-        OuterScratch<T>::carve(count, 1, I);
+        OuterScratch<T>::carve(count, I);
         const Memory memory(count.used * std::size_t(c.threads));
         Carver carver(memory.data());
         const T **const left = carver.take<const T *>(c.rows);
@@ -69,7 +69,7 @@ template <class T> struct Dense {
                 team, c.rows, left, nullptr, I, team.share(blocks<T>(O)),
                 [&](index m, index p, int)
                     RNNFAST_LAMBDA { return load(c.dy + (c.rows - 1 - m) * O + p * V, O - p * V); },
-                c.dpanels, c.dpanels + blocks<T>(O) * V * I, V, OuterScratch<T>::carve(mine, 1, I));
+                c.dpanels, c.dpanels + blocks<T>(O) * V * I, V, OuterScratch<T>::carve(mine, I));
         });
     }
 };

@@ -23,17 +23,13 @@ template <class Cell, class T, class W = T> class ForwardPass {
     static constexpr index chunk_bytes = 256 * 1024;
     static constexpr index few_rows = 6; // below, the input side is hoisted
 
-    struct StepRow {                          // one row at one step
-        const T *h_prev, *c_prev, *x, *start; // start: what its chains begin with
-        T *h, *aux, *slots, *y;
-    };
     struct InputRow { // one row of the chunk's input side
         const T *x;
         index id;
         T *slots;
     };
     struct Scratch {
-        StepRow *step;
+        StepRow<T> *step;
         InputRow *input;
     };
 
@@ -45,15 +41,15 @@ template <class Cell, class T, class W = T> class ForwardPass {
     index *const order; // of the shares
     States<Cell, T> states;
     Records<Cell, T> records;
-    T *biases;            // [P][G][V], those on both sides together where they simply add
-    StepRow *step_rows;   // [threads][B]
-    InputRow *input_rows; // [threads][chunk * B], hoisted
+    T *biases;             // [P][G][V], those on both sides together where they simply add
+    StepRow<T> *step_rows; // [threads][B]
+    InputRow *input_rows;  // [threads][chunk * B], hoisted
 
   public:
     ForwardPass(const Forward<T> &call_, Carver &carver)
         : call(call_), at(call_.sizes), hoisted(hoist()), chunk(hoisted ? chunk_steps() : 1), masks(call_),
           order(Share<T>::carve(call_, carver)), states(call_, at, carver), biases(carver.take<T>(at.P * G * V)),
-          step_rows(carver.take<StepRow>(call_.threads * call_.batch)),
+          step_rows(carver.take<StepRow<T>>(call_.threads * call_.batch)),
           input_rows(hoisted ? carver.take<InputRow>(call_.threads * chunk * call_.batch) : nullptr) {
         const index B = call.batch;
         if (call.tape) {
@@ -79,7 +75,7 @@ template <class Cell, class T, class W = T> class ForwardPass {
     }
 
     void run(Team &team) {
-        const Share<T> share(team, call, at.P, order);
+        const Share<T> share(team, call, at.P, L::unit, order);
         const Scratch scratch{step_rows + team.rank * call.batch,
                               hoisted ? input_rows + team.rank * chunk * call.batch : nullptr};
         for (index s = 0; s < call.steps; ++s) {
@@ -134,21 +130,27 @@ template <class Cell, class T, class W = T> class ForwardPass {
             unroll<N>([&](auto n) RNNFAST_LAMBDA { store(row[i].slots + (p * S + first + n) * V, z[n]); });
         };
         const W *const panels = weights() + at.template w<W>(phase);
-        const index stride = depth<W>(at.I) * N * V;
         if (!call.x.data) {
-            for (index i = 0; i < count && !team.stopped(1); ++i) {
-                for (index p = share.panels.begin; p < share.panels.end; ++p) {
-                    vec<T> z[N];
-                    unroll<N>([&](auto n) RNNFAST_LAMBDA {
-                        z[n] = start(i, p, n) + weight<T>(panels + p * stride, row[i].id, N, n);
+            each_group<N>(team, count, share.panels, false, [&](const Group &group) RNNFAST_LAMBDA {
+                const index pitch = depth<W>(at.I) * group.width * V;
+                const W *const some = panels + group.block * depth<W>(at.I) * N * V;
+                for (index i = 0; i < count; ++i) {
+                    vec<T> z[most_vectors];
+                    for (index j = 0, v = 0; j < group.panels; ++j) {
+                        for (int n = 0; n < group.width; ++n, ++v) {
+                            z[v] = weight<T>(some + j * pitch, row[i].id, group.width, n);
+                        }
+                    }
+                    each_output<N, T>({i, i + 1}, group, z, [&](index, index p, vec<T> *sum) RNNFAST_LAMBDA {
+                        unroll<N>([&](auto n) RNNFAST_LAMBDA { sum[n] = start(i, p, n) + sum[n]; });
+                        finish(i, p, sum);
                     });
-                    finish(i, p, z);
                 }
-            }
+            });
         } else if constexpr (std::is_same_v<T, W>) {
             product<N, T>(team, {0, count}, share.panels,
-                          Term{[&](index i) RNNFAST_LAMBDA { return row[i].x; }, contiguous(at.I), panels, stride},
-                          start, finish);
+                          term<N, T>([&](index i) RNNFAST_LAMBDA { return row[i].x; }, contiguous(at.I), panels), start,
+                          finish);
         }
     }
 
@@ -157,8 +159,8 @@ template <class Cell, class T, class W = T> class ForwardPass {
         for (index i = 0; i < rows; ++i) {
             const index b = share.row(i);
             const StateRows<T> before = state_before<Cell, T>(masks, records, states, t, b);
-            StepRow &row = scratch.step[i];
-            row.h_prev = before.h;
+            StepRow<T> &row = scratch.step[i];
+            row.h_prev = row.left = before.h;
             row.c_prev = before.c;
             row.x = call.x.data ? call.x.at(t, b) : nullptr;
             if constexpr (Cell::keeps_aux) row.aux = records.aux.row(t, b);
@@ -172,37 +174,33 @@ template <class Cell, class T, class W = T> class ForwardPass {
         phase<0>(team, share, scratch.step, rows, falling);
         if constexpr (Cell::phases == 2) {
             if (!share.wait(team)) return false;
+            for (index i = 0; i < rows; ++i) scratch.step[i].left = scratch.step[i].aux;
             phase<1>(team, share, scratch.step, rows, !falling);
         }
         return true;
     }
 
     template <int phase_>
-    void phase(Team &team, const Share<T> &share, const StepRow *row, index rows, bool falling) const {
-        constexpr int N = phase_gates<Cell>(phase_), first = Cell::phase_gate[phase_];
-        constexpr bool last = phase_ + 1 == Cell::phases;
+    void phase(Team &team, const Share<T> &share, const StepRow<T> *row, index rows, bool falling) const {
+        constexpr int N = phase_gates<Cell>(phase_), first = Cell::phase_gate[phase_], end = first + N;
+        constexpr bool last = phase_ + 1 == Cell::phases, apart = separate_bias<Cell>(end - 1);
         const bool keep = call.tape != nullptr;
         const Kind kind = call.kind;
-        const index stride = hoisted ? S : G;
-        step_product<N, T>(
-            team, {0, rows}, share.panels, falling,
-            Term{[row](index i) RNNFAST_LAMBDA { return row[i].x; }, contiguous(hoisted ? 0 : at.I),
-                 weights() + at.template w<W>(phase_), depth<W>(at.I) * N * V},
-            Term{[row](index i) RNNFAST_LAMBDA { return phase_ == 0 ? row[i].h_prev : row[i].aux; }, contiguous(at.H),
-                 weights() + at.template u<W>(phase_), depth<W>(at.H) * N * V},
-            [=, this](index i, index p, int n)
-                RNNFAST_LAMBDA { return load(row[i].start + (p * stride + first + n) * V); },
-            [=, this](index i, index p, vec<T> *sum) RNNFAST_LAMBDA {
-                unroll<N>([&](auto n) RNNFAST_LAMBDA {
-                    if constexpr (separate_bias<Cell>(first + n)) {
-                        store(row[i].slots + (p * S + Cell::x_slot + first + n) * V, sum[n]);
-                        sum[n] = load(call.panels + at.bias_hh + (p * G + first + n) * V);
-                    }
-                });
-            },
+        Step<T, W> step;
+        step.rows = row;
+        step.features = hoisted ? 0 : at.I;
+        step.units = at.H;
+        step.w = weights() + at.template w<W>(phase_);
+        step.u = weights() + at.template u<W>(phase_);
+        step.again = call.panels + at.bias_hh + (end - 1) * V;
+        step.first = first * V;
+        step.kept = (Cell::x_slot + end - 1) * V;
+        step.pitch = {(hoisted ? S : G) * V, S * V, G * V};
+        step_product<N, apart>(
+            team, rows, share.panels, falling, step,
             [&](vec<T> *sum) RNNFAST_LAMBDA { Cell::template activate<phase_, T>(sum); },
             [=, this](index i, index p, const vec<T> *gate) RNNFAST_LAMBDA {
-                const StepRow &r = row[i];
+                const StepRow<T> &r = row[i];
                 Unit<T> unit{};
                 unit.slots = r.slots + p * S * V;
                 unit.h_prev = r.h_prev + p * V;

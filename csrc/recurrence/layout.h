@@ -11,7 +11,11 @@ template <class Cell> constexpr int phase_gates(int phase) {
     return Cell::phase_gate[phase + 1] - Cell::phase_gate[phase];
 }
 
-// The cell's own gate g has a recurrent bias that does not simply add to the input-side one.
+// f(std::integral_constant) for each phase.
+template <class Cell, class F> RNNFAST_INLINE void each_phase(F f) { unroll<Cell::phases>(f); }
+
+// The cell's own gate g has a recurrent bias that does not simply add to the input-side one: at most the last gate of a
+// phase.
 template <class Cell> constexpr bool separate_bias(int gate) { return Cell::h_slot[gate] != Cell::x_slot + gate; }
 
 // Slots of one phase's recurrent-side gradients: contiguous, `first` the lowest; gate[i] is the one in slot first + i.
@@ -48,37 +52,47 @@ template <class Cell, class T> struct Layout {
 
     index pairs() const { return padded * G * (depth<Pair>(I) + depth<Pair>(H)); }
 
+    // Whole bundles of blocks in every phase: what a thread gets where units are shared out.
+    static constexpr index unit = bundle<phase_gates<Cell>(0)>;
+
     // The panels' weights in bfloat16; biases stay as they are.
     void to_pairs(const float *panels, Pair *to) const {
-        for (int phase = 0; phase < Cell::phases; ++phase) {
-            const index width = phase_gates<Cell>(phase) * V;
-            narrow(panels + w(phase), to + w<Pair>(phase), P, I, width);
-            narrow(panels + u(phase), to + u<Pair>(phase), P, H, width);
-        }
+        each_phase<Cell>([&](auto phase) {
+            narrow_phase<phase>(panels + w(phase), to + w<Pair>(phase), I);
+            narrow_phase<phase>(panels + u(phase), to + u<Pair>(phase), H);
+        });
     }
 
     template <bool unpack, class Panel, class M> void move(Panel *panels, const Weights<M> &matrices) const {
-        for (int phase = 0; phase < Cell::phases; ++phase) {
-            const int first = Cell::phase_gate[phase], count = phase_gates<Cell>(phase);
-            transfer<unpack>(panels + w(phase), matrices.weight_ih, H, I, first, count);
-            transfer<unpack>(panels + u(phase), matrices.weight_hh, H, H, first, count);
-        }
-        transfer<unpack>(panels + bias_ih, matrices.bias_ih, H, 1, 0, G);
-        transfer<unpack>(panels + bias_hh, matrices.bias_hh, H, 1, 0, G);
+        each_phase<Cell>([&](auto phase) {
+            constexpr int first = Cell::phase_gate[phase], count = phase_gates<Cell>(phase);
+            transfer<count, unpack>(panels + w(phase), matrices.weight_ih, H, I, first);
+            transfer<count, unpack>(panels + u(phase), matrices.weight_hh, H, H, first);
+        });
+        transfer<G, unpack>(panels + bias_ih, matrices.bias_ih, H, 1, 0);
+        transfer<G, unpack>(panels + bias_hh, matrices.bias_hh, H, 1, 0);
     }
 
     void pack_backward(T *panels, const Weights<const T> &matrices) const {
-        pack_phase<0>(panels, matrices);
-        if constexpr (Cell::phases == 2) pack_phase<1>(panels, matrices);
+        each_phase<Cell>([&](auto phase) {
+            constexpr BackSlots<Cell, phase> back;
+            pack_transposed(panels + back_u[phase], matrices.weight_hh, H, H, back.gate, back.count);
+        });
         int gate[G];
         for (int g = 0; g < G; ++g) gate[g] = g;
         pack_transposed(panels + back_w, matrices.weight_ih, H, I, gate, G);
     }
 
   private:
-    template <int phase> void pack_phase(T *panels, const Weights<const T> &matrices) const {
-        constexpr BackSlots<Cell, phase> back;
-        pack_transposed(panels + back_u[phase], matrices.weight_hh, H, H, back.gate, back.count);
+    template <int phase> void narrow_phase(const float *panels, Pair *to, index k) const {
+        constexpr int N = phase_gates<Cell>(phase);
+        const auto some = [&](index first, index count, index of) {
+            const index at = first * N * V, width = panel_width<N>(of);
+            narrow(panels + at * k, to + at * depth<Pair>(k), count * N / width, k, width * V);
+        };
+        const index whole = P / bundle<N> * bundle<N>;
+        some(0, whole, bundle<N>);
+        if (whole < P) some(whole, P - whole, P - whole);
     }
 };
 

@@ -33,6 +33,13 @@ template <class T> class Masks {
     }
 };
 
+// This thread's blocks, dealt out by `unit` of them.
+inline Range share_blocks(const Team &team, index blocks, index unit) {
+    const Range units = team.share((blocks + unit - 1) / unit);
+    const auto clipped = [&](index u) { return u * unit < blocks ? u * unit : blocks; };
+    return {clipped(units.begin), clipped(units.end)};
+}
+
 // Which rows and unit blocks are this thread's in the time loop. Rows need no waiting; units wait once a step, and
 // serve batches too small to be shared out by rows. A thread's rows are neighbours in memory, as many as have about its
 // part of all steps. Rejected: every n-th row of the whole batch, longest first (a core's prefetcher then asks for the
@@ -47,10 +54,10 @@ template <class T> class Share {
     const bool by_units;
     const Range panels, rows;
 
-    // `memory` is all threads'.
-    Share(const Team &team, const Sequence<T> &call, index blocks, index *memory)
+    // Blocks are dealt out by `unit` of them. `memory` is all threads'.
+    Share(const Team &team, const Sequence<T> &call, index blocks, index unit, index *memory)
         : call_(call), by_units(team.size > 1 && call.batch < 2 * team.size),
-          panels(by_units ? team.share(blocks) : Range{0, blocks}),
+          panels(by_units ? share_blocks(team, blocks, unit) : Range{0, blocks}),
           rows(by_units ? Range{0, call.batch} : Range{cut(team, team.rank), cut(team, team.rank + 1)}) {
         if (!call.lengths) return;
         order_ = memory + team.rank * (call.batch + call.steps + 1);
