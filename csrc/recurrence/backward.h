@@ -8,7 +8,7 @@
 // rising, as one chain.
 #pragma once
 
-#include "linalg/products.h"
+#include "linalg/outer.h"
 #include "recurrence/layout.h"
 #include "recurrence/masks.h"
 

@@ -2,7 +2,7 @@
 // recurrence, so it has that side's contracts: bitwise equal for any thread count and any cut of the rows.
 #pragma once
 
-#include "linalg/products.h"
+#include "linalg/outer.h"
 
 namespace rnnfast::RNNFAST_ISA {
 

@@ -10,7 +10,7 @@
 // pass through memory twice), shorter chunks (no difference).
 #pragma once
 
-#include "linalg/products.h"
+#include "linalg/step.h"
 #include "recurrence/layout.h"
 #include "recurrence/masks.h"
 

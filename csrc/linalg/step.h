@@ -1,0 +1,147 @@
+// The products of a step, whose sums are a cell's gates: x's side and h's in one chain, then the cell's own arithmetic.
+#pragma once
+
+#include "linalg/products.h"
+
+namespace rnnfast::RNNFAST_ISA {
+
+// From here on a step's panels come in pieces: 8 % more for H = 512, where a panel (128 KB), passing once for each
+// tile, takes all that L2 gives, and comes from L3 while everybody waits. Below, sums in registers win by 2 to 6 %.
+constexpr index long_bytes = 49152;
+
+// A row of a step: its chains begin at `start`, run over x's features (or not, where that has been done), then over
+// `left`.
+template <class T> struct StepRow {
+    const T *start, *x, *left;
+    const T *h_prev, *c_prev;
+    T *h, *aux, *slots, *y;
+};
+
+// A step's products: two terms in one chain per output. Where the last vector of a block is `apart`, its chain begins
+// again between the two, and what it was goes to the row's slots.
+template <class T, class W> struct Step {
+    const StepRow<T> *rows;
+    index features, units;
+    const W *w, *u;
+    const T *again;    // apart: [block]
+    index first, kept; // of block 0: in a row's `start`, and, apart, in its slots
+    struct {
+        index start, kept, again;
+    } pitch; // from block to block
+};
+
+// Tiles of R rows and Q panels of `width` vectors, from `panel` on, in registers from the first chain's begin to the
+// last one's end. One copy for all cells of N gates. Rejected: a copy for each, with closures for what is the cell's
+// own (more machine code; the seam the same).
+template <int N, int width, int R, int Q, bool apart, class T, class W>
+RNNFAST_SHARED void tiles(const Step<T, W> &step, const Group &group, int panel, Range rows, vec<T> *sums) {
+    constexpr int V = lanes<T>;
+    const index at = group.block + panel, vectors = group.block * N + panel * width, pitch = group.blocks * N;
+    const index of_w = depth<W>(step.features) * V, of_u = depth<W>(step.units) * V; // one vector's weights
+    const W *const w = step.w + vectors * of_w, *const u = step.u + vectors * of_u;
+    const index features = step.features, units = step.units, kept = step.kept + at * step.pitch.kept;
+    // A panel of several blocks' vectors finds them side by side in `start` too.
+    const index first = step.first + (N == width ? at * step.pitch.start : vectors * V);
+    const index next = N == width ? step.pitch.start : width * V;
+    const T *const again = step.again + at * step.pitch.again;
+    const StepRow<T> *row = step.rows + rows.begin;
+    sums += panel * width;
+    for (const StepRow<T> *const end = step.rows + rows.end; row < end; row += R, sums += R * pitch) {
+        vec<T> acc[R][Q][width];
+        const T *left[R];
+        const auto each = [&](auto f) RNNFAST_LAMBDA {
+            RNNFAST_UNROLL for (int i = 0; i < R; ++i) {
+                RNNFAST_UNROLL for (int j = 0; j < Q; ++j) f(i, j, acc[i][j]);
+            }
+        };
+        each([&](int i, int j, vec<T>(&z)[width]) RNNFAST_LAMBDA {
+            RNNFAST_UNROLL for (int n = 0; n < width; ++n) z[n] = load(row[i].start + first + j * next + n * V);
+        });
+        RNNFAST_UNROLL for (int i = 0; i < R; ++i) left[i] = row[i].x;
+        accumulate<T>(acc, left, features, w, width * of_w); // a branch around it costs GCC registers
+        if constexpr (apart) {
+            each([&](int i, int j, vec<T>(&z)[width]) RNNFAST_LAMBDA {
+                store(row[i].slots + kept + j * step.pitch.kept, z[width - 1]);
+                z[width - 1] = load(again + j * step.pitch.again);
+            });
+        }
+        RNNFAST_UNROLL for (int i = 0; i < R; ++i) left[i] = row[i].left;
+        accumulate<T>(acc, left, units, u, width * of_u);
+        each([&](int i, int j, vec<T>(&z)[width]) RNNFAST_LAMBDA {
+            RNNFAST_UNROLL for (int n = 0; n < width; ++n) sums[i * pitch + j * width + n] = z[n];
+        });
+    }
+}
+
+template <int N, bool apart, class T, class W>
+RNNFAST_INLINE void multiply_in_registers(Range rows, vec<T> *sums, const Group &group, const Step<T, W> &step) {
+    with_width<N>(group, [&]<int width>() RNNFAST_LAMBDA {
+        const Deal deal(rows.end - rows.begin, Shape<width>::rows);
+        const index larger = deal.larger * (deal.size + 1);
+        const auto some = [&](Range part, index height, vec<T> *first, int panel) RNNFAST_LAMBDA {
+            with_shape<width>(int(height), group.together, [&]<int R, int Q>() RNNFAST_LAMBDA {
+                tiles<N, width, R, Q, apart>(step, group, panel, part, first);
+            });
+        };
+        for (int panel = 0; panel < group.panels; panel += group.together) {
+            if (larger) some({rows.begin, rows.begin + larger}, deal.size + 1, sums, panel);
+            some({rows.begin + larger, rows.end}, deal.size, sums + larger * group.blocks * N, panel);
+        }
+    });
+}
+
+// The same where panels are long.
+template <int N, bool apart, class T, class W>
+RNNFAST_INLINE void multiply_in_pieces(Range rows, vec<T> *sums, const Group &group, const Step<T, W> &step) {
+    const auto *const row = step.rows;
+    const auto first =
+        term<N, T>([row](index i) RNNFAST_LAMBDA { return row[i].x; }, contiguous(step.features), step.w);
+    const auto second =
+        term<N, T>([row](index i) RNNFAST_LAMBDA { return row[i].left; }, contiguous(step.units), step.u);
+    each_output<N, T>(rows, group, sums, [&](index i, index block, vec<T> *sum) RNNFAST_LAMBDA {
+        const T *const start = row[i].start + step.first + block * step.pitch.start;
+        unroll<N>([&](auto n) RNNFAST_LAMBDA { sum[n] = load(start + n * lanes<T>); });
+    });
+    add_in_pieces<N, T>(rows, sums, group, first, second.panels(group.block));
+    if constexpr (apart) {
+        each_output<N, T>(rows, group, sums, [&](index i, index block, vec<T> *sum) RNNFAST_LAMBDA {
+            store(row[i].slots + step.kept + block * step.pitch.kept, sum[N - 1]);
+            sum[N - 1] = load(step.again + block * step.pitch.again);
+        });
+    }
+    add_in_pieces<N, T>(rows, sums, group, second,
+                        step.features ? first.panels(group.next) : second.panels(group.next));
+}
+
+// A step's products for all blocks: in registers, or, where panels are more than L1 holds by far, in pieces. Then two
+// passes over the sums of all rows, whose constants stay in registers and whose rows overlap,
+//   activate(sums)            of each output
+//   finish(row, block, sums)  of each output
+// Rejected: gates activated and finished in each tile, whose sums then never leave the registers (LSTM 2 to 5 % slower
+// for 16 and 32 rows, GRU and Elman 1 to 5; half as much machine code again; only a row alone gains, up to 5 % for H =
+// 16), one pass (LSTM 3 % slower), a pass for each operation (the same), one division for i * g and one for o * tanh(c)
+// (the same: divisions are not what the activations wait for), the next panel prefetched here or in the loops (nothing
+// gained, up to 7 % lost), a tile's activations strewn into the next tile's loop (260 instructions a tile more: LSTM 5
+// to 8 % slower, Elman 15 to 27 %).
+template <int N, bool apart, class T, class W, class Activate, class Finish>
+RNNFAST_INLINE void step_product(Team &team, index many, Range blocks, bool falling, const Step<T, W> &step,
+                                 Activate activate, Finish finish) {
+    each_group<N>(team, many, blocks, falling, [&](const Group &group) RNNFAST_LAMBDA {
+        const index k = step.features + step.units, bytes = k * group.together * group.width * RNNFAST_VECTOR_BYTES;
+        in_parts<T>(
+            {0, many}, group.blocks * N,
+            [&](Range part, vec<T> *sums) RNNFAST_LAMBDA {
+                if (many <= 2 * Shape<widest>::rows || bytes <= long_bytes) {
+                    multiply_in_registers<N, apart>(part, sums, group, step);
+                } else {
+                    multiply_in_pieces<N, apart>(part, sums, group, step);
+                }
+            },
+            [&](Range part, vec<T> *sums) RNNFAST_LAMBDA {
+                each_output<N, T>(part, group, sums, [&](index, index, vec<T> *sum) RNNFAST_LAMBDA { activate(sum); });
+                each_output<N, T>(part, group, sums, finish);
+            });
+    });
+}
+
+} // namespace rnnfast::RNNFAST_ISA
