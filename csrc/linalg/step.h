@@ -5,7 +5,7 @@
 
 namespace rnnfast::RNNFAST_ISA {
 
-// From here on a step's panels come in pieces: 8 % more for H = 512, where a panel (128 KB), passing once for each
+// From here on a step's panels come in pieces: 8 % more for H = 512, where a panel (96 KB), passing once for each
 // tile, takes all that L2 gives, and comes from L3 while everybody waits. Below, sums in registers win by 2 to 6 %.
 constexpr index long_bytes = 49152;
 

@@ -144,8 +144,9 @@ struct Deal {
           larger(rows - size * tiles) {}
 };
 
-// The vectors of a group, at most.
-constexpr int most_vectors = RNNFAST_ACCUMULATORS < 16 ? 16 : RNNFAST_ACCUMULATORS;
+// The vectors of a group, at most: what a row alone has registers for, or a bundle's.
+constexpr int most_vectors = RNNFAST_ACCUMULATORS;
+static_assert(most_vectors >= 4 * bundle<4>);
 
 // Panels that pass all rows before the next come: those of whole unit blocks.
 struct Group {

@@ -54,6 +54,7 @@ template <class Cell, class T> struct Layout {
 
     // Whole bundles of blocks in every phase: what a thread gets where units are shared out.
     static constexpr index unit = bundle<phase_gates<Cell>(0)>;
+    static_assert(Cell::phases == 1 || unit % bundle<phase_gates<Cell>(Cell::phases - 1)> == 0);
 
     // The panels' weights in bfloat16; biases stay as they are.
     void to_pairs(const float *panels, Pair *to) const {
