@@ -20,7 +20,7 @@ pytest.importorskip("safetensors", reason="needs the extra cli")
 from click.testing import CliRunner
 
 from rnnfast.bench import measure, memory, ours, peers, report, rows
-from rnnfast.bench.rows import GROUPS, ROWS, Need, Row, plan, select
+from rnnfast.bench.rows import FMA, GROUPS, READ, ROWS, Need, Row, plan, select
 from rnnfast.bench.work import CLIP, LEARNING_RATE, Contestant, Work, WrongAnswer
 from rnnfast.cli.app import app
 from rnnfast.cli.train import Settings
@@ -161,6 +161,10 @@ def test_flop_and_bytes():
     assert ragged.flop == 3 * row.flop * ragged.lengths.sum() / 30
     assert replace(row, group="step", T=1, B=1).weight_bytes == 4 * 4 * 7 * 12
     assert replace(row, group="step-bf16", T=1, B=1).weight_bytes == 2 * 4 * 7 * 12
+    assert replace(row, group="step", T=1, B=1).bytes_read == 4 * 4 * 7 * 12
+    one = replace(row, B=1)
+    assert (one.stepwise_bytes, one.bytes_read) == (4 * 4 * 7 * 7, 4 * 4 * 7 * (5 + 7 * 10))
+    assert (one.ceiling, row.ceiling, replace(one, group="training").ceiling) == (READ, FMA, FMA)
 
 
 # Measuring
@@ -220,7 +224,7 @@ def test_nan_is_wrong(monkeypatch, table):
 
 
 def result(needs, **samples):
-    row = replace(select(["forward/lstm/T100-B1-I64-H64"])[0], needs=tuple(needs))
+    row = replace(select(["forward/lstm/T100-B32-I64-H128"])[0], needs=tuple(needs))
     return measure.Result(row, 1, {name.replace("_", " "): [value] for name, value in samples.items()}, {"ours": 0.0})
 
 
@@ -293,7 +297,8 @@ def test_json_holds_everything(table, tmp_path):
             )
         line = next(line for line in output.splitlines() if line.startswith(entry["name"] + " "))
         assert entry["mark"] in line
-        assert entry["speed"] == pytest.approx(entry["flop"] / entry["columns"]["ours"]["median"])
+        amount = entry["flop"] if entry["ceiling"] == FMA else entry["bytes_read"]
+        assert entry["speed"] == pytest.approx(amount / entry["columns"]["ours"]["median"])
 
 
 def test_json_is_written_row_by_row(table, tmp_path, monkeypatch):

@@ -155,7 +155,7 @@ std::uint64_t checksum(const py::array &a) {
 
 const char *active_isa() { return active; }
 
-bool step_is_small(double work) { return work < small_work / 2; }
+bool step_is_small(double work) { return work < small_work / 8; }
 
 std::string require_isa(const std::optional<std::string> &name) { return name ? find(*name, "isa") : active.load(); }
 

@@ -28,6 +28,14 @@ RNNFAST_INLINE void on_registers(vec<T> *sums, index pitch, Loop loop) {
 // to 6 % backward (each piece costs a tile some 30 cycles) and 1 to 3 % for an LSTM of H = 512; half as much again
 // costs that LSTM 8 % on one thread, 18 on two.
 constexpr index piece_bytes = 16384;
+constexpr index piece_depth(int vectors) { return piece_bytes / (vectors * RNNFAST_VECTOR_BYTES); }
+// So many pieces, and no more, pass as one. Tiles of four rows take a panel from L2 twice as often as tiles of eight:
+// with AVX2 an LSTM of H = 512 loses 7 % if its 96 KB pass whole (also where L2 has 1 MB), and sums in registers win 2
+// to 6 % below. With AVX-512 whole panels win 4 to 11 % forward and 2 to 8 % in training, up to half of the 1 MB that
+// its L2 has; more than that, whole, loses 4 to 15 %.
+constexpr int whole_pieces = RNNFAST_VECTOR_BYTES == 64 ? 32 : 3;
+RNNFAST_INLINE bool in_pieces(index k, int vectors) { return k > whole_pieces * piece_depth(vectors); }
+
 // Asks for the next piece of q panels, a bit with each tile that works on this one. Without it pieces gain nothing.
 template <class W> struct Coming {
     const W *place;
@@ -49,7 +57,7 @@ template <class T, int N, class W>
 RNNFAST_SHARED void multiply(vec<T> *sums, index pitch, const T *const *row, index rows, int q, Span k, const W *panel,
                              index stride, const W *next) {
     const Deal deal(rows, Shape<N>::rows);
-    const index piece = deal.tiles > 2 ? k.piece(piece_bytes / (q * N * RNNFAST_VECTOR_BYTES)) : k.units();
+    const index piece = deal.tiles > 2 && in_pieces(k.depth(), q * N) ? k.piece(piece_depth(q * N)) : k.units();
     const auto start = [&](index unit) RNNFAST_LAMBDA { return panel + depth<W>(k.depth(unit)) * N * lanes<T>; };
     for (index begin = 0; begin < k.units(); begin += piece) {
         const W *const weights = start(begin);
@@ -80,8 +88,9 @@ RNNFAST_SHARED void multiply(vec<T> *sums, index pitch, const T *const *row, ind
     }
 }
 
-// So many rows of a product have their sums in L1 at once, and so many sums.
-constexpr index at_once = 64, waiting = 24576 / RNNFAST_VECTOR_BYTES;
+// So many rows of a product have their sums in L1 (with AVX-512: in L2 in part) at once. Half as many cost an LSTM of H
+// = 512 5 %.
+constexpr index at_once = 64;
 
 // One term of a product: rows on the left, panels of unit blocks of N vectors on the right.
 template <int N, class Row, class W> struct Term {
@@ -93,21 +102,17 @@ template <int N, class Row, class W> struct Term {
     const W *panels(index block) const { return weights + block * N * vector; }
 };
 template <int N, class T, class Row, class W> RNNFAST_INLINE Term<N, Row, W> term(Row row, Span k, const W *weights) {
-    return {row, k, weights, depth<W>(k.depth(k.units())) * lanes<T>};
+    return {row, k, weights, depth<W>(k.depth()) * lanes<T>};
 }
 
-// The sums of a group of panels wait in L1 for what comes next, for so many rows at a time as fit there.
+// The sums of a group of panels wait for what comes next.
 //   products(part, sums)      the rows' sums, [row][vector]
 //   finish(part, sums)        takes them
 template <class T, class Products, class Finish>
-RNNFAST_INLINE void in_parts(Range rows, index vectors, Products products, Finish finish) {
-    const index many = rows.end - rows.begin;
-    index parts = 1;
-    if (many > at_once || many * vectors > waiting) {
-        const index fitting = waiting / vectors, most = fitting < at_once ? fitting : at_once;
-        parts = (many + most - 1) / most;
-    }
-    vec<T> sums[waiting];
+RNNFAST_INLINE void in_parts(Range rows, Products products, Finish finish) {
+    static_assert(most_vectors <= at_once * most_of_rows);
+    const index many = rows.end - rows.begin, parts = many > at_once ? (many + at_once - 1) / at_once : 1;
+    vec<T> sums[at_once * most_of_rows];
     for (index part = 0; part < parts; ++part) {
         const Range mine =
             parts == 1 ? rows : Range{rows.begin + many * part / parts, rows.begin + many * (part + 1) / parts};
@@ -152,7 +157,7 @@ template <int N, class T, class Row, class Start, class Finish>
 RNNFAST_INLINE void group_product(Range rows, const Group &group, const Term<N, Row, T> &term, Start start,
                                   Finish finish) {
     in_parts<T>(
-        rows, group.blocks * N,
+        rows,
         [&](Range part, vec<T> *sums) RNNFAST_LAMBDA {
             each_output<N, T>(part, group, sums, [&](index row, index block, vec<T> *sum) RNNFAST_LAMBDA {
                 unroll<N>([&](auto n) RNNFAST_LAMBDA { sum[n] = start(row, block, int(n)); });

@@ -5,10 +5,6 @@
 
 namespace rnnfast::RNNFAST_ISA {
 
-// From here on a step's panels come in pieces: 8 % more for H = 512, where a panel (96 KB), passing once for each
-// tile, takes all that L2 gives, and comes from L3 while everybody waits. Below, sums in registers win by 2 to 6 %.
-constexpr index long_bytes = 49152;
-
 // A row of a step: its chains begin at `start`, run over x's features (or not, where that has been done), then over
 // `left`.
 template <class T> struct StepRow {
@@ -128,11 +124,11 @@ template <int N, bool apart, class T, class W, class Activate, class Finish>
 RNNFAST_INLINE void step_product(Team &team, index many, Range blocks, bool falling, const Step<T, W> &step,
                                  Activate activate, Finish finish) {
     each_group<N>(team, many, blocks, falling, [&](const Group &group) RNNFAST_LAMBDA {
-        const index k = step.features + step.units, bytes = k * group.together * group.width * RNNFAST_VECTOR_BYTES;
+        const index k = step.features + step.units;
         in_parts<T>(
-            {0, many}, group.blocks * N,
+            {0, many},
             [&](Range part, vec<T> *sums) RNNFAST_LAMBDA {
-                if (many <= 2 * Shape<widest>::rows || bytes <= long_bytes) {
+                if (many <= 2 * Shape<widest>::rows || !in_pieces(k, group.together * group.width)) {
                     multiply_in_registers<N, apart>(part, sums, group, step);
                 } else {
                     multiply_in_pieces<N, apart>(part, sums, group, step);

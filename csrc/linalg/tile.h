@@ -47,10 +47,11 @@ struct Span {
         const index left = units() - begin, count = length < left ? length : left;
         return outer > 1 ? Span{count, inner, step} : Span{1, count, 0};
     }
-    // The units of a piece of about `most` weights: even, so that no pair is cut. Up to three pieces are one.
+    index depth() const { return depth(units()); }
+    // The units of a piece of about `most` weights: even, so that no pair is cut.
     index piece(index most) const {
-        const index pieces = (depth(units()) + most - 1) / most;
-        return pieces > 3 ? ((units() + pieces - 1) / pieces + 1) / 2 * 2 : units();
+        const index pieces = (depth() + most - 1) / most;
+        return pieces > 1 ? ((units() + pieces - 1) / pieces + 1) / 2 * 2 : units();
     }
 };
 RNNFAST_INLINE Span contiguous(index k) { return {1, k, 0}; }
@@ -144,9 +145,9 @@ struct Deal {
           larger(rows - size * tiles) {}
 };
 
-// The vectors of a group, at most: what a row alone has registers for, or a bundle's.
-constexpr int most_vectors = RNNFAST_ACCUMULATORS;
-static_assert(most_vectors >= 4 * bundle<4>);
+// The vectors of a group, at most: what a row alone has registers for; and with more rows, four panels or a bundle's.
+constexpr int most_vectors = RNNFAST_ACCUMULATORS, most_of_rows = 4 * widest;
+static_assert(most_vectors >= most_of_rows && most_of_rows >= 4 * bundle<4>);
 
 // Panels that pass all rows before the next come: those of whole unit blocks.
 struct Group {

@@ -105,6 +105,14 @@ template <class T> struct History {
     T *row(index t, index b) const { return data + ((depth ? t & (depth - 1) : t) * batch + b) * width; }
 };
 
+// Asks L2 for so many vectors at `distance` from here; they may lie beyond an end, nothing is read.
+template <class T> RNNFAST_INLINE void ask_for(const T *here, index distance, int vectors) {
+    const auto there = reinterpret_cast<std::uintptr_t>(here) + std::uintptr_t(distance * index(sizeof(T)));
+    for (int i = 0; i < vectors * RNNFAST_VECTOR_BYTES; i += 64) {
+        __builtin_prefetch(reinterpret_cast<const char *>(there + std::uintptr_t(i)), 0, 2);
+    }
+}
+
 // What a sequence leaves behind: slots, h, and aux where the cell keeps it.
 template <class Cell, class T> struct Records {
     History<T> slots, h, aux;

@@ -103,7 +103,7 @@ class Result:
     @property
     def rate(self) -> float | None:
         """FLOP or bytes per second, None where neither bounds it."""
-        amount = {FMA: self.row.flop, READ: self.row.weight_bytes}.get(self.row.ceiling or "")
+        amount = {FMA: self.row.flop, READ: self.row.bytes_read}.get(self.row.ceiling or "")
         return None if amount is None else amount / self.ours
 
     @property
@@ -198,7 +198,8 @@ def _ceiling(row: Row, threads: int) -> dict[str, Callable[[], float]]:
     if row.ceiling == FMA:
         return {FMA: lambda: row.flop / (_core.fma_peak() * threads * 1e9)}
     if row.ceiling == READ:
-        return {READ: lambda: row.weight_bytes / (_core.read_bandwidth(row.weight_bytes, threads=threads) * 1e9)}
+        # That of a buffer as large as what each step reads, over and over.
+        return {READ: lambda: row.bytes_read / (_core.read_bandwidth(row.stepwise_bytes, threads=threads) * 1e9)}
     return {}
 
 

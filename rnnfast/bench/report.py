@@ -148,8 +148,9 @@ def summary(results: Sequence[Result]) -> str:
     ]
     lines += (f"  SHORT {_title(result)}: {_needs(result)}" for result in results if result.mark == "SHORT")
     notes = [
-        "ratio: the best peer's median to ours. ceiling: our part of the FMA peak (GFLOP/s) or read bandwidth (GB/s),",
-        "measured in the same rounds. error: ours against the float64 oracle, relative to the largest value.",
+        "ratio: the best peer's median to ours. ceiling: our part of the FMA peak (GFLOP/s) or, with one row, of the",
+        "read bandwidth (GB/s) of a buffer as large as the weights that each step reads, measured in the same rounds.",
+        "error: ours against the float64 oracle, relative to the largest value.",
     ]
     if any("RTNeural" in str(need) for result in results for need in result.row.needs):
         notes.append("* RTNeural's figures are from another machine (a 2.5 GHz Skylake).")
@@ -178,6 +179,7 @@ def as_json(found: dict[str, str], results: Iterable[Result]) -> dict[str, Any]:
             "errors": result.errors,
             "flop": result.row.flop,
             "weight_bytes": result.row.weight_bytes,
+            "bytes_read": result.row.bytes_read,
             "ratio": result.ratio,
             "speed": result.rate,
             "ceiling": result.row.ceiling,

@@ -151,11 +151,21 @@ class Row:
         return (2 if self.group == "step-bf16" else 4) * self.gates * self.H * (self.I + self.H)
 
     @property
+    def stepwise_bytes(self) -> int:
+        """The bytes of weights that every step reads: both matrices, or U alone where W serves many steps at once."""
+        return self.weight_bytes if self.single_step else self.weight_bytes * self.H // (self.I + self.H)
+
+    @property
+    def bytes_read(self) -> int:
+        """The bytes of weights that a call for one row reads: U once a step, W once."""
+        return self.weight_bytes + (self.T - 1) * self.stepwise_bytes
+
+    @property
     def ceiling(self) -> str | None:
-        """What bounds it: the FMA peak, the read bandwidth of a buffer as large as the weights, or neither."""
+        """What bounds it: the FMA peak, or where a weight is read for two FLOP, the bandwidth; or neither."""
         if self.group in ("scaling", "python-threads", "memory") or self.H == 1:
             return None
-        return READ if self.single_step else FMA
+        return READ if self.B == 1 and not self.trains else FMA
 
     @property
     def unit(self) -> str:
