@@ -179,7 +179,8 @@ def test_contestants_take_turns():
     samples = measure.alternate({"a": loop("a"), "b": loop("b")}, {"c": lambda: 7.0}, 2)
     assert samples["c"] == [7.0, 7.0]
     assert [len(values) for values in samples.values()] == [2, 2, 2]
-    assert [name for name, _ in order[-4:]] == ["a", "b", "a", "b"]
+    assert [name for name, _ in order[-8:]] == ["a", "a", "b", "b"] * 2
+    assert [calls for _, calls in order[-8::2]] == [1] * 4  # not counted
 
 
 def test_long_rows_have_fewer_rounds(monkeypatch):

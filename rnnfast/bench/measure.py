@@ -8,7 +8,9 @@ C) With several threads there is a pause before each turn, in which the threads 
    (OpenBLAS's do after 0.1 s; with a shorter pause, whoever came after NumPy was measured at half its speed). It then
    begins with calls that are not counted: the contestant's own threads have to wake, and two that share a core at first
    have to part.
-D) A row whose rounds take long has fewer of them, three at least.
+D) With one thread, too, a turn begins with a call that is not counted: ours, the first in each round, had paid 3 to 5 %
+   for what the last peer had put into the caches, where a variant of ours, the second, had not.
+E) A row whose rounds take long has fewer of them, three at least.
 """
 
 from __future__ import annotations
@@ -244,6 +246,8 @@ def alternate(
                 if pause:
                     time.sleep(pause)
                     _warm_up(loop, WARM)
+                else:
+                    loop(1)
                 begin = time.perf_counter()
                 loop(calls)
                 samples[name].append((time.perf_counter() - begin) / calls)
