@@ -283,7 +283,6 @@ template <class Cell, class T> class BackwardPass {
     template <int phase> void weight_gradients(Team &team, const Scratch &scratch, index count) const {
         constexpr int N = phase_gates<Cell>(phase), first = Cell::phase_gate[phase];
         const GradRow *const row = scratch.grad;
-        const Range panels = share_blocks(team, at.P, L::unit);
         for (index i = 0; i < count; ++i) {
             if (call.x.data) {
                 scratch.left[i] = call.x.at(row[i].t, row[i].b);
@@ -292,7 +291,7 @@ template <class Cell, class T> class BackwardPass {
             }
         }
         outer_product<N>(
-            team, count, call.x.data ? scratch.left : nullptr, scratch.ids, at.I, panels,
+            team, count, call.x.data ? scratch.left : nullptr, scratch.ids, at.I, at.P,
             [&](index i, index p, int n)
                 RNNFAST_LAMBDA { return load(row[i].slots + (p * S + Cell::x_slot + first + n) * V); },
             call.dpanels + at.w(phase), call.dpanels + at.bias_ih + first * V, G * V, scratch.outer);
@@ -302,7 +301,7 @@ template <class Cell, class T> class BackwardPass {
                 phase == 1 ? records.aux.row(t, b) : state_before<Cell, T>(masks, records, states, t, b).h;
         }
         outer_product<N>(
-            team, count, scratch.left, nullptr, at.H, panels,
+            team, count, scratch.left, nullptr, at.H, at.P,
             [&](index i, index p, int n)
                 RNNFAST_LAMBDA { return load(row[i].slots + (p * S + Cell::h_slot[first + n]) * V); },
             call.dpanels + at.u(phase), call.dpanels + at.bias_hh + first * V, G * V, scratch.outer);

@@ -66,7 +66,7 @@ template <class T> struct Dense {
             Carver mine(static_cast<char *>(memory.data()) + used + std::size_t(team.rank) * each);
             if (c.dx) rows_times_panels(team, c, c.dy, O, O, I, nullptr, c.dx);
             outer_product<1>(
-                team, c.rows, left, nullptr, I, team.share(blocks<T>(O)),
+                team, c.rows, left, nullptr, I, blocks<T>(O),
                 [&](index m, index p, int)
                     RNNFAST_LAMBDA { return load(c.dy + (c.rows - 1 - m) * O + p * V, O - p * V); },
                 c.dpanels, c.dpanels + blocks<T>(O) * V * I, V, OuterScratch<T>::carve(mine, I));
