@@ -60,7 +60,7 @@ template <class T> class StackOf final : public Stack {
     struct Layer {
         const CellKernel<T> *kernel;
         Forward<T> call;
-        double work; // multiply-adds of a step in float32, or what takes as long
+        double work; // multiply-adds of a step
         int (*threads)(int, double, index, index);
     };
 
@@ -87,11 +87,7 @@ template <class T> class StackOf final : public Stack {
         call.panels = static_cast<const T *>(panels);
         call.pairs = pairs;
         const Sizes s = handle.sizes;
-        // In bfloat16 a step takes less than half the time, and one core's L2 holds twice as many weights: two threads
-        // gave a step of 4e5 to 5e5 multiply-adds 0.86 to 0.95 of the speed of one, of 1.6e6 1.6.
-        const double share = pairs ? 0.3 : 1.0;
-        const double work =
-            share * double(kernel->gates) * double(s.hidden) * double(s.hidden + s.input) * double(batch_);
+        const double work = double(kernel->gates) * double(s.hidden) * double(s.hidden + s.input) * double(batch_);
         layers_.push_back({kernel, call, work, handle.threads});
     }
 
