@@ -158,7 +158,7 @@ class Part(ABC):
         return f"{options.pop('type')}({', '.join(f'{name}={value!r}' for name, value in options.items())})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_device", "_packed", "_steps")}
+        return {name: value for name, value in vars(self).items() if name not in ("_device", "_packed")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

@@ -20,52 +20,28 @@ from ._device import HOST
 from ._stack import Run, _Stack
 from .init import Init
 from .parameters import Gradients
-from .stream import Steps
+from .stream import Stepper, Steps
 from .tape import Grads, Tape, begin
 
 __all__ = ["GRUCell", "LSTMCell", "RNNCell"]
 
 
-class _Cell(_Stack):
+class _Cell(Stepper, _Stack):
     """What the three cells share: everything but the choice of the arithmetic."""
 
     _options: ClassVar[tuple[str, ...]] = ("input_size", "hidden_size", "bias")
     _rank = 2
     _state_axes = "[B, H]"
-    _steps: Steps | None
-    """Makes plain steps at the lowest cost; None before the first."""
 
     def __init__(self, kind: str, input_size: int, hidden_size: int, **options: Any) -> None:
         super().__init__(kind, input_size, hidden_size, ("",), **options)
 
-    def __call__(self, x: ArrayLike, state: Any = None, *, out: Any = None) -> Any:
-        """One step; keep nothing.
-
-        Parameters
-        ----------
-        x : array_like, shape [B, I] or [I]
-            The input; or integer ids in 0..I-1, [B] or a number, that stand for one-hot vectors.
-        state : array_like, shape [B, H] or [H], or a tuple (h, c) of them for an LSTM, optional
-            The state before the step; zeros by default.
-        out : as the state, optional
-            Where to write the new state: of the cell's dtype, C-contiguous, sharing no memory with an input.
-
-        Returns
-        -------
-        ndarray or tuple of ndarray
-            The state after the step.
-
-        Raises
-        ------
-        TypeError, ValueError
-            An argument is of a wrong kind, shape or range; nothing is written.
-        """
-        result = None if self._steps is None else self._steps.step(x, state, out)
-        if result is None:
-            with self._device.active():
-                result = self._evaluate(x, state, out, training=False)[0]
-            if self._device is HOST and isinstance(x, np.ndarray) and x.dtype == self.dtype and x.size:
-                self._prepare(x.shape[0] if x.ndim == 2 else 1)
+    def _step(self, x: ArrayLike, state: Any, out: Any) -> Any:
+        """A call that is not the plain case, or not of these parameters and this batch yet."""
+        with self._device.active():
+            result = self._evaluate(x, state, out, training=False)[0]
+        if self._device is HOST and isinstance(x, np.ndarray) and x.dtype == self.dtype and x.size:
+            self._prepare(x.shape[0] if x.ndim == 2 else 1)
         return result
 
     def _prepare(self, batch: int) -> None:
