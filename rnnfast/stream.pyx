@@ -570,5 +570,6 @@ cdef class Stepper:
         TypeError, ValueError
             An argument is of a wrong kind, shape or range; nothing is written.
         """
-        result = None if self._steps is None else self._steps.step(x, state, out)
+        cdef Steps steps = self._steps  # which another thread may replace while this one runs
+        result = None if steps is None else steps.step(x, state, out)
         return self._step(x, state, out) if result is None else result

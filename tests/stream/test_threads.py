@@ -6,10 +6,13 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from registry import ISAS, Case, assert_same
 from shared import run_script
 from streams import T
+
+import rnnfast
 
 
 def test_two_threads_in_one_stream():
@@ -166,3 +169,16 @@ def test_a_signal_handler_finds_the_stream_busy():
         assert y.tobytes() == expected.tobytes()
         assert [part.tobytes() for part in stream.state] == [part.tobytes() for part in final]
     """)
+
+
+def test_threads_share_a_cell():
+    """Each batch size makes the cell's machinery anew, while the other thread may be inside the old one."""
+    cell = rnnfast.GRUCell(256, 256, rng=0)
+    inputs = [np.random.default_rng(rows).standard_normal((rows, 256), dtype=np.float32) for rows in (1, 2)]
+    wanted = [cell(x) for x in inputs]
+
+    def calls(x, want):
+        return all(np.array_equal(cell(x), want) for _ in range(300))
+
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(calls, inputs, wanted))
