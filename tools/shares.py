@@ -47,17 +47,24 @@ def group(module: str, function: str) -> str:
     return next(name for name, parts in GROUPS.items() if any(part in function for part in parts))
 
 
+def output(command: list[str]) -> str:
+    """What a command prints; if it fails, what it says of that ends this script."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{command[0]} {command[1]}: {done.stderr.strip()}")
+    return done.stdout
+
+
 def samples(row: str, threads: int, calls: int, folder: str) -> Counter[str]:
     """The samples of so many calls, by group."""
     data = Path(folder, "perf.data")
     record = ["perf", "record", "--quiet", "-e", "cpu-clock", "-F", str(FREQUENCY), "-o", str(data)]
     ours = [sys.executable, "-P", __file__, "--calls", str(calls), "--threads", str(threads), row]
-    subprocess.run([*record, *ours], check=True, capture_output=True)
+    output([*record, *ours])
     report = ["perf", "report", "-i", str(data), "--stdio", "--no-children"]
     report += ["--show-nr-samples", "--sort", "dso,symbol"]
-    lines = subprocess.run(report, check=True, capture_output=True, text=True).stdout.splitlines()
     found: Counter[str] = Counter()
-    for line in lines:
+    for line in output(report).splitlines():
         if match := LINE.match(line):
             found[group(match[2], match[4])] += int(match[1])
     return found
@@ -69,6 +76,8 @@ def line(row: Row, threads: int, folder: str) -> str:
     found = samples(row.name, threads, 1 + calls, folder)
     found.subtract(samples(row.name, threads, 1, folder))
     total = sum(max(0, found[name]) for name in GROUPS)
+    if not total:
+        raise SystemExit(f"{row.name}: perf took no sample")
     shares = "".join(f"{max(0, found[name]) / total:10.0%}" for name in GROUPS)
     return f"{row.name:38}{threads:8}{shares}"
 
@@ -81,6 +90,8 @@ def main() -> None:
     parser.add_argument("--calls", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     threads = arguments.threads or [1]
+    if min(threads) < 1:
+        parser.error(f"argument --threads: expected at least 1, got {min(threads)}")
     if arguments.calls is not None:
         (contestant,) = contestants(select(arguments.row)[0], threads[0], ["ours"]).values()
         contestant.loop(arguments.calls)

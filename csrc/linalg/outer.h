@@ -138,6 +138,7 @@ RNNFAST_INLINE void outer_product(Team &team, index count, const T *const *left,
                         }
                         return;
                     }
+                    // A part of a group may be fewer than pass at once, or leave a rest.
                     const int most = group.together, together = panels < most ? panels : panels % most ? 1 : most;
                     group_product<W, T>(
                         {0, width}, Group{0, 0, panels, W, panels, together},

@@ -16,9 +16,10 @@ namespace rnnfast::RNNFAST_ISA {
 
 // Tile shapes for panels of N vectors: as many accumulators as the register file holds beside the operands, and four
 // rows of three vectors where they are 12, because batches are multiples of four more often than of three.
-// Rejected: twelve panels in place of eight for an Elman's row alone (1.4 to 1.7 times the time from H = 128 on); six
-// rows of two panels for an Elman (half of the weights' way from L2: no difference); four rows of three panels for one
-// vector (Elman and backward: H = 256 up to 1.05 times as fast, H = 128 0.96 to 1.02: 16 panels leave groups of two).
+// Rejected: twelve panels in place of eight for an Elman's row alone (1.4 to 1.7 times the time from H = 128 on; with
+// AVX-512 up to 1.2, sixteen up to 1.9); six rows of two panels for an Elman (half of the weights' way from L2: no
+// difference); four rows of three panels for one vector (Elman and backward: H = 256 up to 1.05 times as fast, H = 128
+// 0.96 to 1.02: 16 panels leave groups of two).
 template <int N> struct Shape {
     static constexpr int budget = RNNFAST_ACCUMULATORS; // 12 of 16 registers, 24 of 32
     static constexpr int rows = N < 3 ? budget / 4 : budget / 3;
@@ -148,6 +149,8 @@ struct Deal {
 // The vectors of a group, at most: what a row alone has registers for; and with more rows, four panels or a bundle's.
 constexpr int most_vectors = RNNFAST_ACCUMULATORS, most_of_rows = 4 * widest;
 static_assert(most_vectors >= most_of_rows && most_of_rows >= 4 * bundle<4>);
+static_assert(Shape<1>::panels(2) <= most_of_rows && 2 * Shape<2>::panels(2) <= most_of_rows &&
+              3 * Shape<3>::panels(2) <= most_of_rows);
 
 // Panels that pass all rows before the next come: those of whole unit blocks.
 struct Group {
