@@ -20,7 +20,7 @@ from ._device import HOST
 from ._stack import Run, _Stack
 from .init import Init
 from .parameters import Gradients
-from .stream import Stepper, Steps
+from .stream import Stepper, Steps, offer_vectorcall
 from .tape import Grads, Tape, begin
 
 __all__ = ["GRUCell", "LSTMCell", "RNNCell"]
@@ -32,6 +32,10 @@ class _Cell(Stepper, _Stack):
     _options: ClassVar[tuple[str, ...]] = ("input_size", "hidden_size", "bias")
     _rank = 2
     _state_axes = "[B, H]"
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        offer_vectorcall(cls)
 
     def __init__(self, kind: str, input_size: int, hidden_size: int, **options: Any) -> None:
         super().__init__(kind, input_size, hidden_size, ("",), **options)
@@ -47,9 +51,10 @@ class _Cell(Stepper, _Stack):
     def _prepare(self, batch: int) -> None:
         """Have the next step of these parameters and this batch at the lowest cost."""
         if self._steps is None or not self._steps.serves(batch):
-            version, packed = self.params.version, self._packed[0]
+            store, packed = self.params.store, self._packed[0]
+            version = store.version
             sizes = batch, self.input_size, self.hidden_size, self._gates, self._has_c
-            self._steps = Steps(packed.kernel, packed.forward(), self.params, version, *sizes, self.dtype)
+            self._steps = Steps(packed.kernel, packed.forward(), store, version, *sizes, self.dtype)
 
     def _pack(self) -> None:
         super()._pack()

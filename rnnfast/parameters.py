@@ -321,6 +321,7 @@ class Parameters(_Named):
             raise ValueError(f"store: expected one on {self.device}, where the parameters lie, got {store.device}")
         store.array[offset : offset + self.size] = self._flat
         store.version = max(store.version, self.version) + 1
+        self._store.version += 1  # for who asks it instead of these parameters: they are no longer there
         self._bind(self._shapes, store, offset)
 
     def __getstate__(self) -> tuple[dict[str, tuple[int, ...]], Store, int]:

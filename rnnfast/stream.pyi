@@ -3,6 +3,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .parameters import Store
+
 __all__ = ["Stream"]
 
 class Stream:
@@ -51,7 +53,7 @@ class Steps:
         self,
         kernel: Any,
         panels: NDArray[Any],
-        params: Any,
+        store: Store,
         version: int,
         batch: int,
         I: int,
@@ -65,3 +67,5 @@ class Steps:
 class Stepper:
     _steps: Steps | None
     def __call__(self, x: ArrayLike, state: Any = None, *, out: Any = None) -> Any: ...
+
+def offer_vectorcall(kind: type[Stepper]) -> None: ...
