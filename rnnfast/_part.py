@@ -165,9 +165,10 @@ class Part(ABC):
         self._pack()
 
     def _gradients(self, into: Gradients | None) -> Gradients:
-        """The gradients to write to: `into` if it fits these parameters, else new ones."""
+        """The gradients to write to, every one of them: `into` if it fits these parameters, else new memory."""
         if into is None:
-            return self.params.zeros()
+            params = self.params
+            return Gradients(params.shapes, params.dtype, self._device.empty((params.size,), params.dtype), self._device)
         if not isinstance(into, Gradients):
             raise TypeError(f"into: expected Gradients or None, got {_checks.describe(into)}")
         if into.dtype != self.params.dtype or into.shapes != self.params.shapes:

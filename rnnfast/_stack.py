@@ -249,7 +249,9 @@ class _Stack(Part):
 
     def _forward(self, run: Run, port: Port, y: Array, final: States, recorder: Tape | None, num_threads: int) -> None:
         """Write `y` [T, B, D*H] and the `final` states [L*D, B, H]; with a tape, record and drop out between layers."""
-        shape = (*run.x.shape[:2], self._features)
+        steps, batch = run.x.shape[:2]
+        directions = self._directions
+        shape = steps, batch, directions * self.hidden_size
         kept = Recording(run, port.direct, [], [], [])
         inputs = run.x
         for layer in range(self.num_layers):
@@ -259,22 +261,15 @@ class _Stack(Part):
                 kept.inputs.append(inputs)
             last = layer == self.num_layers - 1
             outputs = y if last else self._buffer(recorder, ("y", layer), shape)
-            for direction in range(self._directions):
-                k = layer * self._directions + direction
-                kernel, panels = self._packed[k].kernel, self._packed[k].forward()
-                memory = None
+            for direction in range(directions):
+                k = layer * directions + direction
+                packed, memory = self._packed[k], None
                 if recorder is not None:
-                    memory = recorder.buffer(("memory", k), (kernel.tape_size(*shape[:2]),), self.dtype)
+                    memory = recorder.buffer(("memory", k), (packed.kernel.tape_size(steps, batch),), self.dtype)
                     kept.memory.append(memory)
-                kernel.forward(
-                    panels,
-                    inputs,
-                    self._half(outputs, direction),
-                    *_pair(run.state, k),
-                    *_pair(final, k),
-                    **self._masks(run, k),
-                    tape=memory,
-                    num_threads=num_threads,
+                half, h0, hT = self._half(outputs, direction), _pair(run.state, k), _pair(final, k)
+                packed.kernel.forward(
+                    packed.forward(), inputs, half, *h0, *hT, *_masks(run, k, direction), memory, num_threads
                 )
             inputs = outputs
         if recorder is not None:
@@ -349,8 +344,6 @@ class _Stack(Part):
             packed.load_gradients(walk.into, dpanels)
             if direction and dx is not None:
                 shared = walk.recorder.buffer("second dx", dx.shape, self.dtype)
-            d_reset_h, d_reset_c = _pair(walk.reset, k)
-            h0, c0 = _pair(kept.run.state, k)
             packed.kernel.backward(
                 packed.forward(),
                 packed.backward(),
@@ -361,12 +354,10 @@ class _Stack(Part):
                 shared if direction else dx,
                 *_pair(walk.initial, k),
                 dpanels,
-                h0=h0,
-                c0=c0,
-                **self._masks(kept.run, k),
-                d_reset_h=d_reset_h,
-                d_reset_c=d_reset_c,
-                num_threads=walk.num_threads,
+                *_pair(kept.run.state, k),
+                *_masks(kept.run, k, direction),
+                *_pair(walk.reset, k),
+                walk.num_threads,
             )
         if dx is not None:
             if shared is not None:
@@ -375,17 +366,9 @@ class _Stack(Part):
                 dx *= kept.dropout[layer - 1]
 
     def _half(self, sequence: Array, direction: int) -> Array:
+        if not self.bidirectional:
+            return sequence
         return sequence[..., direction * self.hidden_size : (direction + 1) * self.hidden_size]
-
-    def _masks(self, run: Run, k: int) -> dict[str, Any]:
-        reset_h, reset_c = _pair(run.reset_state, k)
-        return {
-            "reset_h": reset_h,
-            "reset_c": reset_c,
-            "lengths": run.lengths,
-            "resets": run.resets,
-            "reverse": k % self._directions == 1,
-        }
 
     def _structure(self, states: States) -> Any:
         """A state as the caller knows it: the array h, or the tuple (h, c)."""
@@ -410,5 +393,12 @@ class _Walk(NamedTuple):
 
 def _pair(states: tuple[Any, ...] | None, k: int) -> tuple[Array | None, Array | None]:
     """h and c of one layer and direction, each None if there is none."""
-    h, c = (*(states or ()), None, None)[:2]
+    if states is None:
+        return None, None
+    h, c = states if len(states) == 2 else (states[0], None)
     return None if h is None else h[k], None if c is None else c[k]
+
+
+def _masks(run: Run, k: int, direction: int) -> tuple[Any, ...]:
+    """What a kernel's calls take as reset_h, reset_c, lengths, resets and reverse."""
+    return *_pair(run.reset_state, k), run.lengths, run.resets, direction == 1

@@ -291,9 +291,11 @@ class _Recurrent(_Stack):
 
     def _check_resets(self, checks: Any, resets: Any, steps: int, batch: int, batched: bool) -> Array | None:
         """A copy of the resets, bool [T, B]."""
+        if resets is None:
+            return None
         shape = self._sequence_shape(steps, batch, 1, batched)[:-1]
         array = checks.flags("resets", resets, shape, self._axes.replace(", I", ""))
-        return None if array is None else self._sequence_view(array, batched).copy(order="C")
+        return self._sequence_view(array, batched).copy(order="C")
 
     def _check_out(self, checks: Any, out: Any, run: Run) -> Any:
         shape = self._sequence_shape(run.x.shape[0], run.x.shape[1], self._features, run.batched)

@@ -131,8 +131,8 @@ template <class T> class CellBinding {
                   const py::object &tape, const py::object &dy, const py::object &dhT, const py::object &dcT,
                   const py::object &dx, const py::object &dh0, const py::object &dc0, const py::object &dpanels,
                   const py::object &h0, const py::object &c0, const py::object &reset_h, const py::object &reset_c,
-                  const py::object &d_reset_h, const py::object &d_reset_c, const py::object &lengths,
-                  const py::object &resets, bool reverse, int num_threads) const {
+                  const py::object &lengths, const py::object &resets, bool reverse, const py::object &d_reset_h,
+                  const py::object &d_reset_c, int num_threads) const {
         if (tape.is_none()) throw py::type_error("tape: expected the tape of a forward call, got None");
         Backward<T> call{};
         sequence(call, panels, x, h0, c0, reset_h, reset_c, lengths, resets, reverse, tape, num_threads, 2);
@@ -372,25 +372,25 @@ void register_kernels(py::module_ &module) {
                 });
             },
             py::arg("panels"), py::arg("x"), py::arg("y"), py::arg("h0"), py::arg("c0"), py::arg("hT"), py::arg("cT"),
-            py::kw_only(), py::arg("reset_h") = none, py::arg("reset_c") = none, py::arg("lengths") = none,
-            py::arg("resets") = none, py::arg("reverse") = false, py::arg("tape") = none, py::arg("num_threads") = 0)
+            py::arg("reset_h") = none, py::arg("reset_c") = none, py::arg("lengths") = none, py::arg("resets") = none,
+            py::arg("reverse") = false, py::arg("tape") = none, py::arg("num_threads") = 0)
         .def(
             "backward",
             [](const Kernel &k, const Object &panels, const Object &panels_backward, const Object &x,
                const Object &tape, const Object &dy, const Object &dhT, const Object &dcT, const Object &dx,
                const Object &dh0, const Object &dc0, const Object &dpanels, const Object &h0, const Object &c0,
-               const Object &reset_h, const Object &reset_c, const Object &d_reset_h, const Object &d_reset_c,
-               const Object &lengths, const Object &resets, bool reverse, int num_threads) {
+               const Object &reset_h, const Object &reset_c, const Object &lengths, const Object &resets, bool reverse,
+               const Object &d_reset_h, const Object &d_reset_c, int num_threads) {
                 k.visit([&](auto &b) {
                     b.backward(panels, panels_backward, x, tape, dy, dhT, dcT, dx, dh0, dc0, dpanels, h0, c0, reset_h,
-                               reset_c, d_reset_h, d_reset_c, lengths, resets, reverse, num_threads);
+                               reset_c, lengths, resets, reverse, d_reset_h, d_reset_c, num_threads);
                 });
             },
             py::arg("panels"), py::arg("panels_backward"), py::arg("x"), py::arg("tape"), py::arg("dy"), py::arg("dhT"),
-            py::arg("dcT"), py::arg("dx"), py::arg("dh0"), py::arg("dc0"), py::arg("dpanels"), py::kw_only(),
-            py::arg("h0") = none, py::arg("c0") = none, py::arg("reset_h") = none, py::arg("reset_c") = none,
-            py::arg("d_reset_h") = none, py::arg("d_reset_c") = none, py::arg("lengths") = none,
-            py::arg("resets") = none, py::arg("reverse") = false, py::arg("num_threads") = 0);
+            py::arg("dcT"), py::arg("dx"), py::arg("dh0"), py::arg("dc0"), py::arg("dpanels"), py::arg("h0") = none,
+            py::arg("c0") = none, py::arg("reset_h") = none, py::arg("reset_c") = none, py::arg("lengths") = none,
+            py::arg("resets") = none, py::arg("reverse") = false, py::arg("d_reset_h") = none,
+            py::arg("d_reset_c") = none, py::arg("num_threads") = 0);
 
     py::class_<Head>(module, "Dense", "y = W x + b over rows. See docs/design.md.")
         .def(py::init([](const std::string &dtype, index input, index output, const std::optional<std::string> &isa) {
