@@ -168,7 +168,9 @@ class Part(ABC):
         """The gradients to write to, every one of them: `into` if it fits these parameters, else new memory."""
         if into is None:
             params = self.params
-            return Gradients(params.shapes, params.dtype, self._device.empty((params.size,), params.dtype), self._device)
+            return Gradients(
+                params.shapes, params.dtype, self._device.empty((params.size,), params.dtype), self._device
+            )
         if not isinstance(into, Gradients):
             raise TypeError(f"into: expected Gradients or None, got {_checks.describe(into)}")
         if into.dtype != self.params.dtype or into.shapes != self.params.shapes:

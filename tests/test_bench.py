@@ -247,6 +247,17 @@ def test_verdicts():
     assert (best.ratio, best.fraction, best.best_peer) == (1.5, 0.5, 3.0)
 
 
+def test_the_distance_of_cores_is_shown_where_it_was_measured():
+    near, far = result([], ours=1.0), result([], ours=1.0, from_core_to_core=2.12e-7)
+    assert (near.apart, far.apart) == (0.0, 2.12e-7)
+    for one, shown in ((near, False), (far, True)):
+        assert ("cores 212 ns apart" in list(report.Table([one.row]).lines(one))[-1]) == shown
+        assert ("cores apart: " in report.summary([one])) == shown
+    row = next(row for row in ROWS if row.ceiling == READ)
+    assert set(measure._probes(row, 2)) == {READ, measure.APART}
+    assert set(measure._probes(row, 1)) == {READ}
+
+
 # The command
 
 

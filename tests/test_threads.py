@@ -101,6 +101,24 @@ def test_a_limit_at_import_ends_with_the_limit():
     """, OMP_NUM_THREADS="4")  # fmt: skip
 
 
+@openmp
+def test_the_time_from_core_to_core():
+    script = """
+        import os, signal, threadpoolctl
+        from rnnfast import _core
+        signal.alarm(30)
+        assert 1e-9 < _core.line_transfer() < 1e-2
+        with threadpoolctl.threadpool_limits(1):
+            assert _core.line_transfer() == 0
+        if hasattr(os, "fork"):
+            child = os.fork()
+            if child == 0:
+                os._exit(_core.line_transfer() != 0)
+            assert os.waitpid(child, 0)[1] == 0
+    """
+    run_script(script, OMP_NUM_THREADS="2")
+
+
 # Fork -----------------------------------------------------------------------------------------------------------------
 
 CHILDREN = {

@@ -1,6 +1,7 @@
 // Which instruction set and how many threads; facts about the build; a checksum.
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <thread>
@@ -9,6 +10,7 @@
 #include <omp.h>
 #endif
 #include <pthread.h>
+#include <sched.h>
 
 #include <pybind11/stl.h>
 
@@ -159,6 +161,43 @@ std::uint64_t checksum(const py::array &a) {
     return hash.value();
 }
 
+// Seconds that a cache line takes from one core to another: two threads throw it to each other for a millisecond. 0
+// where there is one thread.
+double line_transfer() {
+    double seconds = 0;
+#ifdef _OPENMP
+    if (threads_for(2, 1e300) < 2) return 0;
+    using Clock = std::chrono::steady_clock;
+    constexpr int over = -1;
+    alignas(64) std::atomic<int> ball{0}; // how often it was thrown
+#pragma omp parallel num_threads(2)
+    if (omp_get_num_threads() == 2) {
+        const int me = omp_get_thread_num();
+        Clock::time_point begin{};
+        for (int mine = me;; mine += 2) {
+            int seen = ball.load(std::memory_order_acquire);
+            for (int looks = 0; seen != mine && seen != over; ++looks) {
+                if (looks > 1000) sched_yield(); // both may be on one core
+                seen = ball.load(std::memory_order_acquire);
+            }
+            if (seen == over) break;
+            if (me == 0 && mine % 256 == 0) {
+                const auto now = Clock::now();
+                if (mine == 256) begin = now; // before, the other had to wake
+                const double elapsed = std::chrono::duration<double>(now - begin).count();
+                if (mine > 256 && elapsed > 1e-3) {
+                    seconds = elapsed / (mine - 256);
+                    ball.store(over, std::memory_order_release);
+                    break;
+                }
+            }
+            ball.store(mine + 1, std::memory_order_release);
+        }
+    }
+#endif
+    return seconds;
+}
+
 } // namespace
 
 const char *active_isa() { return active; }
@@ -195,6 +234,8 @@ void register_config(py::module_ &module) {
     module.def(
         "set_small_work", [](double work) { small_work = work; }, py::arg("work"),
         "Calls of fewer multiply-adds run on one thread; 0 makes small tests run on several.");
+    module.def("line_transfer", line_transfer, py::call_guard<py::gil_scoped_release>(),
+               "Seconds that a cache line takes from one core to another; 0 where there is one thread.");
     module.def("checksum", checksum, py::arg("array"), "A 64-bit checksum of an array's content in logical order.");
 }
 

@@ -40,6 +40,8 @@ PAUSE = 0.15
 """Seconds before a turn, with several threads."""
 WARM = 0.1
 """Seconds of calls that are not counted, at least, after each pause."""
+APART = "from core to core"
+"""The column of seconds that a cache line takes; a virtual machine's cores can be moved while a row is measured."""
 _WINDOW = 256  # rows (steps times batch) of a window of scratch
 
 
@@ -73,7 +75,7 @@ class Result:
     threads : int
     samples : dict of str to list of float
         Seconds per call (bytes, in the group memory), by column, in the order of the rounds: "ours", its variants,
-        peers, and the time that the row's FLOP or bytes take at its ceiling.
+        peers, the time that the row's FLOP or bytes take at its ceiling, and `APART`.
     errors : dict of str to float
         Of each contestant against the oracle, relative to the largest value.
     """
@@ -113,6 +115,11 @@ class Result:
         """Of the ceiling."""
         ceiling = self.median(self.row.ceiling or "")
         return None if ceiling is None else ceiling / self.ours
+
+    @property
+    def apart(self) -> float:
+        """Seconds from core to core, 0 where that does not matter."""
+        return self.median(APART) or 0.0
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -192,16 +199,17 @@ def measure(row: Row, threads: int, rounds: int) -> Result:
         if row.group == "memory":
             return Result(row, threads, _bytes(row), errors)
         loops = {name: contestant.loop for name, contestant in found.items()}
-        return Result(row, threads, alternate(loops, _ceiling(row, threads), rounds, PAUSE * (threads > 1)), errors)
+        return Result(row, threads, alternate(loops, _probes(row, threads), rounds, PAUSE * (threads > 1)), errors)
 
 
-def _ceiling(row: Row, threads: int) -> dict[str, Callable[[], float]]:
-    """The time that the row's work takes at its ceiling, measured now."""
+def _probes(row: Row, threads: int) -> dict[str, Callable[[], float]]:
+    """The time that the row's work takes at its ceiling; where threads wait for each other, how far apart they are."""
     if row.ceiling == FMA:
         return {FMA: lambda: row.flop / (_core.fma_peak() * threads * 1e9)}
     if row.ceiling == READ:
         # That of a buffer as large as what each step reads, over and over.
-        return {READ: lambda: row.bytes_read / (_core.read_bandwidth(row.stepwise_bytes, threads=threads) * 1e9)}
+        read = {READ: lambda: row.bytes_read / (_core.read_bandwidth(row.stepwise_bytes, threads=threads) * 1e9)}
+        return read | {APART: _core.line_transfer} if threads > 1 else read
     return {}
 
 

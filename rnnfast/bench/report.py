@@ -109,6 +109,8 @@ class Table:
         speed = "-" if result.rate is None else f"{result.rate / 1e9:.1f} {unit}"
         percent = "-" if result.fraction is None else f"{result.fraction:.0%}"
         end = f"{ratio:>7} {speed:>12} {percent:>7} {result.errors['ours']:>7.0e}  {result.mark:5} {_needs(result)}"
+        if result.apart:
+            end += f"; cores {_quantity(result.apart, 's')} apart"
         yield f"{result.row.name:{self._width}} {result.threads:7}{times} {end}".rstrip()
 
     @staticmethod
@@ -152,6 +154,8 @@ def summary(results: Sequence[Result]) -> str:
         "read bandwidth (GB/s) of a buffer as large as the weights that each step reads, measured in the same rounds.",
         "error: ours against the float64 oracle, relative to the largest value.",
     ]
+    if any(result.apart for result in results):
+        notes.append("cores apart: how long a cache line took from one to the other, in the same rounds.")
     if any("RTNeural" in str(need) for result in results for need in result.row.needs):
         notes.append("* RTNeural's figures are from another machine (a 2.5 GHz Skylake).")
     return "\n".join(["", *lines, "", *notes])
