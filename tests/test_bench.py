@@ -253,9 +253,11 @@ def test_the_distance_of_cores_is_shown_where_it_was_measured():
     for one, shown in ((near, False), (far, True)):
         assert ("cores 212 ns apart" in list(report.Table([one.row]).lines(one))[-1]) == shown
         assert ("cores apart: " in report.summary([one])) == shown
-    row = next(row for row in ROWS if row.ceiling == READ)
-    assert set(measure._probes(row, 2)) == {READ, measure.APART}
-    assert set(measure._probes(row, 1)) == {READ}
+    for ceiling in (READ, FMA, None):
+        row = next(row for row in ROWS if row.ceiling == ceiling)
+        own = {ceiling} - {None}
+        assert set(measure._probes(row, 1)) == own
+        assert set(measure._probes(row, 2)) == own | {measure.APART}
 
 
 # The command

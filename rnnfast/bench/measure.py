@@ -118,7 +118,7 @@ class Result:
 
     @property
     def apart(self) -> float:
-        """Seconds from core to core, 0 where that does not matter."""
+        """Seconds from core to core, 0 with one thread."""
         return self.median(APART) or 0.0
 
     @property
@@ -203,14 +203,16 @@ def measure(row: Row, threads: int, rounds: int) -> Result:
 
 
 def _probes(row: Row, threads: int) -> dict[str, Callable[[], float]]:
-    """The time that the row's work takes at its ceiling; where threads wait for each other, how far apart they are."""
+    """The time that the row's work takes at its ceiling, and how far apart several threads are, measured now."""
+    probes: dict[str, Callable[[], float]] = {}
     if row.ceiling == FMA:
-        return {FMA: lambda: row.flop / (_core.fma_peak() * threads * 1e9)}
-    if row.ceiling == READ:
+        probes[FMA] = lambda: row.flop / (_core.fma_peak() * threads * 1e9)
+    elif row.ceiling == READ:
         # That of a buffer as large as what each step reads, over and over.
-        read = {READ: lambda: row.bytes_read / (_core.read_bandwidth(row.stepwise_bytes, threads=threads) * 1e9)}
-        return read | {APART: _core.line_transfer} if threads > 1 else read
-    return {}
+        probes[READ] = lambda: row.bytes_read / (_core.read_bandwidth(row.stepwise_bytes, threads=threads) * 1e9)
+    if threads > 1:
+        probes[APART] = _core.line_transfer
+    return probes
 
 
 def _bytes(row: Row) -> dict[str, list[float]]:
