@@ -7,7 +7,8 @@ B) Calls that take less than `TURN` are made in batches that take as long, so th
 C) With several threads there is a pause before each turn, in which the threads of the turn before stop spinning
    (OpenBLAS's do after 0.1 s; with a shorter pause, whoever came after NumPy was measured at half its speed). It then
    begins with calls that are not counted: the contestant's own threads have to wake, and two that share a core at first
-   have to part.
+   have to part. Ceilings are measured after a pause as well (right after NumPy, a line took 264 ns or 1.4 us from core
+   to core in place of 46, and two threads read less than they can).
 D) With one thread, too, a turn begins with a call that is not counted: ours, the first in each round, had paid 3 to 5 %
    for what the last peer had put into the caches, where a variant of ours, the second, had not.
 E) A row whose rounds take long has fewer of them, three at least.
@@ -261,6 +262,9 @@ def alternate(
                 begin = time.perf_counter()
                 loop(calls)
                 samples[name].append((time.perf_counter() - begin) / calls)
+            if pause and probes:
+                time.sleep(pause)
+                _warm_up(lambda _: next(iter(probes.values()))(), WARM)
             for name, probe in probes.items():
                 samples[name].append(probe())
     return samples
