@@ -176,11 +176,14 @@ def test_contestants_take_turns():
     def loop(name):
         return lambda n: order.append((name, n))
 
-    samples = measure.alternate({"a": loop("a"), "b": loop("b")}, {"c": lambda: 7.0}, 2)
-    assert samples["c"] == [7.0, 7.0]
-    assert [len(values) for values in samples.values()] == [2, 2, 2]
-    assert [name for name, _ in order[-8:]] == ["a", "a", "b", "b"] * 2
-    assert [calls for _, calls in order[-8::2]] == [1] * 4  # not counted
+    samples = measure.alternate({"a": loop("a"), "b": loop("b")}, {"c": lambda: 7.0}, 9)
+    assert samples["c"] == 9 * [7.0]
+    assert [len(values) for values in samples.values()] == [9, 9, 9]
+    turns = [(order[i], order[i + 1]) for i in range(len(order) - 36, len(order), 2)]
+    for first, second in turns:
+        assert first == (second[0], 1)  # not counted
+    rounds = ["".join(turns[i][0][0] + turns[i + 1][0][0]) for i in range(0, 18, 2)]
+    assert set(rounds) == {"ab", "ba"}
 
 
 def test_long_rows_have_fewer_rounds(monkeypatch):

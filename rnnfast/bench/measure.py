@@ -9,14 +9,16 @@ C) With several threads there is a pause before each turn, in which the threads 
    begins with calls that are not counted: the contestant's own threads have to wake, and two that share a core at first
    have to part. Ceilings are measured after a pause as well (right after NumPy, a line took 264 ns or 1.4 us from core
    to core in place of 46, and two threads read less than they can).
-D) With one thread, too, a turn begins with a call that is not counted: ours, the first in each round, had paid 3 to 5 %
-   for what the last peer had put into the caches, where a variant of ours, the second, had not.
+D) With one thread, too, a turn begins with a call that is not counted, and each round has an order of its own (the same
+   in each run): in a fixed order ours, the first, had paid up to 5 % for what the last peer had put into the caches,
+   where a variant of ours, the second, had not.
 E) A row whose rounds take long has fewer of them, three at least.
 """
 
 from __future__ import annotations
 
 import gc
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -229,7 +231,7 @@ def alternate(
     rounds: int,
     pause: float = 0.0,
 ) -> dict[str, list[float]]:
-    """Run loops in turn, a few rounds.
+    """Run loops in turn, a few rounds, each in another order.
 
     Parameters
     ----------
@@ -251,9 +253,9 @@ def alternate(
     rounds = min(rounds, max(3, int(BUDGET / sum(max(TURN, seconds) for _, seconds in turns.values()))))
     samples: dict[str, list[float]] = {name: [] for name in (*loops, *probes)}
     with _no_garbage_collection():
-        for _ in range(rounds):
-            for name, loop in loops.items():
-                calls = turns[name][0]
+        for number in range(rounds):
+            for name in random.Random(number).sample(list(loops), len(loops)):
+                loop, calls = loops[name], turns[name][0]
                 if pause:
                     time.sleep(pause)
                     _warm_up(loop, WARM)
