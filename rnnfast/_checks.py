@@ -38,7 +38,7 @@ def describe(value: Any) -> str:
     if on_device(value):  # whose repr would copy it to the host
         known = f" of {value.dtype}, shape {_show(tuple(value.shape))}," if hasattr(value, "shape") else ""
         return f"{type(value).__name__}{known} on a CUDA device"
-    text = repr(value)
+    text = " ".join(line.strip() for line in repr(value).splitlines())  # those of arrays have several
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
 

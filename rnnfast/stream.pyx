@@ -1,6 +1,7 @@
 # cython: language_level=3, freethreading_compatible=True, boundscheck=False
 # distutils: language = c++
-"""Streams: recurrent layers that keep their state and run step by step, at the lowest cost a Python call can have.
+"""Streams: recurrent layers that keep their state and run step by step, at the lowest cost a Python call can have. And
+the steps of cells, which are the same step with the caller's state.
 
 A stream owns its state, all working memory and a frozen reference to the packed weights. One step is: look at the
 array's fields, run the layers' kernels with T = 1, done; nothing is allocated if `out` is given. What is not the plain
@@ -11,10 +12,12 @@ A) The kernels are reached through `Kernel.handle`, a capsule; the layers' commo
 B) The GIL is released from `WORTH_RELEASING` multiply-adds on (10 us): below, handing it over costs more than it saves.
 C) Two threads in one stream at once get a RuntimeError, not a race.
 D) The state changes when a call is complete. A call that Ctrl-C ends leaves the state from before it.
-E) A cell's plain step takes the same way, with the caller's state, by the vectorcall protocol (`Stepper`).
+E) Cells are called by the vectorcall protocol (`Stepper`); what is not plain goes to their own checks.
 
 Rejected: typed memoryviews as arguments (100 ns each to acquire, and the buffer protocol parses the format each time);
-pybind11 (300 ns a call); a stream written in Python over the sequence call (15 us a step).
+pybind11 (300 ns a call); a stream written in Python over the sequence call (15 us a step); a module of their own for
+the steps of cells (it would share nearly all of its declarations and `_Layers` with this one, through a .pxd and a
+fourth extension).
 """
 
 from cpython.pycapsule cimport PyCapsule_GetPointer

@@ -266,7 +266,7 @@ def alternate(
                 samples[name].append((time.perf_counter() - begin) / calls)
             if pause and probes:
                 time.sleep(pause)
-                _warm_up(lambda _: next(iter(probes.values()))(), WARM)
+                _warm_up(lambda _: [probe() for probe in probes.values()], WARM)
             for name, probe in probes.items():
                 samples[name].append(probe())
     return samples

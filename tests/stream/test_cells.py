@@ -57,7 +57,9 @@ def test_all_forms_of_a_call_are_one_step(kind, batch):
 
 def test_a_wrong_call_says_what_is_wrong():
     cell, x, state, out, wanted = a_step(rnnfast.GRUCell)
-    for _ in range(2):
+    before, locked = data(state), np.zeros_like(out)
+    locked.flags.writeable = False
+    for _ in range(2):  # the second time with the machinery of the cheap way at hand
         for call, message in (
             (lambda: cell(), "at least 1 positional argument"),
             (lambda: cell(x, state, out), "at most 2 positional arguments"),
@@ -65,12 +67,18 @@ def test_a_wrong_call_says_what_is_wrong():
             (lambda: cell(x, x=x), "x"),
             (lambda: cell(x, state, into=out), "unexpected keyword argument 'into'"),
             (lambda: cell(x, out=out[:2]), r"out: expected"),
+            (lambda: cell(x, state, out=state), r"out: expected memory of its own, .* shares with state"),
+            (lambda: cell(x, state, out=locked), r"out: expected"),
+            (lambda: cell(x, state, out=(out, out)), r"out: expected .* got tuple \(array\(\[\[9"),
+            (lambda: cell(x, state[:2], out=out), r"state: expected"),
             (lambda: cell(out=out), "x|positional"),
         ):
             out.fill(9)
-            with pytest.raises((TypeError, ValueError), match=message):
+            with pytest.raises((TypeError, ValueError), match=message) as refused:
                 call()
             assert (out == 9).all()
+            assert data(state) == before
+            assert "\n" not in str(refused.value)
         assert data(cell(x, state)) == wanted
 
 
