@@ -23,6 +23,9 @@ struct KernelHandle {
     const void *kernel; // CellKernel<float> or <double>
     Kind kind;
     Sizes sizes;
+    int states;                // how many
+    index widths[most_states]; // of each; that of the first is the output's
+    double work;               // multiply-adds of a row's step
     int (*threads)(int asked, double work_per_step, index steps, index batch); // how many to use
 };
 
@@ -35,7 +38,9 @@ struct Run {
     index y_t, y_b;
     const void *state[most_states]; // [L, B, H], null: zeros
     void *final_state[most_states]; // [L, B, H]; may be `state`
-    int count;                      // of states
+    const void *given[most_given];  // of described cells, [T, B, width] or [T, B]; each layer reads them all
+    index given_t[most_given], given_b[most_given];
+    int givens; // how many
     Interrupt *interrupt;
 };
 
@@ -61,8 +66,8 @@ template <class T> class StackOf final : public Stack {
     struct Layer {
         const CellKernel<T> *kernel;
         Forward<T> call;
+        KernelHandle handle;
         double work; // multiply-adds of a step
-        int (*threads)(int, double, index, index);
     };
 
     const index batch_, block_; // steps of a block
@@ -84,33 +89,32 @@ template <class T> class StackOf final : public Stack {
         call.sizes = handle.sizes;
         call.panels = static_cast<const T *>(panels);
         call.pairs = pairs;
-        const Sizes s = handle.sizes;
         // Rejected: counting less of it in bfloat16, because two threads gave such steps 0.86 to 0.95 of the speed of
         // one in one run (1.4 to 1.8 times in three later ones; at slow times float32 beside it was slow as well).
-        const double work = double(kernel->gates) * double(s.hidden) * double(s.hidden + s.input) * double(batch_);
-        layers_.push_back({kernel, call, work, handle.threads});
+        layers_.push_back({kernel, call, handle, handle.work * double(batch_)});
     }
 
     void reserve() override {
         std::size_t bytes = 0;
         for (Layer &layer : layers_) {
-            const int most = layer.threads(asked_, layer.work, block_, batch_);
+            const int most = layer.handle.threads(asked_, layer.work, block_, batch_);
             most_ = most > most_ ? most : most_;
-            static const T some{}; // a state that is given takes more memory than none, ids no less than x
+            static const T some{}; // a state that is given takes more memory than none
             for (const T *&state : layer.call.state) state = &some;
-            layer.call.x.data = nullptr;
             layer.call.steps = block_;
             for (const int threads : {1, most_}) {
-                layer.call.threads = threads;
-                const std::size_t needed = layer.kernel->forward_bytes(layer.call);
-                bytes = needed > bytes ? needed : bytes;
+                for (const T *const x : {&some, static_cast<const T *>(nullptr)}) { // null: ids
+                    layer.call.threads = threads;
+                    layer.call.x.data = x;
+                    const std::size_t needed = layer.kernel->forward_bytes(layer.call);
+                    bytes = needed > bytes ? needed : bytes;
+                }
             }
         }
         scratch_ = take(bytes);
-        const Sizes sizes = layers_[0].call.sizes;
         if (layers_.size() > 1) {
             for (Memory &memory : between_) {
-                memory = take(sizeof(T) * std::size_t(block_ * batch_ * sizes.hidden));
+                memory = take(sizeof(T) * std::size_t(block_ * batch_ * layers_[0].handle.widths[0]));
             }
         }
     }
@@ -144,9 +148,9 @@ template <class T> class StackOf final : public Stack {
     void layer(const Run &r, std::size_t l, index begin, index steps, const void *const *state) {
         Layer &layer = layers_[l];
         Forward<T> &call = layer.call;
-        const index H = call.sizes.hidden, offset = index(l) * batch_ * H;
+        const index H = layer.handle.widths[0];
         call.steps = steps;
-        const int threads = layer.threads(asked_, layer.work, steps, batch_);
+        const int threads = layer.handle.threads(asked_, layer.work, steps, batch_);
         call.threads = threads < most_ ? threads : most_;
         call.interrupt = r.interrupt;
         call.memory = scratch_.get();
@@ -161,7 +165,11 @@ template <class T> class StackOf final : public Stack {
         } else {
             call.y[0] = {static_cast<T *>(r.y) + begin * r.y_t, r.y_t, r.y_b};
         }
-        for (int s = 0; s < r.count; ++s) {
+        for (int g = 0; g < r.givens; ++g) {
+            call.given[g] = {static_cast<const T *>(r.given[g]) + begin * r.given_t[g], r.given_t[g], r.given_b[g]};
+        }
+        for (int s = 0; s < layer.handle.states; ++s) {
+            const index offset = index(l) * batch_ * layer.handle.widths[s];
             call.state[s] = state[s] ? static_cast<const T *>(state[s]) + offset : nullptr;
             call.final_state[s] = static_cast<T *>(r.final_state[s]) + offset;
         }

@@ -56,7 +56,7 @@ cdef extern from "stack.h" namespace "rnnfast" nogil:
         index y_t, y_b
         const void *state[8]  # most_states
         void *final_state[8]
-        int count
+        int givens
         Interrupt *interrupt
     cdef cppclass Stack:
         void add(const KernelHandle &, const void *, const uint32_t *) except +
@@ -379,9 +379,10 @@ cdef class Stream(_Layers):
         """Run from the state that is into the other buffer, which is the state when all is done."""
         cdef bint stopped
         self.enter()
-        run.count = 1 + self.has_c
+        run.givens = 0
         run.state[0], run.final_state[0] = self.h[self.now], self.h[not self.now]
-        run.state[1], run.final_state[1] = self.c[self.now], self.c[not self.now]
+        if self.has_c:
+            run.state[1], run.final_state[1] = self.c[self.now], self.c[not self.now]
         stopped = run.steps != 0 and self.run(run)
         if run.steps and not stopped:
             self.now = not self.now
@@ -549,7 +550,7 @@ cdef class Steps(_Layers):
         run.ids = NULL
         run.x_t, run.x_b = 0, self.I
         run.y, run.y_t, run.y_b = hT, 0, self.H
-        run.count = 1 + self.has_c
+        run.givens = 0
         run.state[0], run.state[1], run.final_state[0], run.final_state[1] = h0, c0, hT, cT
         stopped = self.run(&run)
         self.stack.get().leave()

@@ -10,8 +10,8 @@
 
 namespace rnnfast::bindings {
 
-// Reads a `rnnfast.description.program.Program`. Nothing of it is trusted: what it points to lies where it says, and rows
-// that meet have one width.
+// Reads a `rnnfast.description.program.Program`. Nothing of it is trusted: what it points to lies where it says, and
+// rows that meet have one width.
 class ProgramData {
     template <class U> using Stored = std::deque<std::vector<U>>; // vectors that stay where they are
 
@@ -43,7 +43,7 @@ class ProgramData {
     double work(const Sizes &sizes) const;
 
   private:
-    template <class U> Table<U> keep(Stored<U> &store, std::vector<U> values) {
+    template <class U> List<U> keep(Stored<U> &store, std::vector<U> values) {
         store.push_back(std::move(values));
         return {store.back().data(), static_cast<int>(store.back().size())};
     }
@@ -55,14 +55,14 @@ class ProgramData {
     ProductSpec product(py::handle value) const;
     TermSpec term(py::handle value);
     BackProductSpec back_product(py::handle value);
-    Table<TermSpec> terms(py::handle value, int columns);
+    List<TermSpec> terms(py::handle value, int columns);
     Instruction instruction(py::handle value, int domain, bool backward) const;
     StageSpec stage(py::handle value, bool backward);
-    Table<StageSpec> stages(py::handle value, bool backward);
-    Table<PlacedGradient> gradients(py::handle value, bool vectors);
+    List<StageSpec> stages(py::handle value, bool backward);
+    List<PlacedGradient> gradients(py::handle value, bool vectors);
 };
 
-extern const char *const operation_names[];
-extern const char *const space_names[];
+std::optional<Op> unary_operation(const std::string &name); // of one register, such as "tanh"
+py::dict operations();                                      // names to numbers of operands, in the order of `Op`
 
 } // namespace rnnfast::bindings

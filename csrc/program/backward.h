@@ -1,9 +1,9 @@
-// The time loop of a described cell, backward. A step runs the program's backward stages: products with transposed weights,
-// means, interpreted code. What a step leaves in the slots are the gradients of its products' sums. The gradients of x and
-// of the parameters follow per chunk of steps, as large products.
+// The time loop of a described cell, backward. A step runs the program's backward stages: products with transposed
+// weights, means, interpreted code. What a step leaves in the slots are the gradients of its products' sums. The
+// gradients of x and of the parameters follow per chunk of steps, as large products.
 //
-// The gradient of a state is carried in one row of memory per batch row. After a step it is the gradient of the state before
-// it, and goes where that came from: on to the step before, to the initial state, or to what a reset put in.
+// The gradient of a state is carried in one row of memory per batch row. After a step it is the gradient of the state
+// before it, and goes where that came from: on to the step before, to the initial state, or to what a reset put in.
 #pragma once
 
 #include "linalg/outer.h"
@@ -27,8 +27,8 @@ template <class T> class ProgramBackward : ProgramPass<T> {
     ProgramRecords<T> records;
     T *carried[most_states];
     T *const scratch;
-    RowAt<T> *rows_;     // [threads][B]
-    GradRow *grad_rows;  // [threads][chunk * B], as the two below
+    RowAt<T> *rows_;    // [threads][B]
+    GradRow *grad_rows; // [threads][chunk * B], as the two below
     const T **left_rows;
     std::int64_t *id_rows;
     OuterScratch<T> *outer; // [threads]
@@ -36,7 +36,8 @@ template <class T> class ProgramBackward : ProgramPass<T> {
   public:
     ProgramBackward(const Backward<T> &call_, Carver &carver)
         : Base(call_, carver), call(call_), chunk(chunk_steps()), order(Share<T>::carve(call_, carver)),
-          records(at, call_.steps, call_.batch, call_.tape, 1, carver), scratch(carver.take<T>(call_.batch * at.scratch)) {
+          records(at, call_.steps, call_.batch, call_.tape, 1, carver),
+          scratch(carver.take<T>(call_.batch * at.scratch)) {
         const index B = call.batch, rows = call.threads * chunk * B;
         index deepest = at.sizes.input;
         for (int k = 0; k < program.states.count; ++k) {
@@ -61,7 +62,8 @@ template <class T> class ProgramBackward : ProgramPass<T> {
             const index width = at.width(domain), padded = at.padded(domain);
             for (index b = 0; b < call.batch; ++b) {
                 T *const to = carried[k] + b * padded;
-                for (index i = 0; i < padded; ++i) to[i] = i < width && call.dfinal[k] ? call.dfinal[k][b * width + i] : 0;
+                for (index i = 0; i < padded; ++i)
+                    to[i] = i < width && call.dfinal[k] ? call.dfinal[k][b * width + i] : 0;
                 const bool passes = masks.length(b) == 0 && call.dstate[k];
                 for (index i = 0; passes && i < width; ++i) call.dstate[k][b * width + i] = to[i];
             }
@@ -146,7 +148,8 @@ template <class T> class ProgramBackward : ProgramPass<T> {
     }
 
     // Chains from a back product's start over its terms, into its target.
-    void send_back(Team &team, const Share<T> &share, const BackProductSpec &b, const RowAt<T> *rows, index count) const {
+    void send_back(Team &team, const Share<T> &share, const BackProductSpec &b, const RowAt<T> *rows,
+                   index count) const {
         const auto start = interpreter.source(b.start), target = interpreter.source(b.target);
         const int domain = domain_of(b.target);
         const Range mine = Base::share_of(team, share, domain);
@@ -165,12 +168,15 @@ template <class T> class ProgramBackward : ProgramPass<T> {
                 }
             }
         } else {
-            add_terms(team, b, {0, count}, mine, [&](index i) RNNFAST_LAMBDA -> const T * { return rows[i].memory; }, begin, end);
+            add_terms(
+                team, b, {0, count}, mine, [&](index i) RNNFAST_LAMBDA -> const T * { return rows[i].memory; }, begin,
+                end);
         }
         if (mine.end != at.vectors(domain)) return;
         for (index i = 0; i < count; ++i) {
             T *const to = const_cast<T *>(interpreter.base(rows[i], target));
-            for (index p = mine.end; p < at.canonical_blocks(domain) * vectors_of_block<T>; ++p) store(to + at.at(p, target.slots), vec<T>{});
+            for (index p = mine.end; p < at.canonical_blocks(domain) * vectors_of_block<T>; ++p)
+                store(to + at.at(p, target.slots), vec<T>{});
         }
     }
 
@@ -178,34 +184,45 @@ template <class T> class ProgramBackward : ProgramPass<T> {
         return place.space == Space::gradient ? program.states[place.index].domain : program.scratch[place.index];
     }
 
-    // memory(row) is the row's memory; start and finish as in linalg/products.h, with vectors counted from the first of all.
+    // memory(row) is the row's memory; start and finish as in linalg/products.h, with vectors counted from the first of
+    // all.
     template <class Memory, class Start, class Finish>
-    void add_terms(Team &team, const BackProductSpec &b, Range rows, Range mine, Memory memory, Start start, Finish finish) const {
+    void add_terms(Team &team, const BackProductSpec &b, Range rows, Range mine, Memory memory, Start start,
+                   Finish finish) const {
         const int segments = at.segments(b);
         const index wide = at.outputs(b) / segments;
         for (int s = 0; s < segments; ++s) {
             const index first = s * wide;
             const auto clip = [&](index p) { return p < first ? 0 : p > first + wide ? wide : p - first; };
-            each_group<1>(team, rows.end - rows.begin, {clip(mine.begin), clip(mine.end)}, false, [&](const Group &group) RNNFAST_LAMBDA {
-                in_parts<T>(
-                    rows,
-                    [&](Range part, vec<T> *sums) RNNFAST_LAMBDA {
-                        each_output<1, T>(part, group, sums, [&](index i, index p, vec<T> *sum) RNNFAST_LAMBDA { *sum = start(i, first + p, 0); });
-                        for (int t = 0; t < b.terms.count; ++t) {
-                            const TermSpec &spec = b.terms[t];
-                            const index slots = program.regions[spec.region].slots, deep = at.term_blocks(spec, segments);
-                            const index offset = at.region[spec.region] + (s * deep * slots + spec.first) * C;
-                            const Span k = spec.blocks.count == slots ? contiguous(deep * slots * C)
-                                                                      : Span{deep, spec.blocks.count * C, slots * C};
-                            const auto one = term<1, T>([&](index i) RNNFAST_LAMBDA -> const T * { return memory(i) + offset; }, k,
-                                                        call.panels_backward + at.term_segment(b, t, s));
-                            add_in_pieces<1, T>(part, sums, group, one, one.panels(group.next));
-                        }
-                    },
-                    [&](Range part, vec<T> *sums) RNNFAST_LAMBDA {
-                        each_output<1, T>(part, group, sums, [&](index i, index p, const vec<T> *sum) RNNFAST_LAMBDA { finish(i, first + p, sum); });
-                    });
-            });
+            each_group<1>(
+                team, rows.end - rows.begin, {clip(mine.begin), clip(mine.end)}, false,
+                [&](const Group &group) RNNFAST_LAMBDA {
+                    in_parts<T>(
+                        rows,
+                        [&](Range part, vec<T> *sums) RNNFAST_LAMBDA {
+                            each_output<1, T>(part, group, sums, [&](index i, index p, vec<T> *sum) RNNFAST_LAMBDA {
+                                *sum = start(i, first + p, 0);
+                            });
+                            for (int t = 0; t < b.terms.count; ++t) {
+                                const TermSpec &spec = b.terms[t];
+                                const index slots = program.regions[spec.region].slots,
+                                            deep = at.term_blocks(spec, segments);
+                                const index offset = at.region[spec.region] + (s * deep * slots + spec.first) * C;
+                                const Span k = spec.blocks.count == slots
+                                                   ? contiguous(deep * slots * C)
+                                                   : Span{deep, spec.blocks.count * C, slots * C};
+                                const auto one =
+                                    term<1, T>([&](index i) RNNFAST_LAMBDA -> const T * { return memory(i) + offset; },
+                                               k, call.panels_backward + at.term_segment(b, t, s));
+                                add_in_pieces<1, T>(part, sums, group, one, one.panels(group.next));
+                            }
+                        },
+                        [&](Range part, vec<T> *sums) RNNFAST_LAMBDA {
+                            each_output<1, T>(part, group, sums,
+                                              [&](index i, index p, const vec<T> *sum)
+                                                  RNNFAST_LAMBDA { finish(i, first + p, sum); });
+                        });
+                });
         }
     }
 
@@ -287,7 +304,8 @@ template <class T> class ProgramBackward : ProgramPass<T> {
         }
     }
 
-    template <int N> void product_gradient(Team &team, int j, const ProductSpec &p, const GradRow *grad, index count) const {
+    template <int N>
+    void product_gradient(Team &team, int j, const ProductSpec &p, const GradRow *grad, index count) const {
         const index part = team.rank * chunk * call.batch, slots = at.slots_of(p), sums = at.sums(p);
         const T **const left = left_rows + part;
         const auto source = interpreter.source(p.left);
@@ -299,15 +317,15 @@ template <class T> class ProgramBackward : ProgramPass<T> {
             const index first = some.block * N * V;
             if (p.x) {
                 for (index i = 0; i < count; ++i) left[i] = grad[i].x;
-                outer_product<N>(team, count, call.x.data ? left : nullptr, id_rows + part, at.sizes.input, some.blocks, d,
-                                 call.dpanels + at.template w<T>(j) + first * at.sizes.input, call.dpanels + at.bias_x(j) + first, N * V,
-                                 outer[team.rank]);
+                outer_product<N>(team, count, call.x.data ? left : nullptr, id_rows + part, at.sizes.input, some.blocks,
+                                 d, call.dpanels + at.template w<T>(j) + first * at.sizes.input,
+                                 call.dpanels + at.bias_x(j) + first, N * V, outer[team.rank]);
             }
             if (p.u) {
                 for (index i = 0; i < count; ++i) left[i] = interpreter.base(grad[i].row, source) + some.left;
                 outer_product<N>(team, count, left, nullptr, some.depth, some.blocks, d,
-                                 call.dpanels + at.template u<T>(j) + first * some.depth, call.dpanels + at.bias_u(j) + first, N * V,
-                                 outer[team.rank]);
+                                 call.dpanels + at.template u<T>(j) + first * some.depth,
+                                 call.dpanels + at.bias_u(j) + first, N * V, outer[team.rank]);
             }
         }
     }
@@ -319,7 +337,8 @@ template <class T> class ProgramBackward : ProgramPass<T> {
         for (index p = mine.begin; p < mine.end; ++p) {
             T *const to = call.dpanels + at.vector(g.index) + p * V;
             vec<T> sum = load(to);
-            for (index i = 0; i < count; ++i) sum = sum + load(interpreter.base(grad[i].row, source) + at.at(p, source.slots));
+            for (index i = 0; i < count; ++i)
+                sum = sum + load(interpreter.base(grad[i].row, source) + at.at(p, source.slots));
             store(to, sum);
         }
     }

@@ -1,7 +1,8 @@
 // The time loop of a described cell, forward: stage by stage, each its products, its means and its interpreted code.
 //
-// The input side is hoisted as in recurrence/forward.h: always for ids and for products of x alone, else where a thread has
-// few rows. Hoisted sums of a chunk wait in memory of their own until the recurrent side takes their chains up again.
+// The input side is hoisted as in recurrence/forward.h: always for ids and for products of x alone, else where a thread
+// has few rows. Hoisted sums of a chunk wait in memory of their own until the recurrent side takes their chains up
+// again.
 #pragma once
 
 #include "program/step.h"
@@ -20,8 +21,9 @@ template <class T, class W = T> class ProgramForward : ProgramPass<T> {
     };
 
     const Forward<T> &call;
-    const Table<StageSpec> stages;
-    index biases_size = 0, bias_at[ProgramLayout<T>::most_products]; // of a product's [P][N][V] in `biases` and in hoisted rows
+    const List<StageSpec> stages;
+    index biases_size = 0,
+          bias_at[ProgramLayout<T>::most_products]; // of a product's [P][N][V] in `biases` and in hoisted rows
     const bool hoisted;
     const index chunk; // steps whose input side is computed at once
     index *const order;
@@ -35,13 +37,14 @@ template <class T, class W = T> class ProgramForward : ProgramPass<T> {
   public:
     ProgramForward(const Forward<T> &call_, Carver &carver)
         : Base(call_, carver), call(call_), stages(call_.training ? program.forward : program.inference),
-          hoisted(hoist()), chunk(chunk_steps()), order(Share<T>::carve(call_, carver)), biases(carver.take<T>(biases_size)),
-          records(at, call_.steps, call_.batch, call_.tape, power(chunk), carver) {
+          hoisted(hoist()), chunk(chunk_steps()), order(Share<T>::carve(call_, carver)),
+          biases(carver.take<T>(biases_size)), records(at, call_.steps, call_.batch, call_.tape, power(chunk), carver) {
         const index rows = call.threads * call.batch;
         rows_ = carver.take<RowAt<T>>(rows);
         step_rows = carver.take<StepRow<T>>(rows);
         input_rows = carver.take<InputRow>(rows * chunk);
-        if (hoisted) waiting = {carver.take<T>(power(chunk) * call.batch * biases_size), call.batch, biases_size, power(chunk)};
+        if (hoisted)
+            waiting = {carver.take<T>(power(chunk) * call.batch * biases_size), call.batch, biases_size, power(chunk)};
     }
 
     void prepare() {
@@ -110,7 +113,8 @@ template <class T, class W = T> class ProgramForward : ProgramPass<T> {
             for (index i = 0; i < active; ++i) {
                 const index b = share.row(i);
                 if (Base::skipped(t, b)) continue;
-                row[count++] = {call.x.data ? call.x.at(t, b) : nullptr, call.x.data ? 0 : index(*call.ids.at(t, b)), t, b};
+                row[count++] = {call.x.data ? call.x.at(t, b) : nullptr, call.x.data ? 0 : index(*call.ids.at(t, b)), t,
+                                b};
             }
         }
         for (int j = 0; j < program.products.count; ++j) {
@@ -121,18 +125,21 @@ template <class T, class W = T> class ProgramForward : ProgramPass<T> {
     }
 
     template <int N>
-    void project_product(Team &team, const Share<T> &share, int j, const ProductSpec &p, const InputRow *row, index count) const {
+    void project_product(Team &team, const Share<T> &share, int j, const ProductSpec &p, const InputRow *row,
+                         index count) const {
         const index slots = at.slots_of(p);
         for (int s = 0; s < at.segments(p); ++s) {
             const Segment part = at.segment(p, s);
             const T *const bias = biases + bias_at[j] + part.block * N * V;
-            const auto start = [&](index, index block, int n) RNNFAST_LAMBDA { return load(bias + (block * N + n) * V); };
+            const auto start = [&](index, index block, int n)
+                                   RNNFAST_LAMBDA { return load(bias + (block * N + n) * V); };
             const auto finish = [&](index i, index block, const vec<T> *sum) RNNFAST_LAMBDA {
                 if (p.left) {
                     T *const to = waiting.row(row[i].t, row[i].b) + bias_at[j] + (part.block + block) * N * V;
                     unroll<N>([&](auto n) RNNFAST_LAMBDA { store(to + n * V, sum[n]); });
                 } else {
-                    T *const to = records.memory.row(row[i].t, row[i].b) + at.sums(p) + at.at(part.block + block, slots);
+                    T *const to =
+                        records.memory.row(row[i].t, row[i].b) + at.sums(p) + at.at(part.block + block, slots);
                     unroll<N>([&](auto n) RNNFAST_LAMBDA { store(to + n * at.C, sum[n]); });
                 }
             };
@@ -141,16 +148,18 @@ template <class T, class W = T> class ProgramForward : ProgramPass<T> {
             if (!call.x.data) {
                 gather<N>(team, mine, panels, row, count, start, finish);
             } else if constexpr (std::is_same_v<T, W>) {
-                product<N, T>(team, {0, count}, mine,
-                              term<N, T>([&](index i) RNNFAST_LAMBDA { return row[i].x; }, contiguous(at.sizes.input), panels),
-                              start, finish);
+                product<N, T>(
+                    team, {0, count}, mine,
+                    term<N, T>([&](index i) RNNFAST_LAMBDA { return row[i].x; }, contiguous(at.sizes.input), panels),
+                    start, finish);
             }
         }
     }
 
     // One-hot input: a column of W for each row.
     template <int N, class Start, class Finish>
-    void gather(Team &team, Range blocks, const W *panels, const InputRow *row, index count, Start start, Finish finish) const {
+    void gather(Team &team, Range blocks, const W *panels, const InputRow *row, index count, Start start,
+                Finish finish) const {
         const index k = depth<W>(at.sizes.input);
         each_group<N>(team, count, blocks, false, [&](const Group &group) RNNFAST_LAMBDA {
             const index pitch = k * group.width * V;
@@ -158,7 +167,8 @@ template <class T, class W = T> class ProgramForward : ProgramPass<T> {
             for (index i = 0; i < count; ++i) {
                 vec<T> z[most_vectors];
                 for (index j = 0, v = 0; j < group.panels; ++j) {
-                    for (int n = 0; n < group.width; ++n, ++v) z[v] = weight<T>(some + j * pitch, row[i].id, group.width, n);
+                    for (int n = 0; n < group.width; ++n, ++v)
+                        z[v] = weight<T>(some + j * pitch, row[i].id, group.width, n);
                 }
                 each_output<N, T>({i, i + 1}, group, z, [&](index, index block, vec<T> *sum) RNNFAST_LAMBDA {
                     unroll<N>([&](auto n) RNNFAST_LAMBDA { sum[n] = start(i, block, int(n)) + sum[n]; });
@@ -170,7 +180,9 @@ template <class T, class W = T> class ProgramForward : ProgramPass<T> {
 
     // The vectors of a segment, counted from its own first, that lie in a range of all.
     static Range within(Range all, const Segment &part) {
-        const auto clip = [&](index p) { return p < part.block ? 0 : p > part.block + part.blocks ? part.blocks : p - part.block; };
+        const auto clip = [&](index p) {
+            return p < part.block ? 0 : p > part.block + part.blocks ? part.blocks : p - part.block;
+        };
         return {clip(all.begin), clip(all.end)};
     }
 
@@ -203,7 +215,8 @@ template <class T, class W = T> class ProgramForward : ProgramPass<T> {
     }
 
     template <int N>
-    void step_sums(Team &team, const Share<T> &share, int j, const ProductSpec &p, const RowAt<T> *rows, index count, bool falling) const {
+    void step_sums(Team &team, const Share<T> &share, int j, const ProductSpec &p, const RowAt<T> *rows, index count,
+                   bool falling) const {
         StepRow<T> *const step = step_rows + team.rank * call.batch;
         const index slots = at.slots_of(p);
         const bool wait = ahead(p);
@@ -252,7 +265,8 @@ template <class T, class W = T> class ProgramForward : ProgramPass<T> {
             const Range mine = Base::share_of(team, share, domain);
             const T *const from = records.states[k].row(t, b);
             T *const to = call.y[k].at(t, b);
-            for (index p = mine.begin; p < mine.end; ++p) store(to + p * V, load(from + p * V), at.width(domain) - p * V);
+            for (index p = mine.begin; p < mine.end; ++p)
+                store(to + p * V, load(from + p * V), at.width(domain) - p * V);
         }
     }
 
@@ -265,7 +279,8 @@ template <class T, class W = T> class ProgramForward : ProgramPass<T> {
                 const History<T> &states = records.states[k];
                 const index width = at.width(program.states[k].domain);
                 if (call.final_state[k]) {
-                    __builtin_memcpy(call.final_state[k] + b * width, length ? states.row(last, b) : initial.row(k, b, states.width),
+                    __builtin_memcpy(call.final_state[k] + b * width,
+                                     length ? states.row(last, b) : initial.row(k, b, states.width),
                                      std::size_t(width) * sizeof(T));
                 }
                 for (index t = length; call.y[k].data && t < call.steps; ++t) {

@@ -5,8 +5,9 @@
 
 namespace rnnfast::RNNFAST_ISA {
 
-template <class T> struct DescribedKernel {
-    static const CellKernel<T> table;
+template <class T> struct Described {
+    static const CellKernel<T> kernel;
+    static void pointwise(Op op, const T *x, T *y, index n); // y[i] = op(x[i])
 };
 
 } // namespace rnnfast::RNNFAST_ISA

@@ -1,12 +1,13 @@
 // Where everything of a described cell lies at given sizes: its panels, and a row's memory at one step.
 //
-// A row's memory at one step is its regions and then its scalars. A region's slots are interleaved in blocks of 64 bytes (16
-// units of float, 8 of double), whatever the width of a vector: the order in which a transposed product runs over K, and so
-// its bits, are the same on every instruction set. Units beyond the width are zero wherever a row is stored.
+// A row's memory at one step is its regions and then its scalars. A region's slots are interleaved in blocks of 64
+// bytes (16 units of float, 8 of double), whatever the width of a vector: the order in which a transposed product runs
+// over K, and so its bits, are the same on every instruction set. Units beyond the width are zero wherever a row is
+// stored.
 //
-// A product's panels are W, U and the biases, in the format of linalg/panels.h. A block-diagonal U whose heads fill whole
-// blocks is a *segment* of its own per head: some blocks of units, which read a part of the left operand. Other heads are
-// packed as a dense matrix with zeros.
+// A product's panels are W, U and the biases, in the format of linalg/panels.h. A block-diagonal U whose heads fill
+// whole blocks is a *segment* of its own per head: some blocks of units, which read a part of the left operand. Other
+// heads are packed as a dense matrix with zeros.
 #pragma once
 
 #include "kernels.h"
@@ -46,11 +47,11 @@ template <class T> class ProgramLayout {
 
     const Program &program;
     const Sizes &sizes;
-    index row = 0, scalars = 0;         // elements of a row's memory; where its scalars begin
-    index region[most_regions];         // where a region begins
-    index size = 0, back_size = 0;      // of the panels
+    index row = 0, scalars = 0;    // elements of a row's memory; where its scalars begin
+    index region[most_regions];    // where a region begins
+    index size = 0, back_size = 0; // of the panels
     index scratch = 0, scratch_row[most_scratch];
-    index pairs = 0;                    // words of all weights in bfloat16
+    index pairs = 0; // words of all weights in bfloat16
 
   private:
     struct Panels {
@@ -155,7 +156,9 @@ template <class T> class ProgramLayout {
             with_count(p.count, [&]<int N>() {
                 for (int s = 0; s < segments(p); ++s) {
                     const Segment part = segment(p, s);
-                    if (p.x) move_side<N, unpack>(panels + w<T>(j), p.x, part, {part.block, part.blocks, 0, sizes.input}, weights);
+                    if (p.x)
+                        move_side<N, unpack>(panels + w<T>(j), p.x, part, {part.block, part.blocks, 0, sizes.input},
+                                             weights);
                     if (p.u) move_side<N, unpack>(panels + u<T>(j), p.u, part, part, weights);
                 }
                 const Segment all{0, vectors(domain_of(p)), 0, 1};
@@ -171,7 +174,8 @@ template <class T> class ProgramLayout {
             if constexpr (unpack) {
                 for (index i = 0; given && i < n; ++i) given[i] = lane[i];
             } else {
-                for (index i = 0; i < padded(program.parameters[k].domain); ++i) lane[i] = given && i < n ? given[i] : 0;
+                for (index i = 0; i < padded(program.parameters[k].domain); ++i)
+                    lane[i] = given && i < n ? given[i] : 0;
             }
         }
     }
@@ -195,7 +199,8 @@ template <class T> class ProgramLayout {
                 const TermSpec &spec = b.terms[t];
                 T *to = panels + term(b, t);
                 const int count = segments(b);
-                for (int s = 0; s < count; ++s) to = pack_term(to, spec, s, count, outputs(b) / count, weights.data[spec.parameter]);
+                for (int s = 0; s < count; ++s)
+                    to = pack_term(to, spec, s, count, outputs(b) / count, weights.data[spec.parameter]);
             }
         });
     }
@@ -240,7 +245,8 @@ template <class T> class ProgramLayout {
     }
 
     // Row `unit` (of all) of block `gate` of a matrix, as a segment that is `depth` deep reads it.
-    template <class M> MatrixRow<M> matrix_row(const ParameterSpec &spec, M *data, index gate, index unit, index k) const {
+    template <class M>
+    MatrixRow<M> matrix_row(const ParameterSpec &spec, M *data, index gate, index unit, index k) const {
         const index units = width(spec.domain);
         if (!data || unit >= units) return {nullptr, 0, 0};
         if (spec.kind == ParameterKind::bias) return {data + gate * units + unit, 0, 1};
@@ -251,7 +257,8 @@ template <class T> class ProgramLayout {
 
     // The part of a side's panels that is one segment; `k` says how deep they are.
     template <int N, bool unpack, class Panel, class M>
-    void move_side(Panel *panels, MatrixRef ref, const Segment &part, const Segment &k, const Weights<M> &weights) const {
+    void move_side(Panel *panels, MatrixRef ref, const Segment &part, const Segment &k,
+                   const Weights<M> &weights) const {
         const ParameterSpec &spec = program.parameters[ref.parameter];
         M *const matrix = weights.data[ref.parameter];
         Panel *const first = panels + part.block * N * k.depth * V;

@@ -1,6 +1,7 @@
-// A described cell's step as data: what rnnfast/description/program.py says in Python, in plain arrays. The bindings build
-// and check one (bindings/program.cpp); the interpreters of all instruction sets read it. No type of the standard library
-// is in here, because a copy of its code that is compiled for AVX-512 must never be the one that the linker keeps.
+// A described cell's step as data: what rnnfast/description/program.py says in Python, in plain arrays. The bindings
+// build and check one (bindings/program.cpp); the interpreters of all instruction sets read it. No type of the standard
+// library is in here, because a copy of its code that is compiled for AVX-512 must never be the one that the linker
+// keeps.
 #pragma once
 
 #include <cstdint>
@@ -61,7 +62,7 @@ struct Instruction {
     double value;
 };
 
-template <class U> struct Table {
+template <class U> struct List {
     const U *data = nullptr;
     int count = 0;
 
@@ -102,28 +103,28 @@ struct ProductSpec {
 };
 
 struct MeanSpec {
-    Table<RowPlace> rows;
+    List<RowPlace> rows;
     int domain, scalar;
     bool total;
 };
 
 struct TermSpec {
     int region, first, parameter;
-    Table<int> blocks; // one per slot
+    List<int> blocks; // one per slot
 };
 
 struct BackProductSpec {
     RowPlace target, start;
-    Table<TermSpec> terms;
+    List<TermSpec> terms;
     int number; // among all back products: where its panels lie
 };
 
 struct StageSpec {
     int domain;
-    Table<int> products;
-    Table<BackProductSpec> back_products;
-    Table<MeanSpec> means;
-    Table<Instruction> code;
+    List<int> products;
+    List<BackProductSpec> back_products;
+    List<MeanSpec> means;
+    List<Instruction> code;
 };
 
 struct PlacedGradient { // of a vector (a parameter) or of a given input
@@ -133,18 +134,18 @@ struct PlacedGradient { // of a vector (a parameter) or of a given input
 
 struct Program {
     int domains;
-    Table<StateSpec> states;
-    Table<ParameterSpec> parameters;
-    Table<int> given; // a domain, or -1: a number per row
-    Table<RegionSpec> regions;
+    List<StateSpec> states;
+    List<ParameterSpec> parameters;
+    List<int> given; // a domain, or -1: a number per row
+    List<RegionSpec> regions;
     int scalars;
-    Table<ProductSpec> products;
-    Table<StageSpec> inference, forward, backward;
-    Table<BackProductSpec> state_products;
+    List<ProductSpec> products;
+    List<StageSpec> inference, forward, backward;
+    List<BackProductSpec> state_products;
     BackProductSpec input; // dLoss/dx: its terms alone
     int back_products;     // how many there are, `input` included
-    Table<int> scratch;    // domains
-    Table<PlacedGradient> vector_gradients, given_gradients;
+    List<int> scratch;    // domains
+    List<PlacedGradient> vector_gradients, given_gradients;
 };
 
 } // namespace rnnfast

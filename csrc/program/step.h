@@ -128,7 +128,8 @@ template <class T> class ProgramPass {
             const auto source = interpreter.source(place);
             const T *const from = interpreter.base(row, source);
             const index width = at.width(mean.domain), behind = at.vectors(mean.domain);
-            for (index p = 0; p < behind; ++p) sums[p % R] = sums[p % R] + load(from + at.at(p, source.slots), width - p * V);
+            for (index p = 0; p < behind; ++p)
+                sums[p % R] = sums[p % R] + load(from + at.at(p, source.slots), width - p * V);
         }
         T chain[C];
         for (int r = 0; r < R; ++r) store(chain + r * V, sums[r]);
@@ -139,7 +140,8 @@ template <class T> class ProgramPass {
     }
 
     // False: the call is to end early.
-    [[nodiscard]] bool means(Team &team, const Share<T> &share, const StageSpec &stage, const RowAt<T> *rows, index count) const {
+    [[nodiscard]] bool means(Team &team, const Share<T> &share, const StageSpec &stage, const RowAt<T> *rows,
+                             index count) const {
         for (const MeanSpec &mean : stage.means) {
             if (!share.wait(team)) return false;
             const Range mine = share.by_units ? team.share(count) : Range{0, count};
