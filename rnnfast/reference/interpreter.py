@@ -59,7 +59,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class StepGradients:
-    """What one step backward returns: dLoss/d(x, the states before, what is given), and its share of the parameters'."""
+    """What one step backward returns: dLoss/d(x, states before, what is given), and its share of the parameters'."""
 
     dx: Array
     dstate: State

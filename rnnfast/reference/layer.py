@@ -132,25 +132,38 @@ class Gradients:
     params: Params
 
 
-def _layer_params(
-    program: Program, cell: Cell, params: Mapping[str, Any]
-) -> tuple[Params, int | None, tuple[int, ...]]:
-    """Checked float64 copies of the parameters without absent biases; the input size, where they say it; all widths."""
+def _layer_params(program: Program, params: Mapping[str, Any]) -> Params:
+    """Checked float64 copies of the parameters without absent biases."""
     found = {name: as_float64(name, value) for name, value in params.items() if value is not None}
-    names = {parameter.name: parameter for parameter in program.parameters}
-    biases = {name for name, parameter in names.items() if parameter.kind == "bias"}
-    check_names(found, set(names) - biases, biases)
-    own = declared(cell).widths
-    weights = {name: np.atleast_2d(found[name]) for name, parameter in names.items() if parameter.columns is not None}
-    of_rows = [len(value) // names[name].blocks for name, value in weights.items() if names[name].domain == 0]
-    of_columns = [value.shape[1] * names[name].heads for name, value in weights.items() if names[name].columns == 0]
-    hidden = [*of_rows, *of_columns, *(len(np.atleast_1d(found[name])) for name in found if names[name].domain == 0)][0]
-    widths = (hidden, *own.values())
-    input_size = next((value.shape[1] for name, value in weights.items() if names[name].columns == INPUT), None)
-    for name, value in found.items():
-        as_float64(name, value, expected_shape(names[name], input_size or 0, widths))
+    biases = {parameter.name for parameter in program.parameters if parameter.kind == "bias"}
+    check_names(found, {parameter.name for parameter in program.parameters} - biases, biases)
+    for parameter in program.parameters:
+        axes = 1 if parameter.columns is None else 2
+        if parameter.name in found and found[parameter.name].ndim != axes:
+            expected = "a matrix" if axes == 2 else "a vector"
+            raise ValueError(f"{parameter.name}: expected {expected}, got shape {found[parameter.name].shape}")
+    return found
+
+
+def _sizes(program: Program, cell: Cell, params: Params) -> tuple[int | None, tuple[int, ...]]:
+    """The input size, None where no parameter says it, and the widths of all domains; checked for all parameters."""
+    hidden, input_size = 0, None
+    for parameter in program.parameters:
+        if parameter.name not in params:
+            continue
+        value = params[parameter.name]
+        if parameter.columns == INPUT:
+            input_size = value.shape[1]
+        if parameter.domain == 0:
+            hidden = hidden or len(value) // parameter.blocks
+        elif parameter.columns == 0:
+            hidden = hidden or value.shape[1] * parameter.heads
+    widths = (hidden, *declared(cell).widths.values())
+    for parameter in program.parameters:
+        if parameter.name in params:
+            as_float64(parameter.name, params[parameter.name], expected_shape(parameter, input_size or 0, widths))
     cell.check_sizes(hidden)
-    return found, input_size, widths
+    return input_size, widths
 
 
 def _layer_input(x: ArrayLike, input_size: int | None) -> tuple[NDArray[Any], bool]:
@@ -293,7 +306,8 @@ def forward(
     """
     cell = cell_of(cell)
     program = cell.program()
-    params64, input_size, widths = _layer_params(program, cell, params)
+    params64 = _layer_params(program, params)
+    input_size, widths = _sizes(program, cell, params64)
     inputs, from_ids = _layer_input(x, input_size)
     T, B = inputs.shape[:2]
     carried = _states("state", cell, state, B, widths, zeros=False)
