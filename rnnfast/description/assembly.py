@@ -220,7 +220,7 @@ class _Assembly:
                 f"{self.declared.where}.step: expected the same products in training and inference, got others"
             )
         self.layout.place_inference(inference, self.trace, schedule)
-        self.outputs = _numbered(inference.outputs)
+        self.outputs |= _numbered(inference.outputs)
         return self._forward(schedule)
 
 

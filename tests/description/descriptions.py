@@ -200,6 +200,7 @@ MADE_UP: dict[str, Cell] = {
 }
 WRAPPED: dict[str, Cell] = {
     "lstm zoneout": Wrapped(_lstm, zoneout={"c": 0.3, "h": 0.1}),
+    "elman dropout": Wrapped(reference.CELLS["elman_tanh"], recurrent_dropout=0.5),
     "lstm dropout": Wrapped(_lstm, recurrent_dropout=0.4),
     "gru_before all": Wrapped(_before, zoneout=0.25, recurrent_dropout=0.3, clip={"h": 0.7}),
     "gru_after all": Wrapped(reference.CELLS["gru_after"], zoneout=0.25, recurrent_dropout=0.3),
