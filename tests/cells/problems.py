@@ -49,7 +49,7 @@ class Problem:
         )
         self.masks: dict[str, Any] = {}
         if mask in ("lengths", "all"):
-            self.masks["lengths"] = np.resize([T, 1, T - 1, 0], B)
+            self.masks["lengths"] = np.resize([T, T - 1, 0, 1], B)
         if mask in ("resets", "all"):
             self.masks["resets"] = rng.random((T, B)) < 0.35
         if mask in ("skip", "all"):

@@ -1,4 +1,4 @@
-"""Each cell of the catalogue: the oracle's step against the paper's formula, its gradients against finite differences."""
+"""Each cell of the catalogue: its step against the paper's formula, its gradients against finite differences."""
 
 from __future__ import annotations
 

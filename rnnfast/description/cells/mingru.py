@@ -6,7 +6,7 @@ from typing import Any
 
 from ... import _checks
 from ..cell import Cell, Gate
-from ..functions import lerp, sigmoid, where
+from ..functions import lerp, sigmoid, softplus, where
 from ._options import settle
 
 
@@ -64,8 +64,8 @@ class MinLSTM(Cell):
         settle(self, positive=_checks.truth("positive", self.positive))
 
     def step(self, gate: Any, state: Any) -> Any:
-        f, i = sigmoid(gate.f), sigmoid(gate.i)
-        return lerp(f / (f + i), state.h, _candidate(gate.n, self.positive))
+        f = sigmoid(softplus(-gate.i) - softplus(-gate.f))  # f / (f + i), also where both are too small for a float
+        return lerp(f, state.h, _candidate(gate.n, self.positive))
 
 
 EXAMPLES = {

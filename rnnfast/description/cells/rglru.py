@@ -8,7 +8,7 @@ import numpy as np
 
 from ... import _checks
 from ..cell import Cell, Gate
-from ..functions import exp, expm1, sigmoid, softplus, sqrt
+from ..functions import exp, expm1, maximum, sigmoid, softplus, sqrt
 from ._initial import uniform_blocks
 from ._options import settle
 
@@ -45,7 +45,7 @@ class RGLRU(Cell):
 
     def step(self, gate: Any, state: Any, vector: Any) -> Any:
         log_a = -self.c * softplus(-vector.decay) * sigmoid(gate.r)
-        scale = sqrt(-expm1(2.0 * log_a))
+        scale = sqrt(maximum(-expm1(2.0 * log_a), 1e-12))  # sqrt has no derivative at 0, where a is 1
         return exp(log_a) * state.h + scale * (sigmoid(gate.i) * gate.v)
 
     def initial(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> Any:
