@@ -35,7 +35,7 @@ def finite(problem):
 @pytest.mark.parametrize("f", [-900.0, 0.3, 900.0])
 @pytest.mark.parametrize("forget", ["sigmoid", "exp"])
 def test_slstm_s_first_step_is_its_candidate(i, f, forget):
-    """From zero states c / n is tanh(z) after one step, whatever the exponential gates are; and a mean of such later."""
+    """From zero states c / n is tanh(z) after one step, whatever the gates are; later a mean of such."""
     problem = with_biases(SLSTM(forget=forget), i=i, f=f)
     problem.state = tuple(np.zeros_like(value) for value in problem.state)
     expected = np.tanh(0.3) / (1.0 + np.exp(-0.3))

@@ -117,7 +117,7 @@ def paths(one, gradients):
 @pytest.mark.parametrize("mask", ["none", "all"])
 @pytest.mark.parametrize("name", CELLS)
 def test_gradients_are_finite_differences(name, mask):
-    """Along random directions, three for each array: of x, each state, each reset state, each parameter, all given.
+    """Along a random direction in each array: x, each state, each reset state, each parameter, all that is given.
 
     A direction moves every element, so that an error in any one shows; elements one by one cost 50 times as much.
     """
@@ -126,13 +126,11 @@ def test_gradients_are_finite_differences(name, mask):
     rng = np.random.default_rng(0)
     for label, changed, value, gradient in paths(one, gradients):
         assert gradient.shape == value.shape, label
-        for _ in range(3):
-            direction = rng.normal(size=value.shape)
-            direction /= max(np.linalg.norm(direction), 1e-30)
+        direction = rng.normal(size=value.shape)
+        direction /= np.linalg.norm(direction)
 
-            def along(s, value=value, direction=direction, changed=changed):
-                return one.loss(**changed(value + s[0] * direction))
+        def along(s, value=value, direction=direction, changed=changed):
+            return one.loss(**changed(value + s[0] * direction))
 
-            expected = reference.numerical_gradient(along, np.zeros(1), eps=1e-4)[0]
-            found = float((gradient * direction).sum())
-            assert found == pytest.approx(expected, rel=1e-7, abs=1e-9), label
+        expected = reference.numerical_gradient(along, np.zeros(1), eps=1e-4)[0]
+        assert float((gradient * direction).sum()) == pytest.approx(expected, rel=1e-7, abs=1e-9), label

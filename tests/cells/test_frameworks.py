@@ -17,7 +17,7 @@ SIZES = {"T": T, "B": B, "input_size": 3, "hidden_size": H, "mask": "none"}
 class TestTorch:
     """nn.LSTM with proj_size: outputs, both final states, and every gradient."""
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def torch(self):
         return pytest.importorskip("torch", reason="PyTorch is not installed: nothing to compare with")
 
@@ -47,7 +47,7 @@ class TestTorch:
 class TestOnnxRuntime:
     """The operators RNN, GRU and LSTM, in float32, with all options of theirs that a cell has."""
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def operator(self):
         onnx = pytest.importorskip("onnx", reason="ONNX is not installed: no model can be written")
         runtime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed: nothing to compare with")

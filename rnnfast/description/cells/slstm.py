@@ -17,7 +17,7 @@ class SLSTM(Cell):
 
         i, f, z, o = W x + b_ih + U h_prev + b_hh                        (U is block-diagonal, one block per head)
         log_f = log(sigmoid(f))                                          (or f itself, with forget="exp")
-        m = max(log_f + m_prev, i)                                       (i at a sequence's first step)
+        m = max(log_f + m_prev, i)                                      (i at a sequence's first step)
         c = exp(log_f + m_prev - m) * c_prev + exp(i - m) * tanh(z)
         n = exp(log_f + m_prev - m) * n_prev + exp(i - m)
         h = sigmoid(o) * c / n
@@ -42,8 +42,8 @@ class SLSTM(Cell):
 
     def step(self, gate: Any, state: Any) -> Any:
         log_f = gate.f if self.forget == "exp" else -softplus(-gate.f)
-        past = log_f + state.m
-        m = where(state.n, maximum(past, gate.i), gate.i)
+        past = where(state.n, log_f + state.m, gate.i)
+        m = maximum(past, gate.i)
         f, i = exp(past - m), exp(gate.i - m)
         c = f * state.c + i * tanh(gate.z)
         n = f * state.n + i
