@@ -197,16 +197,23 @@ def test_raw_kernel_agrees_with_the_oracle(isa, kind, dtype, reverse):
     forward, backward = call.forward, call.backward
     call.run_forward(reverse=reverse)
     call.run_backward(reverse=reverse)
-    names = ("h0", "c0", "lengths", "resets", "reset_h", "reset_c")
-    result = reference.forward(kind, call.weights, forward["x"], **{n: forward[n] for n in names}, reverse=reverse)
-    expected = reference.backward(result, backward["dy"], backward["dhT"], backward["dcT"])
+
+    def states(arrays: dict[str, Any], *names: str) -> list[Any]:
+        return [arrays[name] for name in names if arrays[name] is not None]
+
+    masks = {"lengths": forward["lengths"], "resets": forward["resets"], "reverse": reverse}
+    reset_state = states(forward, "reset_h", "reset_c")
+    initial = states(forward, "h0", "c0")
+    result = reference.forward(kind, call.weights, forward["x"], *initial, **masks, reset_state=reset_state)
+    expected = reference.backward(result, backward["dy"], *states(backward, "dhT", "dcT"))
     forward_tolerance, backward_tolerance = TOLERANCES[np.dtype(dtype)]
-    for name in ("y", "hT", "cT"):
-        if forward[name] is not None:
-            assert_close(forward[name], getattr(result, name), forward_tolerance)
-    for name in ("dx", "dh0", "dc0", "d_reset_h", "d_reset_c"):
-        if backward[name] is not None:
-            assert_close(backward[name], getattr(expected, name), backward_tolerance)
+    assert_close(forward["y"], result.y, forward_tolerance)
+    for actual, wanted in zip(states(forward, "hT", "cT"), result.state, strict=True):
+        assert_close(actual, wanted, forward_tolerance)
+    assert_close(backward["dx"], expected.dx, backward_tolerance)
+    found = states(backward, "dh0", "dc0", "d_reset_h", "d_reset_c")
+    for actual, wanted in zip(found, (*expected.dstate, *expected.d_reset_state), strict=True):
+        assert_close(actual, wanted, backward_tolerance)
     gradients = {name: np.full_like(value, np.nan) for name, value in call.weights.items()}
     call.kernel.unpack(backward["dpanels"], *gradients.values())
     for name, value in gradients.items():
