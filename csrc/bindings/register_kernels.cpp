@@ -325,15 +325,15 @@ template <class T> class CellBinding {
         if (!resets.is_none()) {
             call.resets = strided<const std::uint8_t>(resets, "resets", py::dtype("bool"), {steps, batch});
         }
+        if (!skip.is_none()) {
+            if (!shape_.data) fail("skip", "None for a fused cell", describe(skip));
+            call.skip = strided<const std::uint8_t>(skip, "skip", py::dtype("bool"), {steps, batch});
+        }
         if (a.ndim() == 2) check_ids(call);
         states(fields[F::state], "state", batch, call.state, false);
         states(fields[F::reset_state], "reset_state", batch, call.reset_state, false);
         call.panels = contiguous<const T>(fields[F::panels], "panels", {panel_size()});
         call.tape = optional<T>(fields[F::tape], "tape", {needed});
-        if (!skip.is_none()) {
-            if (!shape_.data) fail("skip", "None for a fused cell", describe(skip));
-            call.skip = strided<const std::uint8_t>(skip, "skip", py::dtype("bool"), {steps, batch});
-        }
         given_inputs(fields[F::given], "given", call, call.given);
         call.seed = static_cast<std::uint64_t>(integer(fields[F::seed], "seed"));
         call.first_step = integer(fields[F::first_step], "first_step");

@@ -22,12 +22,13 @@
 #pragma once
 
 #include "kernels.h"
+#include "linalg/panels.h"
 #include "simd/math.h"
 
 namespace rnnfast::RNNFAST_ISA {
 
 template <class T> struct Unit {
-    T *slots;        // Cell::slots vectors
+    T *slots;        // Cell::slots vectors, `canonical` elements apart
     const T *h_prev; // one vector each from here on
     const T *c_prev; // LSTM
     T *aux;          // LSTM: c; gru_before: r * h_prev
@@ -36,8 +37,8 @@ template <class T> struct Unit {
     bool keep; // forward: training, so leave the activated gates in the slots
     Kind kind; // which activation, where kinds share a cell
 
-    vec<T> slot(int i) const { return load(slots + i * lanes<T>); }
-    void set_slot(int i, vec<T> v) const { store(slots + i * lanes<T>, v); }
+    vec<T> slot(int i) const { return load(slots + i * canonical<T>); }
+    void set_slot(int i, vec<T> v) const { store(slots + i * canonical<T>, v); }
 };
 
 template <class T> RNNFAST_INLINE vec<T> one() { return broadcast(T(1)); }

@@ -1,4 +1,4 @@
-// The tables that exist. One line per instruction set here, one file isa/<name>.cpp, one row in dispatch.cpp.
+// The tables that exist. One line per instruction set here, one file isa/<name>.h, one row in dispatch.cpp.
 #pragma once
 
 #include "kernels.h"

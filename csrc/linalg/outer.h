@@ -54,6 +54,11 @@ template <class T> RNNFAST_SHARED void turn(const T *const *left, index rows, in
     }
 }
 
+#define RNNFAST_TURN(begin, T) begin void turn<T>(const T *const *, index, index, index, T *);
+#ifndef RNNFAST_DEFINES_PRODUCTS
+RNNFAST_TURN(extern template, RNNFAST_REAL) // products.cpp has it
+#endif
+
 // f(block, n) for vector n of a panel of W vectors.
 template <int N, int W, class F> RNNFAST_INLINE auto of_vector(const Group &group, index panel, int n, F f) {
     if constexpr (N == W) {

@@ -17,6 +17,20 @@ namespace rnnfast::RNNFAST_ISA {
 
 template <class T> constexpr index blocks(index units) { return (units + lanes<T> - 1) / lanes<T>; }
 
+// What is kept of a step lies in *canonical blocks* of 64 bytes of units, whatever the vectors are: a row of several
+// slots is [canonical block][slot][unit]. Backward's products run over their slots' units in this order, so it is a
+// part of the result: with a vector's units in the place of a canonical block's, each instruction set had its own bits.
+template <class T> constexpr int canonical = 64 / int(sizeof(T));
+template <class T> constexpr int vectors_of_block = canonical<T> / lanes<T>;
+template <class T> constexpr index canonical_blocks(index units) { return (units + canonical<T> - 1) / canonical<T>; }
+
+// Where a unit block's first slot begins in such a row; its other slots follow `canonical` elements apart.
+template <class T> constexpr index slot_offset(index block, index slots) {
+    constexpr std::size_t R = vectors_of_block<T>;
+    const auto b = std::size_t(block);
+    return index(b / R * R * std::size_t(slots) + b % R) * lanes<T>;
+}
+
 constexpr int widest = 3; // vectors of a panel
 // So many unit blocks of N vectors fill whole panels.
 template <int N> constexpr int bundle = N > widest ? widest : 1;
@@ -111,19 +125,63 @@ void transfer(Panel *panels, M *matrix, index units, index k, int gate_begin) {
     }
 }
 
-// [output block][unit block][n][lane of the unit][lane of the output] <- matrix [gates * units, outputs]: the weights
-// as the product dG * weight reads them. gate[i] is the i-th gate in the order in which dG lies in memory.
+// k runs over `outer` stretches of `inner` neighbours, `step` elements apart (gates of one unit lie together in a tape
+// row, beside slots that this product leaves out). It may be cut between stretches, or, where there is but one, inside.
+struct Span {
+    index outer, inner, step;
+
+    index units() const { return outer > 1 ? outer : inner; }
+    index depth(index unit) const { return outer > 1 ? unit * inner : unit; } // the weights before it
+    index offset(index unit) const { return outer > 1 ? unit * step : unit; } // and the left operand's elements
+    Span part(index begin, index length) const {
+        const index left = units() - begin, count = length < left ? length : left;
+        return outer > 1 ? Span{count, inner, step} : Span{1, count, 0};
+    }
+    index depth() const { return depth(units()); }
+    // The units of a piece of about `most` weights: even, so that no pair is cut.
+    index piece(index most) const {
+        const index pieces = (depth() + most - 1) / most;
+        return pieces > 1 ? ((units() + pieces - 1) / pieces + 1) / 2 * 2 : units();
+    }
+};
+RNNFAST_INLINE Span contiguous(index k) { return {1, k, 0}; }
+
+// How the product dG * weight runs over its k, the units of `n` neighbouring slots of a row of `slots`: over all whole
+// canonical blocks (`main`), then over each slot's units of the last one (`rest`, which begins `behind` elements after
+// the row's first). Units that are not there have no place in k: nothing is multiplied, so nothing has to be zero.
+// Rejected: whole blocks to the end and zeros there (a lane of zeros turns a chain's -0 into +0, and how many such
+// lanes an instruction set writes is its own affair).
+template <class T> struct SlotSpans {
+    Span main, rest;
+    index behind;
+
+    SlotSpans(index units, int slots, int n) {
+        constexpr int C = canonical<T>;
+        const index whole = slots == 1 ? units : units / C * C; // the units of a single slot are neighbours to the end
+        main = n == slots || whole <= C ? contiguous(whole * n) : Span{whole / C, n * C, slots * C};
+        rest = units - whole == 0 ? contiguous(0) : Span{n, units - whole, C};
+        behind = whole * slots;
+    }
+};
+
+// [output block][k of main][lane], then [output block][k of rest][lane] <- matrix [gates * units, outputs]: the weights
+// as the product dG * weight reads them. gate[i] is the gate of the i-th of n neighbouring slots.
 template <class T>
-void pack_transposed(T *panels, const T *matrix, index units, index outputs, const int *gate, int n) {
-    constexpr int V = lanes<T>;
-    for (index p = 0; p < blocks<T>(units); ++p) { // outside, so that each row is read from memory once
+void pack_transposed(T *panels, const T *matrix, index units, index outputs, const int *gate, int slots, int n) {
+    constexpr int V = lanes<T>, C = canonical<T>;
+    const SlotSpans<T> spans(units, slots, n);
+    const index whole = spans.main.depth() / n;
+    for (index first = 0; first < units; first += C) { // outside, so that each row is read from memory once
+        const bool in_main = first < whole;
+        const index deep = (in_main ? spans.main : spans.rest).depth(), left = units - first;
+        const index count = left < C ? left : C;
+        T *const begin = panels + (in_main ? first * n * V : blocks<T>(outputs) * whole * n * V);
         for (index o = 0; o < outputs; o += V) {
             const index width = outputs - o < V ? outputs - o : V;
-            T *to = panels + (o / V * blocks<T>(units) + p) * n * V * V;
+            T *to = begin + o * deep;
             for (int g = 0; g < n; ++g) {
-                for (index unit = p * V; unit < (p + 1) * V; ++unit, to += V) {
-                    const T *const row = matrix + (gate[g] * units + unit) * outputs + o;
-                    store(to, unit < units ? load(row, width) : vec<T>{});
+                for (index unit = first; unit < first + count; ++unit, to += V) {
+                    store(to, load(matrix + (gate[g] * units + unit) * outputs + o, width));
                 }
             }
         }

@@ -67,8 +67,10 @@ RNNFAST_SHARED void multiply(vec<T> *sums, index pitch, const T *const *row, ind
         const Span part = k.part(begin, piece);
         const index offset = k.offset(begin);
         index first = 0;
-        const auto tiles = [&](index count, int r) RNNFAST_LAMBDA {
-            with_shape<N>(r, q, [&]<int R, int Q>() RNNFAST_LAMBDA {
+        // One loop over the two heights: each call of with_shape is a copy of all shapes.
+        for (int higher = deal.larger ? 1 : 0; higher >= 0; --higher) {
+            const index count = higher ? deal.larger : deal.tiles - deal.larger;
+            with_shape<N>(int(deal.size) + higher, q, [&]<int R, int Q>() RNNFAST_LAMBDA {
                 for (const index end = first + count * R; first < end; first += R) {
                     const T *left[R];
                     RNNFAST_UNROLL for (int i = 0; i < R; ++i) left[i] = row[first + i] + offset;
@@ -82,11 +84,21 @@ RNNFAST_SHARED void multiply(vec<T> *sums, index pitch, const T *const *row, ind
                     });
                 }
             });
-        };
-        if (deal.larger) tiles(deal.larger, int(deal.size) + 1);
-        tiles(deal.tiles - deal.larger, int(deal.size));
+        }
     }
 }
+
+// One copy for all units of the build: products.cpp and, for bfloat16, bfloat16.cpp have it.
+#define RNNFAST_PRODUCT(begin, N, T, W)                                                                                \
+    begin void multiply<T, N, W>(vec<T> *, index, const T *const *, index, int, Span, const W *, index, const W *);
+#define RNNFAST_PRODUCTS(begin, T, W)                                                                                  \
+    RNNFAST_PRODUCT(begin, 1, T, W) RNNFAST_PRODUCT(begin, 2, T, W) RNNFAST_PRODUCT(begin, 3, T, W)
+#ifndef RNNFAST_DEFINES_PRODUCTS
+RNNFAST_PRODUCTS(extern template, RNNFAST_REAL, RNNFAST_REAL)
+#endif
+#ifndef RNNFAST_DEFINES_PAIR_PRODUCTS
+RNNFAST_PRODUCTS(extern template, float, Pair)
+#endif
 
 // So many rows of a product have their sums in L1 (with AVX-512: in L2 in part) at once. Half as many cost an LSTM of H
 // = 512 5 %.
@@ -165,6 +177,28 @@ RNNFAST_INLINE void group_product(Range rows, const Group &group, const Term<N, 
             add_in_pieces<N, T>(part, sums, group, term, term.panels(group.next));
         },
         [&](Range part, vec<T> *sums) RNNFAST_LAMBDA { each_output<N, T>(part, group, sums, finish); });
+}
+
+// One product over slots of rows, for all blocks of a range: panels as pack_transposed makes them, for so many outputs.
+// The first slot's first element is at row(i).
+template <class T, class Row, class Start, class Finish>
+RNNFAST_INLINE void slots_product(Team &team, Range rows, Range blocks, index outputs, const SlotSpans<T> &spans,
+                                  Row row, const T *panels, Start start, Finish finish) {
+    const auto main = term<1, T>(row, spans.main, panels);
+    const auto rest = term<1, T>([&](index i) RNNFAST_LAMBDA { return row(i) + spans.behind; }, spans.rest,
+                                 panels + rnnfast::RNNFAST_ISA::blocks<T>(outputs) * main.vector);
+    each_group<1>(team, rows.end - rows.begin, blocks, false, [&](const Group &group) RNNFAST_LAMBDA {
+        in_parts<T>(
+            rows,
+            [&](Range part, vec<T> *sums) RNNFAST_LAMBDA {
+                each_output<1, T>(part, group, sums,
+                                  [&](index i, index block, vec<T> *sum) RNNFAST_LAMBDA { sum[0] = start(i, block); });
+                const bool two = spans.rest.units() != 0;
+                add_in_pieces<1, T>(part, sums, group, main, two ? rest.panels(group.block) : main.panels(group.next));
+                add_in_pieces<1, T>(part, sums, group, rest, main.panels(group.next));
+            },
+            [&](Range part, vec<T> *sums) RNNFAST_LAMBDA { each_output<1, T>(part, group, sums, finish); });
+    });
 }
 
 // One product for all blocks of a range.

@@ -21,9 +21,12 @@ template <class T, class W> struct Step {
     const W *w, *u;
     const T *again;    // apart: [block]
     index first, kept; // of block 0: in a row's `start`, and, apart, in its slots
+    index slots;       // how many
     struct {
-        index start, kept, again;
+        index start, again;
     } pitch; // from block to block
+
+    index kept_at(index block) const { return kept + slot_offset<T>(block, slots); }
 };
 
 // Tiles of R rows and Q panels of `width` vectors, from `panel` on, in registers from the first chain's begin to the
@@ -36,12 +39,16 @@ RNNFAST_SHARED void tiles(const Step<T, W> &step, const Group &group, int panel,
     const index at = group.block + panel, vectors = group.block * N + panel * width, pitch = group.blocks * N;
     const index of_w = depth<W>(step.features) * V, of_u = depth<W>(step.units) * V; // one vector's weights
     const W *const w = step.w + vectors * of_w, *const u = step.u + vectors * of_u;
-    const index features = step.features, units = step.units, kept = step.kept + at * step.pitch.kept;
+    const index features = step.features, units = step.units;
     // A panel of several blocks' vectors finds them side by side in `start` too.
     const index first = step.first + (N == width ? at * step.pitch.start : vectors * V);
     const index next = N == width ? step.pitch.start : width * V;
     const T *const again = step.again + at * step.pitch.again;
     const StepRow<T> *row = step.rows + rows.begin;
+    [[maybe_unused]] index kept[Q];
+    if constexpr (apart) {
+        RNNFAST_UNROLL for (int j = 0; j < Q; ++j) kept[j] = step.kept_at(at + j);
+    }
     sums += panel * width;
     for (const StepRow<T> *const end = step.rows + rows.end; row < end; row += R, sums += R * pitch) {
         vec<T> acc[R][Q][width];
@@ -58,7 +65,7 @@ RNNFAST_SHARED void tiles(const Step<T, W> &step, const Group &group, int panel,
         accumulate<T>(acc, left, features, w, width * of_w); // a branch around it costs GCC registers
         if constexpr (apart) {
             each([&](int i, int j, vec<T>(&z)[width]) RNNFAST_LAMBDA {
-                store(row[i].slots + kept + j * step.pitch.kept, z[width - 1]);
+                store(row[i].slots + kept[j], z[width - 1]);
                 z[width - 1] = load(again + j * step.pitch.again);
             });
         }
@@ -75,14 +82,15 @@ RNNFAST_INLINE void multiply_in_registers(Range rows, vec<T> *sums, const Group 
     with_width<N>(group, [&]<int width>() RNNFAST_LAMBDA {
         const Deal deal(rows.end - rows.begin, Shape<width>::rows);
         const index larger = deal.larger * (deal.size + 1);
-        const auto some = [&](Range part, index height, vec<T> *first, int panel) RNNFAST_LAMBDA {
-            with_shape<width>(int(height), group.together, [&]<int R, int Q>() RNNFAST_LAMBDA {
-                tiles<N, width, R, Q, apart>(step, group, panel, part, first);
-            });
-        };
         for (int panel = 0; panel < group.panels; panel += group.together) {
-            if (larger) some({rows.begin, rows.begin + larger}, deal.size + 1, sums, panel);
-            some({rows.begin + larger, rows.end}, deal.size, sums + larger * group.blocks * N, panel);
+            for (int higher = larger ? 1 : 0; higher >= 0; --higher) {
+                const Range part =
+                    higher ? Range{rows.begin, rows.begin + larger} : Range{rows.begin + larger, rows.end};
+                vec<T> *const first = higher ? sums : sums + larger * group.blocks * N;
+                with_shape<width>(int(deal.size) + higher, group.together, [&]<int R, int Q>() RNNFAST_LAMBDA {
+                    tiles<N, width, R, Q, apart>(step, group, panel, part, first);
+                });
+            }
         }
     });
 }
@@ -102,7 +110,7 @@ RNNFAST_INLINE void multiply_in_pieces(Range rows, vec<T> *sums, const Group &gr
     add_in_pieces<N, T>(rows, sums, group, first, second.panels(group.block));
     if constexpr (apart) {
         each_output<N, T>(rows, group, sums, [&](index i, index block, vec<T> *sum) RNNFAST_LAMBDA {
-            store(row[i].slots + step.kept + block * step.pitch.kept, sum[N - 1]);
+            store(row[i].slots + step.kept_at(block), sum[N - 1]);
             sum[N - 1] = load(step.again + block * step.pitch.again);
         });
     }
@@ -110,8 +118,35 @@ RNNFAST_INLINE void multiply_in_pieces(Range rows, vec<T> *sums, const Group &gr
                         step.features ? first.panels(group.next) : second.panels(group.next));
 }
 
-// A step's products for all blocks: in registers, or, where panels are more than L1 holds by far, in pieces. Then two
-// passes over the sums of all rows, whose constants stay in registers and whose rows overlap,
+// A step's products for a part of the rows and a group of panels: in registers, or, where panels are more than L1 holds
+// by far, in pieces. `many` is how many rows the step has.
+template <int N, bool apart, class T, class W>
+RNNFAST_SHARED void step_sums(index many, Range part, vec<T> *sums, const Group &group, const Step<T, W> &step) {
+    static_assert(!apart || N <= widest, "the vector that is apart must be the last one of each panel");
+    const index k = step.features + step.units;
+    if (many <= 2 * Shape<widest>::rows || !in_pieces(k, group.together * group.width)) {
+        multiply_in_registers<N, apart>(part, sums, group, step);
+    } else {
+        multiply_in_pieces<N, apart>(part, sums, group, step);
+    }
+}
+
+// One copy for all units of the build: steps.cpp and, for bfloat16, bfloat16.cpp have it.
+#define RNNFAST_STEP(begin, N, apart, T, W)                                                                            \
+    begin void step_sums<N, apart, T, W>(index, Range, vec<T> *, const Group &, const Step<T, W> &);
+#define RNNFAST_STEPS(begin, T, W)                                                                                     \
+    RNNFAST_STEP(begin, 1, false, T, W)                                                                                \
+    RNNFAST_STEP(begin, 2, false, T, W)                                                                                \
+    RNNFAST_STEP(begin, 3, false, T, W) RNNFAST_STEP(begin, 3, true, T, W) RNNFAST_STEP(begin, 4, false, T, W)
+#ifndef RNNFAST_DEFINES_STEPS
+RNNFAST_STEPS(extern template, RNNFAST_REAL, RNNFAST_REAL)
+#endif
+#ifndef RNNFAST_DEFINES_PAIR_PRODUCTS
+RNNFAST_STEPS(extern template, float, Pair)
+#endif
+
+// A step's products for all blocks. Then two passes over the sums of all rows, whose constants stay in registers and
+// whose rows overlap,
 //   activate(sums)            of each output
 //   finish(row, block, sums)  of each output
 // Rejected: gates activated and finished in each tile, whose sums then never leave the registers (LSTM 2 to 5 % slower
@@ -124,16 +159,9 @@ template <int N, bool apart, class T, class W, class Activate, class Finish>
 RNNFAST_INLINE void step_product(Team &team, index many, Range blocks, bool falling, const Step<T, W> &step,
                                  Activate activate, Finish finish) {
     each_group<N>(team, many, blocks, falling, [&](const Group &group) RNNFAST_LAMBDA {
-        const index k = step.features + step.units;
         in_parts<T>(
             {0, many},
-            [&](Range part, vec<T> *sums) RNNFAST_LAMBDA {
-                if (many <= 2 * Shape<widest>::rows || !in_pieces(k, group.together * group.width)) {
-                    multiply_in_registers<N, apart>(part, sums, group, step);
-                } else {
-                    multiply_in_pieces<N, apart>(part, sums, group, step);
-                }
-            },
+            [&](Range part, vec<T> *sums) RNNFAST_LAMBDA { step_sums<N, apart>(many, part, sums, group, step); },
             [&](Range part, vec<T> *sums) RNNFAST_LAMBDA {
                 each_output<N, T>(part, group, sums, [&](index, index, vec<T> *sum) RNNFAST_LAMBDA { activate(sum); });
                 each_output<N, T>(part, group, sums, finish);

@@ -36,27 +36,6 @@ template <int N> struct Shape {
     }
 };
 
-// k runs over `outer` stretches of `inner` neighbours, `step` elements apart (gates of one unit lie together in a tape
-// row, beside slots that this product leaves out). It may be cut between stretches, or, where there is but one, inside.
-struct Span {
-    index outer, inner, step;
-
-    index units() const { return outer > 1 ? outer : inner; }
-    index depth(index unit) const { return outer > 1 ? unit * inner : unit; } // the weights before it
-    index offset(index unit) const { return outer > 1 ? unit * step : unit; } // and the left operand's elements
-    Span part(index begin, index length) const {
-        const index left = units() - begin, count = length < left ? length : left;
-        return outer > 1 ? Span{count, inner, step} : Span{1, count, 0};
-    }
-    index depth() const { return depth(units()); }
-    // The units of a piece of about `most` weights: even, so that no pair is cut.
-    index piece(index most) const {
-        const index pieces = (depth() + most - 1) / most;
-        return pieces > 1 ? ((units() + pieces - 1) / pieces + 1) / 2 * 2 : units();
-    }
-};
-RNNFAST_INLINE Span contiguous(index k) { return {1, k, 0}; }
-
 // acc[r][q][n] += a(r) * w(q, n): the innermost step of all. The smaller operand waits in registers, the other passes
 // through one: 12 sums, 3 operands and that one are the 16 registers of AVX2; the other way round they would be 17. A
 // row alone takes its weights from memory.
@@ -175,6 +154,8 @@ template <int N, class F> RNNFAST_INLINE void with_width(const Group &group, F f
 // that alternate, those used last are still in the cache.
 template <int N, class Body>
 RNNFAST_INLINE void each_group(Team &team, index rows, Range blocks, bool falling, Body body) {
+    static_assert(N * bundle<N> <= most_of_rows,
+                  "a group's sums, and its rows packed by outer_product, have no more place");
     const index count = blocks.end - blocks.begin;
     if (rows <= 0 || count <= 0) return;
     const auto each = [&](index groups, auto begin) RNNFAST_LAMBDA {

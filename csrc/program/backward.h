@@ -154,8 +154,7 @@ template <class T> class ProgramBackward : ProgramPass<T> {
         const int domain = domain_of(b.target);
         const Range mine = Base::share_of(team, share, domain);
         const auto begin = [&](index i, index p, int) RNNFAST_LAMBDA {
-            // Plus zero: -0 would show how many zeros are added behind the last unit.
-            return b.start ? load(interpreter.base(rows[i], start) + at.at(p, start.slots)) + vec<T>{} : vec<T>{};
+            return b.start ? load(interpreter.base(rows[i], start) + at.at(p, start.slots)) : vec<T>{};
         };
         const auto end = [&](index i, index p, const vec<T> *sum) RNNFAST_LAMBDA {
             store(const_cast<T *>(interpreter.base(rows[i], target)) + at.at(p, target.slots), *sum);
@@ -175,8 +174,7 @@ template <class T> class ProgramBackward : ProgramPass<T> {
         if (mine.end != at.vectors(domain)) return;
         for (index i = 0; i < count; ++i) {
             T *const to = const_cast<T *>(interpreter.base(rows[i], target));
-            for (index p = mine.end; p < at.canonical_blocks(domain) * vectors_of_block<T>; ++p)
-                store(to + at.at(p, target.slots), vec<T>{});
+            for (index p = mine.end; p < at.padded(domain) / V; ++p) store(to + at.at(p, target.slots), vec<T>{});
         }
     }
 
@@ -194,35 +192,41 @@ template <class T> class ProgramBackward : ProgramPass<T> {
         for (int s = 0; s < segments; ++s) {
             const index first = s * wide;
             const auto clip = [&](index p) { return p < first ? 0 : p > first + wide ? wide : p - first; };
-            each_group<1>(
-                team, rows.end - rows.begin, {clip(mine.begin), clip(mine.end)}, false,
-                [&](const Group &group) RNNFAST_LAMBDA {
-                    in_parts<T>(
-                        rows,
-                        [&](Range part, vec<T> *sums) RNNFAST_LAMBDA {
-                            each_output<1, T>(part, group, sums, [&](index i, index p, vec<T> *sum) RNNFAST_LAMBDA {
-                                *sum = start(i, first + p, 0);
-                            });
-                            for (int t = 0; t < b.terms.count; ++t) {
-                                const TermSpec &spec = b.terms[t];
-                                const index slots = program.regions[spec.region].slots,
-                                            deep = at.term_blocks(spec, segments);
-                                const index offset = at.region[spec.region] + (s * deep * slots + spec.first) * C;
-                                const Span k = spec.blocks.count == slots
-                                                   ? contiguous(deep * slots * C)
-                                                   : Span{deep, spec.blocks.count * C, slots * C};
-                                const auto one =
-                                    term<1, T>([&](index i) RNNFAST_LAMBDA -> const T * { return memory(i) + offset; },
-                                               k, call.panels_backward + at.term_segment(b, t, s));
-                                add_in_pieces<1, T>(part, sums, group, one, one.panels(group.next));
-                            }
-                        },
-                        [&](Range part, vec<T> *sums) RNNFAST_LAMBDA {
-                            each_output<1, T>(part, group, sums,
-                                              [&](index i, index p, const vec<T> *sum)
-                                                  RNNFAST_LAMBDA { finish(i, first + p, sum); });
-                        });
-                });
+            each_group<1>(team, rows.end - rows.begin, {clip(mine.begin), clip(mine.end)}, false,
+                          [&](const Group &group) RNNFAST_LAMBDA {
+                              in_parts<T>(
+                                  rows,
+                                  [&](Range part, vec<T> *sums) RNNFAST_LAMBDA {
+                                      each_output<1, T>(part, group, sums,
+                                                        [&](index i, index p, vec<T> *sum)
+                                                            RNNFAST_LAMBDA { *sum = start(i, first + p, 0); });
+                                      for (int t = 0; t < b.terms.count; ++t) {
+                                          const TermSpec &spec = b.terms[t];
+                                          const index slots = program.regions[spec.region].slots;
+                                          const index first_unit = s * at.term_units(spec, segments);
+                                          const index offset =
+                                              at.region[spec.region] + first_unit * slots + spec.first * C;
+                                          const SlotSpans<T> spans = at.spans(spec, segments);
+                                          const auto row = [&](index more) RNNFAST_LAMBDA {
+                                              return [&memory, here = offset + more](index i)
+                                                         RNNFAST_LAMBDA -> const T * { return memory(i) + here; };
+                                          };
+                                          const T *const panels = call.panels_backward + at.term_segment(b, t, s);
+                                          const auto main = term<1, T>(row(0), spans.main, panels);
+                                          const auto rest =
+                                              term<1, T>(row(spans.behind), spans.rest, panels + wide * main.vector);
+                                          const bool two = spans.rest.units() != 0;
+                                          add_in_pieces<1, T>(part, sums, group, main,
+                                                              two ? rest.panels(group.block) : main.panels(group.next));
+                                          add_in_pieces<1, T>(part, sums, group, rest, main.panels(group.next));
+                                      }
+                                  },
+                                  [&](Range part, vec<T> *sums) RNNFAST_LAMBDA {
+                                      each_output<1, T>(part, group, sums,
+                                                        [&](index i, index p, const vec<T> *sum)
+                                                            RNNFAST_LAMBDA { finish(i, first + p, sum); });
+                                  });
+                          });
         }
     }
 

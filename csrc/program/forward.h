@@ -236,7 +236,7 @@ template <class T, class W = T> class ProgramForward : ProgramPass<T> {
             product.units = p.left ? part.depth : 0;
             product.w = weights() + at.template w<W>(j) + part.block * N * V * depth<W>(at.sizes.input);
             product.u = weights() + at.template u<W>(j) + part.block * N * V * depth<W>(part.depth);
-            product.pitch = {N * V, 0, 0};
+            product.pitch = {N * V, 0};
             step_product<N, false>(
                 team, count, within(Base::share_of(team, share, at.domain_of(p)), part), falling, product,
                 [](vec<T> *) RNNFAST_LAMBDA {},

@@ -179,7 +179,7 @@ template <class T> struct Interpreter {
     // Units beyond the width are stored as zeros, up to the end of the last block of 64 bytes.
     RNNFAST_INLINE void store_rows(const Source &s, int domain, const RowAt<T> *rows, index count, Range blocks,
                                    const vec<T> *from) const {
-        const index width = at.width(domain), whole = width / V, behind = at.canonical_blocks(domain) * R;
+        const index width = at.width(domain), whole = width / V, behind = at.padded(domain) / V;
         for (index r = 0; r < count; ++r) {
             T *const to = const_cast<T *>(base(rows[r], s));
             for (index p = blocks.begin; p < blocks.end; ++p, ++from) {

@@ -16,9 +16,6 @@
 
 namespace rnnfast::RNNFAST_ISA {
 
-template <class T> constexpr int canonical = 64 / int(sizeof(T));
-template <class T> constexpr int vectors_of_block = canonical<T> / lanes<T>;
-
 // Calls f<N>() for the number of a product's results.
 template <class F> RNNFAST_INLINE void with_count(int count, F f) {
     switch (count) {
@@ -85,7 +82,7 @@ template <class T> class ProgramLayout {
             first_term_[b.number] = terms;
             for (const TermSpec &term : b.terms) {
                 term_[terms++] = back_size;
-                back_size += each_segment_size(b, term);
+                back_size += term_size(b, term);
             }
         });
     }
@@ -94,15 +91,11 @@ template <class T> class ProgramLayout {
 
     index width(int domain) const { return sizes.widths[domain]; }
     index vectors(int domain) const { return blocks<T>(width(domain)); }
-    index canonical_blocks(int domain) const { return (width(domain) + C - 1) / C; }
-    index padded(int domain) const { return canonical_blocks(domain) * C; }
+    index padded(int domain) const { return canonical_blocks<T>(width(domain)) * C; }
     index columns(const ParameterSpec &p) const { return p.columns == input_columns ? sizes.input : width(p.columns); }
 
     // Where vector p of a row lies that shares its blocks with `slots` others.
-    static RNNFAST_INLINE index at(index p, index slots) {
-        if constexpr (R == 1) return p * slots * V;
-        return p / R * slots * C + p % R * V;
-    }
+    static RNNFAST_INLINE index at(index p, index slots) { return slot_offset<T>(p, slots); }
 
     int domain_of(const ProductSpec &p) const { return program.regions[p.region].domain; }
     int slots_of(const ProductSpec &p) const { return program.regions[p.region].slots; }
@@ -145,9 +138,12 @@ template <class T> class ProgramLayout {
     index bias_u(int product) const { return panels_[product].bias_u; }
     index vector(int parameter) const { return vector_[parameter]; }
     index term(const BackProductSpec &b, int t) const { return term_[first_term_[b.number] + t]; }
-    // Canonical blocks of a term's K in one of `segments` segments.
-    index term_blocks(const TermSpec &term, int segments) const {
-        return canonical_blocks(program.regions[term.region].domain) / segments;
+    // The units of a term's slots that one of `segments` segments has, and how its products run over them.
+    index term_units(const TermSpec &term, int segments) const {
+        return width(program.regions[term.region].domain) / segments;
+    }
+    SlotSpans<T> spans(const TermSpec &term, int segments) const {
+        return SlotSpans<T>(term_units(term, segments), program.regions[term.region].slots, term.blocks.count);
     }
 
     template <bool unpack, class Panel, class M> void move(Panel *panels, const Weights<M> &weights) const {
@@ -207,8 +203,7 @@ template <class T> class ProgramLayout {
 
     // The first element of segment s of a term's panels.
     index term_segment(const BackProductSpec &b, int t, int s) const {
-        const int count = segments(b);
-        return term(b, t) + s * (outputs(b) / count) * V * term_blocks(b.terms[t], count) * b.terms[t].blocks.count * C;
+        return term(b, t) + s * (term_size(b, b.terms[t]) / segments(b));
     }
 
     template <class F> void each_back_product(F f) const {
@@ -239,9 +234,8 @@ template <class T> class ProgramLayout {
         if (p.u) pairs += rows * depth<Pair>(k);
     }
 
-    index each_segment_size(const BackProductSpec &b, const TermSpec &term) const {
-        const int count = segments(b);
-        return outputs(b) * V * term_blocks(term, count) * term.blocks.count * C;
+    index term_size(const BackProductSpec &b, const TermSpec &term) const {
+        return outputs(b) * V * term_units(term, segments(b)) * term.blocks.count;
     }
 
     // Row `unit` (of all) of block `gate` of a matrix, as a segment that is `depth` deep reads it.
@@ -300,23 +294,27 @@ template <class T> class ProgramLayout {
         if (whole < part.blocks) some(whole, part.blocks - whole, part.blocks - whole);
     }
 
-    // [output block][block of K][slot][unit][lane] of one segment.
+    // One segment: [output block][k of main][lane], then [output block][k of rest][lane].
     T *pack_term(T *to, const TermSpec &term, int s, int segments, index outputs, const T *matrix) const {
         const ParameterSpec &spec = program.parameters[term.parameter];
-        const index all = columns(spec), deep = term_blocks(term, segments);
-        for (index o = s * outputs; o < (s + 1) * outputs; ++o) {
-            for (index block = s * deep; block < (s + 1) * deep; ++block) {
-                for (const int gate : term.blocks) {
-                    for (index unit = block * C; unit < (block + 1) * C; ++unit, to += V) {
-                        const auto row = matrix_row(spec, matrix, gate, unit, all);
-                        for (int v = 0; v < V; ++v) {
-                            const index own = o * V + v - row.begin;
-                            to[v] = own >= 0 && own < row.length ? row.data[own] : 0;
-                        }
+        const index all = columns(spec), units = term_units(term, segments), first = s * units;
+        const int slots = program.regions[term.region].slots;
+        const index whole = slots == 1 ? units : units / C * C, block = slots == 1 ? units : C;
+        const auto pack = [&](index o, index begin, index end) {
+            for (const int gate : term.blocks) {
+                for (index unit = begin; unit < end; ++unit, to += V) {
+                    const auto row = matrix_row(spec, matrix, gate, first + unit, all);
+                    for (int v = 0; v < V; ++v) {
+                        const index own = o * V + v - row.begin;
+                        to[v] = own >= 0 && own < row.length ? row.data[own] : 0;
                     }
                 }
             }
+        };
+        for (index o = s * outputs; o < (s + 1) * outputs; ++o) {
+            for (index begin = 0; begin < whole; begin += block) pack(o, begin, begin + block);
         }
+        for (index o = s * outputs; o < (s + 1) * outputs; ++o) pack(o, whole, units);
         return to;
     }
 };

@@ -144,7 +144,7 @@ struct Program {
     List<BackProductSpec> state_products;
     BackProductSpec input; // dLoss/dx: its terms alone
     int back_products;     // how many there are, `input` included
-    List<int> scratch;    // domains
+    List<int> scratch;     // domains
     List<PlacedGradient> vector_gradients, given_gradients;
 };
 

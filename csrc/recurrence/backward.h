@@ -8,15 +8,17 @@
 // rising, as one chain.
 #pragma once
 
+#include "cells/cell.h"
 #include "linalg/outer.h"
 #include "recurrence/layout.h"
 #include "recurrence/masks.h"
+#include "recurrence/passes.h"
 
 namespace rnnfast::RNNFAST_ISA {
 
 template <class Cell, class T> class BackwardPass {
     using L = Layout<Cell, T>;
-    static constexpr int V = L::V, G = L::G, S = L::S;
+    static constexpr int V = L::V, C = L::C, G = L::G, S = L::S;
 
     struct BackRow {    // a row on its way from the step after to step t
         const T *gates; // of the step after
@@ -146,7 +148,7 @@ template <class Cell, class T> class BackwardPass {
 
     RNNFAST_INLINE Unit<T> block(const Unit<T> &u, index p) const {
         Unit<T> v = u;
-        v.slots += p * S * V;
+        v.slots += slot_offset<T>(p, S);
         v.h += p * V;
         v.h_prev += p * V;
         if constexpr (Cell::states > 1) v.c_prev += p * V;
@@ -159,9 +161,9 @@ template <class Cell, class T> class BackwardPass {
     // from L3 or memory, and the processor's own prefetcher takes each step's rows for a stream that rises, where the
     // walk falls: a training call 1 to 6 % faster (AVX2 4 to 15). Rejected: all of a row before the product (half as
     // much).
-    RNNFAST_INLINE void ask_for_next(const Unit<T> &u) const {
+    RNNFAST_INLINE void ask_for_next(const Unit<T> &row, const Unit<T> &u, index p) const {
         const index rows = call.reverse ? call.batch : -call.batch;
-        ask_for(u.slots, rows * at.slots, S);
+        ask_for(row.slots + p * S * V, rows * at.slots, S); // each block its share of a canonical block's slots
         ask_for(u.h_prev, rows * at.padded, 1); // where a cell wants h, it has been asked for a step earlier
         if constexpr (Cell::states > 1) ask_for(u.c_prev, rows * at.padded, 1);
     }
@@ -174,7 +176,7 @@ template <class Cell, class T> class BackwardPass {
             dh = dh + load(dy, at.H - p * V);
         }
         const Unit<T> unit = block(row.step, p);
-        ask_for_next(unit);
+        ask_for_next(row.step, unit, p);
         Cell::template backward<T>(dh, dc_next, unit);
         if constexpr (Cell::states > 1) store(dc + row.b * at.padded + p * V, dc_next);
     }
@@ -198,11 +200,10 @@ template <class Cell, class T> class BackwardPass {
     void second_phase(Team &team, const Share<T> &share, const BackRow *row, index rows) const {
         if constexpr (Cell::phases == 2) {
             constexpr BackSlots<Cell, 1> back;
-            product<1, T>(
-                team, {0, rows}, share.panels,
-                term<1, T>([&](index i) RNNFAST_LAMBDA -> const T * { return row[i].step.slots + back.first * V; },
-                           Span{at.P, back.count * V, S * V}, call.panels_backward + at.back_u[1]),
-                [](index, index, int) RNNFAST_LAMBDA { return vec<T>{}; },
+            slots_product<T>(
+                team, {0, rows}, share.panels, at.H, SlotSpans<T>(at.H, S, back.count),
+                [&](index i) RNNFAST_LAMBDA -> const T * { return row[i].step.slots + back.first * C; },
+                call.panels_backward + at.back_u[1], [](index, index) RNNFAST_LAMBDA { return vec<T>{}; },
                 [&](index i, index p, const vec<T> *d)
                     RNNFAST_LAMBDA { Cell::template backward_second<T>(d[0], block(row[i].step, p)); });
         }
@@ -215,16 +216,14 @@ template <class Cell, class T> class BackwardPass {
             const index b = share.row(i);
             row[i].from = masks.origin(t, b);
             row[i].ends = row[i].from == From::initial || before < 0;
-            row[i].gates = records.slots.row(t, b) + back.first * V;
+            row[i].gates = records.slots.row(t, b) + back.first * C;
             row[i].b = b;
             if (!row[i].ends) enter_step(row[i], before, b);
         }
-        constexpr bool flat = back.count == S;
-        const Span k = flat ? contiguous(at.slots) : Span{at.P, back.count * V, S * V};
-        product<1, T>(
-            team, {0, rows}, share.panels,
-            term<1, T>([&](index i) RNNFAST_LAMBDA { return row[i].gates; }, k, call.panels_backward + at.back_u[0]),
-            [&](index i, index p, int) RNNFAST_LAMBDA {
+        slots_product<T>(
+            team, {0, rows}, share.panels, at.H, SlotSpans<T>(at.H, S, back.count),
+            [&](index i) RNNFAST_LAMBDA { return row[i].gates; }, call.panels_backward + at.back_u[0],
+            [&](index i, index p) RNNFAST_LAMBDA {
                 if constexpr (Cell::has_direct) return load(direct + row[i].b * at.padded + p * V);
                 return vec<T>{};
             },
@@ -264,11 +263,10 @@ template <class Cell, class T> class BackwardPass {
     void input_gradient(Team &team, const Scratch &scratch, index count, index done, index end) const {
         if (!call.dx.data) return;
         const GradRow *const row = scratch.grad;
-        product<1, T>(
-            team, team.share(count), {0, blocks<T>(at.I)},
-            term<1, T>([&](index i) RNNFAST_LAMBDA -> const T * { return row[i].slots + Cell::x_slot * V; },
-                       S == G ? contiguous(at.slots) : Span{at.P, G * V, S * V}, call.panels_backward + at.back_w),
-            [](index, index, int) RNNFAST_LAMBDA { return vec<T>{}; },
+        slots_product<T>(
+            team, team.share(count), {0, blocks<T>(at.I)}, at.I, SlotSpans<T>(at.H, S, G),
+            [&](index i) RNNFAST_LAMBDA -> const T * { return row[i].slots + Cell::x_slot * C; },
+            call.panels_backward + at.back_w, [](index, index) RNNFAST_LAMBDA { return vec<T>{}; },
             [&](index i, index p, const vec<T> *d)
                 RNNFAST_LAMBDA { store(call.dx.at(row[i].t, row[i].b) + p * V, d[0], at.I - p * V); });
         if (!call.lengths || team.rank != 0) return;
@@ -294,7 +292,7 @@ template <class Cell, class T> class BackwardPass {
         outer_product<N>(
             team, count, call.x.data ? scratch.left : nullptr, scratch.ids, at.I, at.P,
             [&](index i, index p, int n)
-                RNNFAST_LAMBDA { return load(row[i].slots + (p * S + Cell::x_slot + first + n) * V); },
+                RNNFAST_LAMBDA { return load(row[i].slots + at.slot(p, Cell::x_slot + first + n)); },
             call.dpanels + at.w(phase), call.dpanels + at.bias_ih + first * V, G * V, scratch.outer);
         for (index i = 0; i < count; ++i) {
             const index t = row[i].t, b = row[i].b;
@@ -304,9 +302,13 @@ template <class Cell, class T> class BackwardPass {
         outer_product<N>(
             team, count, scratch.left, nullptr, at.H, at.P,
             [&](index i, index p, int n)
-                RNNFAST_LAMBDA { return load(row[i].slots + (p * S + Cell::h_slot[first + n]) * V); },
+                RNNFAST_LAMBDA { return load(row[i].slots + at.slot(p, Cell::h_slot[first + n])); },
             call.dpanels + at.u(phase), call.dpanels + at.bias_hh + first * V, G * V, scratch.outer);
     }
 };
+
+template <class Cell, class T> void run_backward(const Backward<T> &call) {
+    run_pass<BackwardPass<Cell, T>>(call, nullptr);
+}
 
 } // namespace rnnfast::RNNFAST_ISA

@@ -1,32 +1,34 @@
 // The time loop, forward. A step is one product: each gate's sum starts at its bias, runs over x's features and then
 // over h_prev's units, and waits in L1 until its block of units is activated for all rows.
 //
-// With few rows the input side is hoisted out: computed for a chunk of steps as one product, it waits in the tape's
-// slots (training) or in a buffer that is meant to stay in L2, because W would otherwise be read once a step for next
-// to nothing. The sums are the same chains either way. One-hot input is hoisted always: a column of W is gathered,
-// there is no product. Steps take their panels in turn from the first to the last and from the last to the first: what
-// the caches still hold is read first. Rejected: hoisting all input (with more rows the gates' way through memory costs
-// more than W's way through L2: 4 to 18 % of the whole), the input side of the whole sequence at once (the gates would
-// pass through memory twice), shorter chunks (no difference).
+// With few rows the input side is hoisted out: computed for a chunk of steps as one product, it waits in a buffer that
+// is meant to stay in L2, because W would otherwise be read once a step for next to nothing. The sums are the same
+// chains either way. One-hot input is hoisted always: a column of W is gathered, there is no product. Steps take their
+// panels in turn from the first to the last and from the last to the first: what the caches still hold is read first.
+// Rejected: hoisting all input (with more rows the gates' way through memory costs more than W's way through L2: 4 to
+// 18 % of the whole), the input side of the whole sequence at once (the gates would pass through memory twice), shorter
+// chunks (no difference).
 #pragma once
 
+#include "cells/cell.h"
 #include "linalg/step.h"
 #include "recurrence/layout.h"
 #include "recurrence/masks.h"
+#include "recurrence/passes.h"
 
 namespace rnnfast::RNNFAST_ISA {
 
 // W is what the panels hold: T or Pair (bfloat16).
 template <class Cell, class T, class W = T> class ForwardPass {
     using L = Layout<Cell, T>;
-    static constexpr int V = L::V, G = L::G, S = L::S;
+    static constexpr int V = L::V, C = L::C, G = L::G, S = L::S;
     static constexpr index chunk_bytes = 256 * 1024;
     static constexpr index few_rows = 6; // below, the input side is hoisted
 
     struct InputRow { // one row of the chunk's input side
         const T *x;
         index id;
-        T *slots;
+        T *sums; // [P][G][V]
     };
     struct Scratch {
         StepRow<T> *step;
@@ -41,6 +43,7 @@ template <class Cell, class T, class W = T> class ForwardPass {
     index *const order; // of the shares
     States<Cell, T> states;
     Records<Cell, T> records;
+    History<T> waiting;    // [P][G][V] a row, hoisted: the input side of a chunk of steps
     T *biases;             // [P][G][V], those on both sides together where they simply add
     StepRow<T> *step_rows; // [threads][B]
     InputRow *input_rows;  // [threads][chunk * B], hoisted
@@ -52,13 +55,16 @@ template <class Cell, class T, class W = T> class ForwardPass {
           step_rows(carver.take<StepRow<T>>(call_.threads * call_.batch)),
           input_rows(hoisted ? carver.take<InputRow>(call_.threads * chunk * call_.batch) : nullptr) {
         const index B = call.batch;
+        if (hoisted) {
+            index depth = 1; // a ring over steps
+            while (depth < chunk) depth *= 2;
+            waiting = {carver.take<T>(depth * B * at.P * G * V), B, at.P * G * V, depth};
+        }
         if (call.tape) {
             records = Records<Cell, T>::on_tape(at, call.steps, B, call.tape);
             return;
         }
-        index depth = 1; // the slots of a chunk are a ring over steps
-        while (depth < chunk) depth *= 2;
-        records.slots = {carver.take<T>(depth * B * at.slots), B, at.slots, depth};
+        records.slots = {carver.take<T>(B * at.slots), B, at.slots, 1};
         records.h = {carver.take<T>(2 * B * at.padded), B, at.padded, 2};
         if (Cell::keeps_aux) records.aux = {carver.take<T>(2 * B * at.padded), B, at.padded, 2};
     }
@@ -94,7 +100,7 @@ template <class Cell, class T, class W = T> class ForwardPass {
     }
 
     index chunk_steps() const {
-        const index steps = chunk_bytes / (index(sizeof(T)) * at.slots * (call.batch ? call.batch : 1));
+        const index steps = chunk_bytes / (index(sizeof(T)) * at.padded * G * (call.batch ? call.batch : 1));
         if (steps >= call.steps) return call.steps ? call.steps : 1;
         return steps > 1 ? steps : 1;
     }
@@ -115,8 +121,7 @@ template <class Cell, class T, class W = T> class ForwardPass {
             for (index i = 0; i < rows; ++i) {
                 const index b = share.row(i);
                 scratch.input[count++] = {call.x.data ? call.x.at(t, b) : nullptr,
-                                          call.x.data ? 0 : index(*call.ids.at(t, b)),
-                                          records.slots.row(t, b) + Cell::x_slot * V};
+                                          call.x.data ? 0 : index(*call.ids.at(t, b)), waiting.row(t, b)};
             }
         }
         project_phase<0>(team, share, scratch.input, count);
@@ -127,7 +132,7 @@ template <class Cell, class T, class W = T> class ForwardPass {
         constexpr int N = phase_gates<Cell>(phase), first = Cell::phase_gate[phase];
         const auto start = [&](index, index p, int n) RNNFAST_LAMBDA { return load(biases + (p * G + first + n) * V); };
         const auto finish = [&](index i, index p, const vec<T> *z) RNNFAST_LAMBDA {
-            unroll<N>([&](auto n) RNNFAST_LAMBDA { store(row[i].slots + (p * S + first + n) * V, z[n]); });
+            unroll<N>([&](auto n) RNNFAST_LAMBDA { store(row[i].sums + (p * G + first + n) * V, z[n]); });
         };
         const W *const panels = weights() + at.template w<W>(phase);
         if (!call.x.data) {
@@ -166,7 +171,7 @@ template <class Cell, class T, class W = T> class ForwardPass {
             if constexpr (Cell::keeps_aux) row.aux = records.aux.row(t, b);
             row.h = records.h.row(t, b);
             row.slots = records.slots.row(t, b);
-            row.start = hoisted ? row.slots + Cell::x_slot * V : biases;
+            row.start = hoisted ? waiting.row(t, b) : biases;
             row.y = call.y[0].data ? call.y[0].at(t, b) : row.h; // not wanted: what is written there is h
         }
         if (!share.wait(team)) return false; // the units of the step before, of all threads
@@ -194,22 +199,23 @@ template <class Cell, class T, class W = T> class ForwardPass {
         step.u = weights() + at.template u<W>(phase_);
         step.again = call.panels + at.bias_hh + (end - 1) * V;
         step.first = first * V;
-        step.kept = (Cell::x_slot + end - 1) * V;
-        step.pitch = {(hoisted ? S : G) * V, S * V, G * V};
+        step.kept = (Cell::x_slot + end - 1) * C;
+        step.slots = S;
+        step.pitch = {G * V, G * V};
         step_product<N, apart>(
             team, rows, share.panels, falling, step,
             [&](vec<T> *sum) RNNFAST_LAMBDA { Cell::template activate<phase_, T>(sum); },
             [=, this](index i, index p, const vec<T> *gate) RNNFAST_LAMBDA {
                 const StepRow<T> &r = row[i];
                 Unit<T> unit{};
-                unit.slots = r.slots + p * S * V;
+                unit.slots = r.slots + slot_offset<T>(p, S);
                 unit.h_prev = r.h_prev + p * V;
                 if constexpr (Cell::states > 1) unit.c_prev = r.c_prev + p * V;
                 if constexpr (Cell::keeps_aux) unit.aux = r.aux + p * V;
                 unit.keep = keep;
                 unit.kind = kind;
                 if constexpr (last) {
-                    if (rows > 1) ask_for_next(unit, r.h + p * V, r.y + p * V);
+                    if (rows > 1) ask_for_next(r.slots + p * S * V, unit, r.h + p * V, r.y + p * V);
                 }
                 const vec<T> h = Cell::template forward<phase_, T>(gate, unit);
                 if constexpr (last) {
@@ -221,10 +227,10 @@ template <class Cell, class T, class W = T> class ForwardPass {
 
     // Asks for the lines that the next step writes at the same place, which come from L3 or memory: an LSTM's training
     // forward 1 to 6 % faster, inference of 1000 steps 1 to 3 %. A row alone would pay 1 %.
-    RNNFAST_INLINE void ask_for_next(const Unit<T> &u, const T *h, const T *y) const {
+    RNNFAST_INLINE void ask_for_next(const T *slots, const Unit<T> &u, const T *h, const T *y) const {
         const index rows = call.reverse ? -call.batch : call.batch;
         if (u.keep) {
-            ask_for(u.slots, rows * at.slots, S);
+            ask_for(slots, rows * at.slots, S); // each block its share of a canonical block's slots
             ask_for(h, rows * at.padded, 1);
             if constexpr (Cell::keeps_aux) ask_for(u.aux, rows * at.padded, 1);
         }
@@ -250,5 +256,12 @@ template <class Cell, class T, class W = T> class ForwardPass {
         }
     }
 };
+
+template <class Cell, class T, class W> std::size_t forward_bytes(const Forward<T> &call) {
+    return bytes_of<ForwardPass<Cell, T, W>>(call);
+}
+template <class Cell, class T, class W> void run_forward(const Forward<T> &call) {
+    run_pass<ForwardPass<Cell, T, W>>(call, call.memory);
+}
 
 } // namespace rnnfast::RNNFAST_ISA

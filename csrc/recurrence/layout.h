@@ -31,18 +31,37 @@ template <class Cell, int phase> struct BackSlots {
     }
 };
 
+// What the passes and the products take for granted of a cell.
+template <class Cell> constexpr bool is_sound() {
+    bool sound = Cell::phase_gate[0] == 0 && Cell::phase_gate[Cell::phases] == Cell::gates;
+    for (int p = 0; p < Cell::phases; ++p) {
+        const int first = Cell::phase_gate[p], last = Cell::phase_gate[p + 1] - 1;
+        for (int g = first; g < last; ++g) sound = sound && !separate_bias<Cell>(g);
+        sound = sound && (!separate_bias<Cell>(last) || last - first < widest); // else it is not the last of each panel
+    }
+    return sound;
+}
+
 template <class Cell, class T> struct Layout {
-    static constexpr int V = lanes<T>, G = Cell::gates, S = Cell::slots;
+    static_assert(Cell::phases == 1 || Cell::phases == 2, "the passes have a first and a second phase");
+    static_assert(Cell::states == 1 || Cell::states == 2, "the passes know h and c");
+    static_assert(Cell::states == 1 || (Cell::keeps_aux && Cell::phases == 1), "aux is c, where there is a c");
+    static_assert(Cell::states == 2 || Cell::keeps_aux == (Cell::phases == 2),
+                  "else it is what the second phase reads");
+    static_assert(is_sound<Cell>(), "phases split the gates; only a phase's last gate, of three at most, may be apart");
+    static constexpr int V = lanes<T>, C = canonical<T>, G = Cell::gates, S = Cell::slots;
     const index I, H, P, padded;              // P unit blocks, padded = P * V
     const index bias_ih, bias_hh, size;       // panels: W by phases, U by phases, the biases [P][G][V]
     const index back_u[2], back_w, back_size; // backward panels
-    const index slots;                        // elements of one row's slots: P * S * V
+    const index slots;                        // elements of one row's slots: [canonical block][S][C]
 
     explicit Layout(const Sizes &s)
         : I(s.input), H(s.hidden), P(blocks<T>(H)), padded(P * V), bias_ih(padded * G * (I + H)),
-          bias_hh(bias_ih + padded * G), size(bias_hh + padded * G),
-          back_u{0, blocks<T>(H) * V * padded * phase_gates<Cell>(0)}, back_w(blocks<T>(H) * V * padded * G),
-          back_size(back_w + blocks<T>(I) * V * padded * G), slots(P * S * V) {}
+          bias_hh(bias_ih + padded * G), size(bias_hh + padded * G), back_u{0, padded * H * phase_gates<Cell>(0)},
+          back_w(padded * H * G), back_size(back_w + blocks<T>(I) * V * H * G), slots(canonical_blocks<T>(H) * S * C) {}
+
+    // Where slot i of unit block p lies in a row's slots.
+    index slot(index p, int i) const { return slot_offset<T>(p, S) + i * C; }
 
     // Where a phase's W and U begin in panels of T or of pairs.
     template <class W = T> index w(int phase) const { return padded * Cell::phase_gate[phase] * depth<W>(I); }
@@ -77,11 +96,11 @@ template <class Cell, class T> struct Layout {
     void pack_backward(T *panels, const Weights<const T> &matrices) const {
         each_phase<Cell>([&](auto phase) {
             constexpr BackSlots<Cell, phase> back;
-            pack_transposed(panels + back_u[phase], matrices.data[1], H, H, back.gate, back.count);
+            pack_transposed(panels + back_u[phase], matrices.data[1], H, H, back.gate, S, back.count);
         });
         int gate[G];
         for (int g = 0; g < G; ++g) gate[g] = g;
-        pack_transposed(panels + back_w, matrices.data[0], H, I, gate, G);
+        pack_transposed(panels + back_w, matrices.data[0], H, I, gate, S, G);
     }
 
   private:

@@ -9,8 +9,8 @@
 // per instruction set).
 //
 // Everything here lives in a namespace of its own per instruction set: a function compiled with -mavx512f must never be
-// the copy that the linker keeps for an older machine. For the same reason no file below isa/ calls a function template
-// of the standard library.
+// the copy that the linker keeps for an older machine. For the same reason no file that is compiled per instruction set
+// calls a function template of the standard library.
 #pragma once
 
 #include <cstddef>
@@ -27,7 +27,7 @@
 #endif
 
 #if !defined(RNNFAST_ISA) || !defined(RNNFAST_VECTOR_BYTES) || !defined(RNNFAST_ACCUMULATORS)
-#error "include this file from csrc/isa/<instruction set>.cpp only"
+#error "the build includes csrc/isa/<instruction set>.h before all else and says RNNFAST_ISA; see csrc/units"
 #endif
 
 // Builds for tests alone (instrumented, or 64-byte vectors on AVX2) are slow anyway; inlined as below they would also

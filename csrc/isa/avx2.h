@@ -1,4 +1,5 @@
 // AVX2 + FMA. 16 vector registers: 12 sums and 4 operands.
+#pragma once
+
 #define RNNFAST_VECTOR_BYTES 32
 #define RNNFAST_ACCUMULATORS 12
-#include "program/described.inc"

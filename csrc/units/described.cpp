@@ -1,8 +1,8 @@
-// The row of the kernel table that runs any described cell. csrc/isa/described_<instruction set>.cpp includes this; the
-// build compiles that file once per dtype (RNNFAST_REAL), with the instruction set's flags.
+// The row of the kernel table that runs any described cell, and the pointwise functions.
 #include "program/backward.h"
 #include "program/forward.h"
 #include "program/kernel.h"
+#include "recurrence/passes.h"
 
 namespace rnnfast::RNNFAST_ISA {
 namespace {
@@ -10,26 +10,6 @@ namespace {
 using real = RNNFAST_REAL;
 constexpr bool narrows = std::is_same_v<real, float>;
 using Narrow = ProgramForward<real, std::conditional_t<narrows, Pair, real>>;
-
-template <class Pass, class Call> std::size_t bytes_of(const Call &call) {
-    Carver count(nullptr);
-    const Pass counting(call, count);
-    return count.used;
-}
-
-// Prepares a pass on this thread, then runs it in one parallel region.
-template <class Pass, class Call> void run_in(const Call &call, void *memory) {
-    Carver carver(memory);
-    Pass pass(call, carver);
-    pass.prepare();
-    run_team(call.threads, call.interrupt, [&](Team &team) { pass.run(team); });
-}
-
-template <class Pass, class Call> void run_pass(const Call &call, void *memory) {
-    if (memory) return run_in<Pass>(call, memory);
-    const Memory own(bytes_of<Pass>(call));
-    run_in<Pass>(call, own.data());
-}
 
 using L = ProgramLayout<real>;
 

@@ -74,4 +74,8 @@ template <class T> struct Dense {
     }
 };
 
+// Compiled in a unit of their own (csrc/units/dense.cpp).
+template <class T> void run_dense_forward(const DenseCall<T> &call);
+template <class T> void run_dense_backward(const DenseCall<T> &call);
+
 } // namespace rnnfast::RNNFAST_ISA
