@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+import rnnfast
+from rnnfast.description import Wrapped
 from rnnfast.description.cells import CATALOGUE, CLASSES, LAYERS
 from rnnfast.description.cells.elman import Elman, rnn_cell
 from rnnfast.description.cells.gru import GRU, gru_cell
@@ -74,6 +80,22 @@ def test_defaults_are_the_known_cells():
     assert rnn_cell() == Elman() and lstm_cell() == LSTM() and gru_cell() == GRU()
     assert (rnn_cell().fused, lstm_cell().fused) == ("elman_tanh", "lstm")
     assert (gru_cell().fused, gru_cell(reset_after=False).fused) == ("gru_after", "gru_before")
+
+
+def test_wrappers_only_where_they_do_something():
+    assert lstm_cell(zoneout=0.0, recurrent_dropout=0.0) == LSTM()
+    assert lstm_cell(zoneout={"c": 0.5}) == Wrapped(LSTM(), zoneout={"c": 0.5})
+    assert gru_cell(zoneout=0.1, heads=2) == Wrapped(GRU(heads=2), zoneout=0.1)
+    assert rnn_cell("relu", recurrent_dropout=0.2) == Wrapped(Elman(activation="relu"), recurrent_dropout=0.2)
+    with pytest.raises(ValueError, match=r"^zoneout: expected names among \['h'\], got 'c'"):
+        gru_cell(zoneout={"c": 0.5})
+
+
+def test_importing_traces_nothing():
+    code = "import rnnfast.description.cells, rnnfast.description.cell as c; print(c._program.cache_info().currsize)"
+    where = {"PYTHONPATH": str(Path(rnnfast.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-P", "-c", code], env=os.environ | where, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("0\n", "")
 
 
 def test_options_come_back_equal():

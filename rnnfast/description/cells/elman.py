@@ -56,7 +56,33 @@ class Elman(Cell):
 def rnn_cell(
     nonlinearity: Any = "tanh", leak: float = 1.0, zoneout: Any = None, recurrent_dropout: float = 0.0
 ) -> Cell:
-    """The cell of an `RNN` layer with these options."""
+    """The cell of an `RNN` layer with these options.
+
+    Parameters
+    ----------
+    nonlinearity : str or tuple, optional
+        The activation, as `rnnfast.description.functions.activation` takes it: a name, or a tuple of one and numbers.
+    leak : float, optional
+        How far h follows in a step, above 0 and at most 1.
+    zoneout : float or mapping from str to float, optional
+        The probability that a unit keeps its state: of all states, or by state.
+    recurrent_dropout : float, optional
+        The probability that the recurrent matrices do not see a unit of h, the same units in all of a sequence.
+
+    Returns
+    -------
+    Cell
+
+    Raises
+    ------
+    TypeError, ValueError
+        An option is of a wrong kind or range, or two do not go together: which, and why.
+
+    Examples
+    --------
+    >>> rnn_cell("relu", leak=0.5)
+    Elman(activation='relu', leak=0.5, gate_clip=None)
+    """
     return wrapped(Elman(activation=nonlinearity, leak=leak), zoneout, recurrent_dropout)
 
 

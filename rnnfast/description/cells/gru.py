@@ -101,7 +101,31 @@ def gru_cell(
     recurrent_dropout: float = 0.0,
     activations: Any = ("sigmoid", "tanh"),
 ) -> Cell:
-    """The cell of a `GRU` layer with these options."""
+    """The cell of a `GRU` layer with these options.
+
+    Parameters
+    ----------
+    reset_after, layer_norm, heads, activations
+        As of `GRU`.
+    zoneout : float or mapping from str to float, optional
+        The probability that a unit keeps its state: of all states, or by state.
+    recurrent_dropout : float, optional
+        The probability that the recurrent matrices do not see a unit of h, the same units in all of a sequence.
+
+    Returns
+    -------
+    Cell
+
+    Raises
+    ------
+    TypeError, ValueError
+        An option is of a wrong kind or range, or two do not go together: which, and why.
+
+    Examples
+    --------
+    >>> gru_cell(reset_after=False).fused
+    'gru_before'
+    """
     cell = GRU(reset_after=reset_after, layer_norm=layer_norm, heads=heads, activations=activations)
     return wrapped(cell, zoneout, recurrent_dropout)
 

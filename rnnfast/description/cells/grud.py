@@ -26,7 +26,9 @@ class GRUD(Cell):
     missing values", equations 10 to 16. The paper's z takes the new, unlike that of `GRU`.
 
     Given, both of width `features`: `mask`, 1 where a feature was observed, else 0, and `delta`, the time since it was
-    observed last. `x` is what the paper calls x-hat: missing features already filled in.
+    observed last. `x` is what the paper calls x-hat: missing features already filled in. (How the paper fills them in,
+    by a learned decay from the last value to the mean, has no state in it, so it stands before the cell; the layer's
+    gradient of `x` trains it.)
 
     Parameters, in the gate order r, z, n: `weight_ih` [3*H, I], `weight_hh` [3*H, H], `bias_ih`, `bias_hh` [3*H];
     `weight_d` [H, F], `bias_d` [H]; `weight_mr`, `weight_mz`, `weight_mn` [H, F]; from the layer's scheme.

@@ -153,7 +153,31 @@ def lstm_cell(
     recurrent_dropout: float = 0.0,
     activations: Any = ("sigmoid", "tanh", "tanh"),
 ) -> Cell:
-    """The cell of an `LSTM` layer with these options."""
+    """The cell of an `LSTM` layer with these options.
+
+    Parameters
+    ----------
+    proj_size, peephole, coupled, cell_clip, proj_clip, layer_norm, heads, activations
+        As of `LSTM`.
+    zoneout : float or mapping from str to float, optional
+        The probability that a unit keeps its state: of all states, or by state.
+    recurrent_dropout : float, optional
+        The probability that the recurrent matrices do not see a unit of h, the same units in all of a sequence.
+
+    Returns
+    -------
+    Cell
+
+    Raises
+    ------
+    TypeError, ValueError
+        An option is of a wrong kind or range, or two do not go together: which, and why.
+
+    Examples
+    --------
+    >>> lstm_cell(proj_size=64, peephole=True).widths
+    {'proj': 64}
+    """
     cell = LSTM(
         proj_size=proj_size,
         peephole=peephole,

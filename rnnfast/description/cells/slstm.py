@@ -17,7 +17,7 @@ class SLSTM(Cell):
 
         i, f, z, o = W x + b_ih + U h_prev + b_hh                        (U is block-diagonal, one block per head)
         log_f = log(sigmoid(f))                                          (or f itself, with forget="exp")
-        m = max(log_f + m_prev, i)                                      (i at a sequence's first step)
+        m = max(log_f + m_prev, i)                                       (i at a sequence's first step)
         c = exp(log_f + m_prev - m) * c_prev + exp(i - m) * tanh(z)
         n = exp(log_f + m_prev - m) * n_prev + exp(i - m)
         h = sigmoid(o) * c / n
