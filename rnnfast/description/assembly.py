@@ -25,7 +25,7 @@ from .program import (
     State,
     Term,
 )
-from .schedule import RANDOM, At, Schedule, backward_schedule, forward_schedule, start_of
+from .schedule import RANDOM, At, Schedule, backward_schedule, forward_schedule, row_key
 from .slots import Layout, ScratchRow, scratch_places
 from .symbols import SOURCES, Node
 from .trace import Chain, trace
@@ -68,7 +68,7 @@ class _Assembly:
         self.trace = trace(cell, found, training=True)
         self.nodes = list(self.trace.graph.nodes)
         self.adjoints = differentiate(self.trace, self.state_domains)
-        self.backward = backward_schedule(self.trace, self.adjoints)
+        self.backward, self.state_products = backward_schedule(self.trace, self.adjoints, self.state_domains)
         kept = self._kept()
         self.forward = forward_schedule(self.trace, self.nodes, kept)
         self.layout = Layout(self.trace)
@@ -148,7 +148,7 @@ class _Assembly:
         left = None
         if group[0].operands:
             (operand,) = group[0].operands
-            left = Place("before", operand.value) if operand.op == "before" else self.places[operand]
+            left = Place("before", operand.value) if operand.op == "before" else self.places[row_key(operand)]
         x, x_bias, u, u_bias = self._matrices(chain)
         return Product(place.index, place.slot, len(group), x, x_bias, left, u, u_bias)
 
@@ -232,41 +232,14 @@ class _Backward:
         self.schedule, self.adjoints, self.places = forward.backward, forward.adjoints, forward.places
         for node, d in self.adjoints.sums.items():
             self.places.setdefault(d, self.places[node])
-        self.finals = list(self._finals())
         self.given = [(node, self.schedule.stages[d], d.domain or 0) for node, d in self.adjoints.given.items()]
         places, self.scratch = scratch_places(list(self._scratch_rows()))
         self.places.update(places)
-        self.state_products = tuple(self._back_product(Place("gradient", i), d, sums) for i, d, sums in self.finals)
+        self.state_products = tuple(
+            self._back_product(Place("gradient", i), d, self._readers(i)) for i, d in forward.state_products
+        )
         means, self.given_gradients = self._means()
         self.stages = self._stages(means)
-
-    def _finals(self) -> Iterator[tuple[int, Node | None, list[Node]]]:
-        """The states whose gradients come through `state_products`, with what these start from, and whom they read.
-
-        The others are stored in the last stage, where they are rows of its domain.
-        """
-        schedule, found, domains = self.schedule, self.adjoints.states, self.assembly.state_domains
-        readers = [
-            [
-                node
-                for node in self.assembly.layout.sums
-                if [(one.op, one.value) for one in node.operands] == [("before", i)]
-            ]
-            for i in range(len(found))
-        ]
-        for d, domain, sums in zip(found, domains, readers, strict=True):
-            if sums and d is not None:
-                start_of(schedule, d, domain, math.inf)
-        others = [(i, d) for i, d in enumerate(found) if not readers[i]]
-        last = max([*schedule.blocks, *((schedule.stages[d], domains[i]) for i, d in others if d is not None)])
-        for i, d in others:
-            if domains[i] == last[1]:
-                schedule.store(self.adjoints.zero if d is None else d, last, ("gradient", i))
-            elif d is not None:
-                start_of(schedule, d, domains[i], math.inf)
-        for i, d in enumerate(found):
-            if readers[i] or domains[i] != last[1]:
-                yield i, d, readers[i]
 
     def _scratch_rows(self) -> Iterator[ScratchRow]:
         """Times within a step, four a stage: products, reads of means and products, loads, stores."""
@@ -315,6 +288,13 @@ class _Backward:
             code, registers = lower(block, own, self._load, self._target)
             stages.append(Stage(at[1], (), tuple(backs.get(at, ())), tuple(means.get(at, ())), code, registers))
         return tuple(stages)
+
+    def _readers(self, state: int) -> list[Node]:
+        """The sums that a state before the step flows into, in the order of their slots."""
+        of_state = ("before", state)
+        return [
+            node for node in self.assembly.layout.sums if of_state in [(one.op, one.value) for one in node.operands]
+        ]
 
     def _load(self, node: Node) -> Place:
         return self.places.get(("copy", node)) or self.assembly.load(node)

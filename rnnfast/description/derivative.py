@@ -93,12 +93,11 @@ def differentiate(trace: Trace, domains: tuple[int, ...]) -> Adjoints:
         d = Symbol(graph, graph.add("gradient", (), index, domain))
         flow(node, d, d)
     for node in reversed(forward):
-        if node.op == "sum":
-            found = flows.get(node)
-            sums[node] = graph.number(0.0) if found is None else found.node
-            continue
         if node in readers and node.op != "before":
             flows[node] = _through_products(graph, flows.get(node), node, [sums[one] for one in readers[node]])
+        if node.op == "sum":
+            sums[node] = flows[node].node if node in flows else graph.number(0.0)
+            continue
         d_node = flows.get(node)
         if d_node is None or node.op in SOURCES - {"mean"}:
             continue

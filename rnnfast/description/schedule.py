@@ -7,6 +7,7 @@ has computed in the same way: the results of functions are kept, sums and produc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
@@ -15,7 +16,17 @@ from .functions import PRIMITIVES
 from .symbols import SOURCES, Node
 from .trace import Trace
 
-__all__ = ["RANDOM", "At", "Block", "Schedule", "backward_schedule", "forward_schedule", "rows_of_products", "start_of"]
+__all__ = [
+    "RANDOM",
+    "At",
+    "Block",
+    "Schedule",
+    "backward_schedule",
+    "forward_schedule",
+    "row_key",
+    "rows_of_products",
+    "start_of",
+]
 
 At = tuple[int, int]
 """A stage: its number, and the domain of its rows."""
@@ -111,6 +122,11 @@ def rows_of_products(trace: Trace) -> dict[Node, Node]:
     return found
 
 
+def row_key(node: Node) -> Hashable:
+    """What the place of a product's row goes by: a source has a place already, and is copied."""
+    return ("row", node) if node.op in SOURCES else node
+
+
 def _free(nodes: list[Node]) -> set[Node]:
     """The nodes that are never stored as rows: numbers, and what depends on vectors and constants alone."""
     constant: set[Node] = set()
@@ -175,7 +191,7 @@ def forward_schedule(trace: Trace, nodes: list[Node], kept: list[Node]) -> Sched
     for index, node in enumerate(trace.outputs):
         schedule.store(node, schedule.home(node), ("after", index))
     for node in rows:
-        schedule.store(node, schedule.home(node), node)
+        schedule.store(node, schedule.home(node), row_key(node))
     for node in kept:
         schedule.store(node, schedule.home(node), ("copy", node) if node.op == "sum" else node)
     for node in trace.sums:
@@ -198,18 +214,25 @@ def _backward_stages(nodes: list[Node], first: int) -> dict[Node, int]:
     return stages
 
 
-def backward_schedule(trace: Trace, adjoints: Adjoints) -> Schedule:
-    """The backward pass, but for the gradients of the states.
+def backward_schedule(
+    trace: Trace, adjoints: Adjoints, domains: tuple[int, ...]
+) -> tuple[Schedule, list[tuple[int, Node | None]]]:
+    """The backward pass.
 
     Parameters
     ----------
     trace : Trace
     adjoints : Adjoints
+    domains : tuple of int
+        Of the states.
 
     Returns
     -------
-    Schedule
+    schedule : Schedule
         Its `last_read` says what forward must keep, and until when.
+    state_products : list of (int, Node or None)
+        The states whose gradients come after the last stage, through products or as copies, and what they start from.
+        Those of the others are stored in the last stage.
     """
     nodes, first = trace.graph.nodes, adjoints.first
     stages, free = _backward_stages(nodes, first), _free(nodes[:first])
@@ -247,7 +270,31 @@ def backward_schedule(trace: Trace, adjoints: Adjoints) -> Schedule:
     for node, d in adjoints.given.items():
         domain = node.domain if node.domain is not None else d.domain or 0
         schedule.store(d, schedule.home(d, domain), ("given", node))
-    return schedule
+    return schedule, _state_gradients(schedule, trace, adjoints, domains)
+
+
+def _state_gradients(
+    schedule: Schedule, trace: Trace, adjoints: Adjoints, domains: tuple[int, ...]
+) -> list[tuple[int, Node | None]]:
+    """Sees to the gradients of the states before the step; returns those that come after the last stage."""
+    read = {operand.value for node in trace.sums for operand in node.operands if operand.op == "before"}
+    found = list(enumerate(adjoints.states))
+    for state, d in found:
+        if state in read and d is not None:
+            start_of(schedule, d, domains[state], math.inf)
+    homes = [(schedule.stages[d], domains[state]) for state, d in found if d is not None and state not in read]
+    last = max([*schedule.blocks, *homes])
+    after = []
+    for state, d in found:
+        if state in read:
+            after.append((state, d))
+        elif domains[state] == last[1]:
+            schedule.store(adjoints.zero if d is None else d, last, ("gradient", state))
+        else:
+            after.append((state, d))
+            if d is not None:
+                start_of(schedule, d, domains[state], math.inf)
+    return after
 
 
 def _local(nodes: list[Node], first: int) -> set[Node]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from .derivative import Adjoints
 from .functions import PRIMITIVES
 from .program import Place, Region
-from .schedule import Schedule, rows_of_products
+from .schedule import Schedule, row_key, rows_of_products
 from .symbols import SOURCES, Node
 from .trace import Chain, Trace
 
@@ -85,7 +85,7 @@ class Layout:
             if sums:
                 self._add_sums(sums)
         for row in rows_of_products(trace):
-            self.places[row] = self._region(_domain(row), 1)[0].place
+            self.places[row_key(row)] = self._region(_domain(row), 1)[0].place
 
     def _add_sums(self, sums: list[Node]) -> None:
         new = self._region(_domain(sums[0]), len(sums))
@@ -137,7 +137,7 @@ class Layout:
         for node in trace.sums:
             self.places[node] = self.places[of_name[_chain(node).name]]
         for row, one in rows_of_products(trace).items():
-            self.places[row] = self.places[rows[_chain(one).name]]
+            self.places[row_key(row)] = self.places[row_key(rows[_chain(one).name])]
         for slot in self._slots:
             slot.busy, slot.read, slot.overwritten = -1, -1, math.inf
         slots = {slot.place: slot for slot in self._slots}

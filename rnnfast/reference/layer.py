@@ -225,7 +225,7 @@ def _restarts(resets: NDArray[np.bool_], reverse: bool) -> NDArray[np.bool_]:
     return np.concatenate([resets[1:], np.zeros_like(resets[:1])])
 
 
-def _draw(seed: int, layer: int, step: int, rows: NDArray[np.int64]) -> Draw:
+def random_rows(seed: int, layer: int, step: int, rows: NDArray[np.int64]) -> Draw:
     """Random numbers for some rows at one step: functions of seed, layer, stream, step, row and unit."""
 
     def draw(op: str, stream: int, width: int) -> Array:
@@ -236,7 +236,7 @@ def _draw(seed: int, layer: int, step: int, rows: NDArray[np.int64]) -> Draw:
     return draw
 
 
-def _complete(program: Program, params: Params, widths: tuple[int, ...]) -> Params:
+def with_biases(program: Program, params: Params, widths: tuple[int, ...]) -> Params:
     """The parameters, absent biases as zeros."""
     return {
         one.name: params[one.name] if one.name in params else np.zeros(expected_shape(one, 0, widths))
@@ -315,7 +315,7 @@ def forward(
     active = lengths_mask(lengths, T, B)
     restarts, skips = _restarts(_mask("resets", resets, active), reverse), _mask("skip", skip, active)
     extra = _given(cell, given, T, B, widths)
-    complete = _complete(program, params64, widths)
+    complete = with_biases(program, params64, widths)
 
     outputs = tuple(np.zeros((T, *part.shape)) for part in carried)
     steps = []
@@ -328,7 +328,7 @@ def forward(
             np.where(restart[:, None], reset_to[rows], part[rows])
             for part, reset_to in zip(carried, reset, strict=True)
         )
-        draw = _draw(seed, layer, first_step + t, rows)
+        draw = random_rows(seed, layer, first_step + t, rows)
         new = cell_step(cell, complete, x_t, before, given_t, draw, widths, training)
         after = tuple(np.where(skipped[:, None], old, part) for old, part in zip(before, new, strict=True))
         for part, output, value in zip(carried, outputs, after, strict=True):
@@ -375,7 +375,7 @@ def backward(result: Result, dy: Any, *dstate: ArrayLike | None) -> Gradients:
     d_reset = tuple(np.zeros_like(part) for part in carried)
     sizes = [1 if one.domain is None else result.widths[one.domain] for one in program.given]
     dgiven = tuple(np.zeros((T, B, size)) for size in sizes)
-    complete = _complete(program, result.params, result.widths)
+    complete = with_biases(program, result.params, result.widths)
     interpreter = Interpreter(program, complete, result.widths)
     dparams = {name: np.zeros_like(value) for name, value in complete.items()}
     dx = np.zeros((T, B, result.input_size))
@@ -384,7 +384,7 @@ def backward(result: Result, dy: Any, *dstate: ArrayLike | None) -> Gradients:
         d_after = [part[step.rows] + one[step.t, step.rows] for part, one in zip(carried, dys, strict=True)]
         d_before = [part.copy() for part in d_after]
         run = np.flatnonzero(~step.skip)
-        draw = _draw(result.seed, result.layer, result.first_step + step.t, step.rows[run])
+        draw = random_rows(result.seed, result.layer, result.first_step + step.t, step.rows[run])
         given = tuple(value[run] for value in step.given)
         memory = interpreter.forward(step.x[run], tuple(part[run] for part in step.before), given, draw)
         memory.after = [part[run] for part in step.after]

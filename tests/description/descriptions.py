@@ -169,6 +169,21 @@ class Projected(Cell):
         return product.r(sigmoid(gate.o) * tanh(c)), c
 
 
+class Copies(Cell):
+    """Products of what lies somewhere already: a raw sum, a state, a vector, what is given; all read as rows, too."""
+
+    states = ("h", "c")
+    gates = ("i", "f")
+    vectors = ("p",)
+    products = (Product("u"), Product("v"), Product("w", bias="bias_w"), Product("z"))
+    given = (Given("row", width="hidden"),)
+
+    def step(self, gate, state, vector, product, given):
+        row = product.u(gate.i) + sigmoid(gate.i) * product.v(state.c)
+        other = product.w(vector.p) * given.row + product.z(given.row) * mean(given.row, vector.p)
+        return tanh(row + 0.3 * other), lerp(sigmoid(gate.f), state.c, gate.i)
+
+
 class StateInProduct(Cell):
     """A new state that a product of the same step reads."""
 
@@ -194,6 +209,7 @@ MADE_UP: dict[str, Cell] = {
         ManyGates,
         OnlyVectors,
         NoMatrix,
+        Copies,
         Projected,
         StateInProduct,
     )

@@ -116,10 +116,10 @@ def test_the_program_computes_the_step(name, training):
     problem.options["training"] = training
     result = problem.forward(problem.arrays)
     program = problem.cell.program()
-    params = reference.layer._complete(program, result.params, result.widths)
+    params = reference.layer.with_biases(program, result.params, result.widths)
     interpreter = reference.interpreter.Interpreter(program, params, result.widths)
     for step in result.steps:
-        draw = reference.layer._draw(result.seed, result.layer, result.first_step + step.t, step.rows)
+        draw = reference.layer.random_rows(result.seed, result.layer, result.first_step + step.t, step.rows)
         memory = interpreter.forward(step.x, step.before, step.given, draw, training=training)
         for actual, expected in zip(memory.after, step.after, strict=True):
             close(actual, expected, 1e-14)
