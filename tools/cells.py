@@ -1,7 +1,7 @@
 """Writes docs/cells.md: the table of cells, from their descriptions.
 
-    python tools/cells.py            # writes the page
-    python tools/cells.py --check    # fails if the page is not what the descriptions say
+python tools/cells.py            # writes the page
+python tools/cells.py --check    # fails if the page is not what the descriptions say
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def shape_of(program: Program, number: int) -> str:
     rows = units if parameter.blocks == 1 else f"{parameter.blocks}*{units}"
     if parameter.columns is None:
         return f"`{parameter.name}` [{rows}]"
-    columns = "I" if parameter.columns == INPUT else "H" if parameter.columns == 0 else program.domains[parameter.columns]
+    columns = (
+        "I" if parameter.columns == INPUT else "H" if parameter.columns == 0 else program.domains[parameter.columns]
+    )
     return f"`{parameter.name}` [{rows}, {columns}{'' if parameter.heads == 1 else '/heads'}]"
 
 

@@ -1,7 +1,8 @@
-"""The compiled interpreter runs every description: against the oracle, and bit by bit against itself and the fused kernels.
+"""The compiled interpreter runs every description: against the oracle, and bit by bit against itself and fused kernels.
 
-Every cell of the catalogue is run for every instruction set and dtype, with lengths, resets, a skip mask, given inputs and all
-outputs, on one thread, on threads that partition rows, and on threads that partition units.
+Every description, and some cells whose steps are random, are run with lengths, resets, a skip mask, given inputs and
+all outputs: on every instruction set, in both dtypes, on one thread, on threads that partition rows, and on threads
+that partition units.
 """
 
 from __future__ import annotations
@@ -12,28 +13,41 @@ from typing import Any
 
 import numpy as np
 import pytest
-
+from description.descriptions import DESCRIPTIONS
+from description.test_random_cells import RandomCell
 from registry import ISAS, TOLERANCES, assert_close, assert_same_bits
+
 from rnnfast import _core, reference
 from rnnfast._call import BackwardCall, ForwardCall
-from rnnfast.description.cells import CATALOGUE
-from rnnfast.description.program import INPUT, Program
+from rnnfast.description import Wrapped
+from rnnfast.description.program import INPUT, OPERATIONS, Program
 from rnnfast.reference import CELLS
 
-CELL_NAMES = tuple(CATALOGUE)
+RANDOM = {f"random {seed}": RandomCell(seed) for seed in range(1, 60) if seed % 5}
+WRAPPED = {
+    f"random {seed}": Wrapped(RandomCell(seed), zoneout=0.3, recurrent_dropout=0.4)
+    for seed in range(5, 60, 5)
+    if any(gate.h for gate in RandomCell(seed).gates)
+}
+EVERY = DESCRIPTIONS | RANDOM | WRAPPED
 FMA_ISAS = tuple(isa for isa in ISAS if isa != "baseline")  # the baseline rounds a product before it adds
 SHAPES = ((5, 3, 3, 6), (4, 33, 5, 34), (3, 1, 4, 2), (6, 2, 2, 66))  # T, B, I, H; two heads divide each H
+
+
+def reads_x(cell: Any) -> bool:
+    """Whether a cell has an input side."""
+    return any(parameter.columns == INPUT for parameter in cell.program().parameters)
 
 
 @cache
 def core_program(name: str) -> Any:
     """The compiled side's copy of a program."""
-    return _core.Program(CATALOGUE[name].program())
+    return _core.Program(EVERY[name].program())
 
 
 def widths_of(name: str, hidden: int) -> tuple[int, ...]:
     """The program's widths."""
-    cell = CATALOGUE[name]
+    cell = EVERY[name]
     return tuple(hidden if domain == "hidden" else cell.widths[domain] for domain in cell.program().domains)
 
 
@@ -54,8 +68,8 @@ class Problem:
     """The arguments of one call, in float64, for a cell and sizes. Where a step is not read it holds NaN."""
 
     def __init__(self, name: str, sizes: tuple[int, int, int, int], *, ids: bool = False) -> None:
-        self.name, self.program = name, CATALOGUE[name].program()
-        T, B, I, H = self.sizes = sizes
+        self.name, self.program = name, EVERY[name].program()
+        T, B, I, H = self.sizes = sizes  # noqa: E741
         self.widths = widths_of(name, H)
         rng = np.random.default_rng(zlib.crc32(f"{name}{sizes}{ids}".encode()))
         self.params = {
@@ -83,7 +97,10 @@ class Problem:
 
     def oracle(self, **options: Any) -> tuple[Any, Any]:
         """Forward and backward results of the oracle."""
-        result = reference.forward(CATALOGUE[self.name], self.params, self.x, *self.state, given=self.given, **self.masks(), **options)
+        options |= {"training": True, "seed": 7} if self.random else {}
+        result = reference.forward(
+            EVERY[self.name], self.params, self.x, *self.state, given=self.given, **self.masks(), **options
+        )
         return result, reference.backward(result, self.dy, *self.dfinal)
 
     def run(self, isa: str, dtype: Any, *, threads: int = 1, kind: str = "", **options: Any) -> dict[str, Any]:
@@ -97,7 +114,7 @@ class Problem:
             copy[~self.read] = -1 if array.dtype.kind == "i" else np.nan
             return copy if array.dtype.kind == "i" else to(copy)
 
-        T, B, I, H = self.sizes
+        T, B, I, H = self.sizes  # noqa: E741
         dtype_name = np.dtype(dtype).name
         if kind:
             kernel = _core.Kernel(kind, dtype_name, I, H, isa)
@@ -155,9 +172,9 @@ class Problem:
 
 
 def expected_of(problem: Problem, result: Any, gradients: Any) -> dict[str, tuple[Any, int]]:
-    """The oracle's arrays under the names of `Problem.run`, and whether each is a result of forward (0) or backward (1)."""
+    """The oracle's arrays under the names of `Problem.run`, and whether each is of forward (0) or backward (1)."""
     expected: dict[str, tuple[Any, int]] = {}
-    for suffix in ("", " in training"):
+    for suffix in (" in training",) if problem.random else ("", " in training"):
         expected |= {f"y[{i}]{suffix}": (array, 0) for i, array in enumerate(result.outputs)}
         expected |= {f"final[{i}]{suffix}": (array, 0) for i, array in enumerate(result.state)}
     expected |= {f"dstate[{i}]": (array, 1) for i, array in enumerate(gradients.dstate)}
@@ -167,8 +184,13 @@ def expected_of(problem: Problem, result: Any, gradients: Any) -> dict[str, tupl
     return expected if gradients.dx is None else expected | {"dx": (gradients.dx, 1)}
 
 
+def test_the_operations_are_those_of_the_format():
+    assert _core.OPERATIONS == OPERATIONS
+    assert list(_core.OPERATIONS) == list(OPERATIONS)
+
+
 @pytest.mark.parametrize("dtype", (np.float32, np.float64))
-@pytest.mark.parametrize("name", CELL_NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_every_cell_agrees_with_the_oracle(name, dtype):
     """Forward and backward, every path, every instruction set, one thread and several, both directions."""
     tolerances = TOLERANCES[np.dtype(dtype)]
@@ -183,7 +205,7 @@ def test_every_cell_agrees_with_the_oracle(name, dtype):
                 assert_close(found[key], array, tolerances[backward])
 
 
-@pytest.mark.parametrize("name", CELL_NAMES)
+@pytest.mark.parametrize("name", [name for name, cell in DESCRIPTIONS.items() if reads_x(cell)])
 def test_ids_are_one_hot_rows(name):
     problem = Problem(name, (4, 5, 6, 10), ids=True)
     expected = expected_of(problem, *problem.oracle())
@@ -194,7 +216,7 @@ def test_ids_are_one_hot_rows(name):
 
 @pytest.mark.skipif(len(FMA_ISAS) < 2, reason="one instruction set with FMA here: nothing to compare")
 @pytest.mark.parametrize("dtype", (np.float32, np.float64))
-@pytest.mark.parametrize("name", CELL_NAMES)
+@pytest.mark.parametrize("name", DESCRIPTIONS)
 def test_every_instruction_set_gives_the_same_bits(name, dtype):
     """Forward and backward, all outputs; and so do threads, whether they partition rows or units."""
     for sizes in ((5, 7, 3, 34), (4, 1, 20, 2), (3, 2, 5, 100)):
@@ -207,7 +229,7 @@ def test_every_instruction_set_gives_the_same_bits(name, dtype):
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("name", CELL_NAMES)
+@pytest.mark.parametrize("name", DESCRIPTIONS)
 def test_any_number_of_threads_gives_the_same_bits(name, isa):
     for sizes in ((5, 33, 3, 34), (4, 1, 20, 66)):
         problem = Problem(name, sizes)
@@ -223,7 +245,7 @@ def test_any_number_of_threads_gives_the_same_bits(name, isa):
 @pytest.mark.parametrize("kind", CELLS)
 def test_the_fused_kernels_have_the_bits_of_their_descriptions(kind, isa, dtype):
     """What csrc/cells/ does by hand is what the interpreter makes of the description, bit by bit."""
-    name = next(name for name, cell in CATALOGUE.items() if cell.fused == kind)
+    name = next(name for name, cell in DESCRIPTIONS.items() if cell.fused == kind)
     for sizes in ((5, 7, 3, 34), (4, 1, 20, 2), (3, 2, 5, 100), (9, 33, 17, 16)):
         problem = Problem(name, sizes)
         problem.skip[:] = False
