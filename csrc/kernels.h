@@ -5,12 +5,11 @@
 // that backward overwrites the tape. See docs/design.md for T, B, I, H, G and for what lengths and resets mean.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 
-namespace rnnfast {
+#include "index.h"
 
-using index = std::ptrdiff_t;
+namespace rnnfast {
 
 constexpr int most_states = 8, most_given = 8, most_domains = 4, most_parameters = 32;
 

@@ -7,13 +7,12 @@
 #pragma once
 
 #include <atomic>
-#include <cstring>
-#include <ctime>
 #include <memory>
-#include <new>
 #include <vector>
 
 #include "kernels.h"
+#include "parallel/interrupt.h"
+#include "parallel/memory.h"
 
 namespace rnnfast {
 
@@ -59,10 +58,6 @@ class Stack {
 };
 
 template <class T> class StackOf final : public Stack {
-    struct Free {
-        void operator()(void *p) const { ::operator delete(p, std::align_val_t(64)); }
-    };
-    using Memory = std::unique_ptr<void, Free>;
     struct Layer {
         const CellKernel<T> *kernel;
         Forward<T> call;
@@ -75,8 +70,6 @@ template <class T> class StackOf final : public Stack {
     int most_ = 1;
     std::vector<Layer> layers_;
     Memory scratch_, between_[2]; // of the kernels; from layer to layer [block][B][H]
-
-    static Memory take(std::size_t bytes) { return Memory(::operator new(bytes, std::align_val_t(64))); }
 
   public:
     StackOf(index batch, index block, int threads) : batch_(batch), block_(block), asked_(threads) {}
@@ -111,38 +104,29 @@ template <class T> class StackOf final : public Stack {
                 }
             }
         }
-        scratch_ = take(bytes);
+        scratch_ = Memory(bytes);
         if (layers_.size() > 1) {
             for (Memory &memory : between_) {
-                memory = take(sizeof(T) * std::size_t(block_ * batch_ * layers_[0].handle.widths[0]));
+                memory = Memory(sizeof(T) * std::size_t(block_ * batch_ * layers_[0].handle.widths[0]));
             }
         }
     }
 
     void run(const Run &r) noexcept override {
-        timespec polled{};
+        Poll poll; // a kernel looks after 50 ms of its own time, which a block may never take; so the run looks too
         for (index begin = 0; begin < r.steps; begin += block_) {
             const index steps = r.steps - begin < block_ ? r.steps - begin : block_;
             for (std::size_t l = 0; l < layers_.size(); ++l) {
                 layer(r, l, begin, steps, begin == 0 ? r.state : r.final_state);
-                if (r.interrupt && stopped(*r.interrupt, polled)) return;
+                if (r.interrupt && stopped(*r.interrupt, poll)) return;
             }
         }
     }
 
   private:
-    // A kernel looks for Ctrl-C after 50 ms of its own time, which a block may never take; so the run looks too.
-    static bool stopped(Interrupt &interrupt, timespec &polled) {
-        if (__atomic_load_n(&interrupt.stop, __ATOMIC_RELAXED)) return true;
-        timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        if (polled.tv_sec == 0) polled = now;
-        const double elapsed = double(now.tv_sec - polled.tv_sec) + 1e-9 * double(now.tv_nsec - polled.tv_nsec);
-        if (elapsed < 0.05) return false;
-        polled = now;
-        const bool stop = interrupt.poll(interrupt.context);
-        if (stop) __atomic_store_n(&interrupt.stop, 1, __ATOMIC_RELAXED);
-        return stop;
+    static bool stopped(Interrupt &interrupt, Poll &poll) {
+        if (!is_stopped(interrupt)) poll.look(interrupt);
+        return is_stopped(interrupt);
     }
 
     void layer(const Run &r, std::size_t l, index begin, index steps, const void *const *state) {
@@ -153,15 +137,15 @@ template <class T> class StackOf final : public Stack {
         const int threads = layer.handle.threads(asked_, layer.work, steps, batch_);
         call.threads = threads < most_ ? threads : most_;
         call.interrupt = r.interrupt;
-        call.memory = scratch_.get();
+        call.memory = scratch_.data();
         if (l) {
-            call.x = {static_cast<const T *>(between_[(l - 1) % 2].get()), batch_ * H, H};
+            call.x = {static_cast<const T *>(between_[(l - 1) % 2].data()), batch_ * H, H};
         } else {
             call.x = {r.x ? static_cast<const T *>(r.x) + begin * r.x_t : nullptr, r.x_t, r.x_b};
             call.ids = {r.ids ? r.ids + begin * r.x_t : nullptr, r.x_t, r.x_b};
         }
         if (l + 1 < layers_.size()) {
-            call.y[0] = {static_cast<T *>(between_[l % 2].get()), batch_ * H, H};
+            call.y[0] = {static_cast<T *>(between_[l % 2].data()), batch_ * H, H};
         } else {
             call.y[0] = {static_cast<T *>(r.y) + begin * r.y_t, r.y_t, r.y_b};
         }

@@ -90,6 +90,24 @@ std::int64_t integer(py::handle value, const char *name) {
     return n;
 }
 
+index size_argument(index value, const char *name) {
+    if (value < 1 || value > (index(1) << 24)) fail(name, "an integer in 1 .. 2**24", std::to_string(value));
+    return value;
+}
+
+void require_product(std::initializer_list<index> factors, const char *what) {
+    index product = 1;
+    for (const index f : factors) {
+        if (f && product > largest / f) fail(what, "a product of sizes below 2**47 elements", "more");
+        product *= f;
+    }
+}
+
+bool is_double(const std::string &dtype) {
+    if (dtype != "float32" && dtype != "float64") fail("dtype", "'float32' or 'float64'", "'" + dtype + "'");
+    return dtype == "float64";
+}
+
 bool Signals::poll(void *self) {
     const py::gil_scoped_acquire acquire;
     if (PyErr_CheckSignals() == 0) return false;

@@ -14,16 +14,22 @@ namespace rnnfast::bindings {
 namespace py = pybind11;
 
 void register_config(py::module_ &module);  // instruction sets, threads, build facts
-void register_kernels(py::module_ &module); // Kernel, Dense
+void register_kernels(py::module_ &module); // Kernel
+void register_dense(py::module_ &module);   // Dense
+void register_probes(py::module_ &module);  // what the machine can do, checksums, pointwise functions
 
 const char *active_isa();
 std::string require_isa(const std::optional<std::string> &name); // a usable name, or ValueError
-int threads_for(int asked, double work);                         // asked <= 0: the default; small work: 1
-
-bool step_is_small(double work); // too small for threads that wait for each other at each step
-
 [[noreturn]] void fail(const std::string &argument, const std::string &expected, const std::string &got);
 std::string describe(py::handle value); // "float64 array of shape (3, 4)", "None", "str"
+
+constexpr index largest = index(1) << 47; // elements; beyond, byte counts could overflow and no machine has the memory
+
+void require_product(std::initializer_list<index> factors, const char *what); // at most `largest`
+index size_argument(index value, const char *name);                           // 1 .. 2**24
+bool is_double(const std::string &dtype);                                     // "float32" or "float64"
+
+template <class T> py::dtype dtype_of() { return py::dtype::of<T>(); }
 
 using Shape = std::initializer_list<index>;
 

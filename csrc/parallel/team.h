@@ -4,9 +4,6 @@
 // libgomp's barrier (it enters the kernel when a core is shared; a spin that yields after a while costs 0.1 us).
 #pragma once
 
-#include <ctime>
-#include <new>
-
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -15,7 +12,8 @@
 #endif
 #include <sched.h>
 
-#include "kernels.h"
+#include "parallel/interrupt.h"
+#include "parallel/memory.h"
 #include "simd/vec.h"
 
 namespace rnnfast::RNNFAST_ISA {
@@ -32,12 +30,12 @@ struct Barrier {
 
     void wait(int threads, const Interrupt *interrupt) {
         if (threads == 1) {
-            halted = interrupt && __atomic_load_n(&interrupt->stop, __ATOMIC_RELAXED);
+            halted = interrupt && is_stopped(*interrupt);
             return;
         }
         const int now = __atomic_load_n(&generation, __ATOMIC_RELAXED);
         if (__atomic_add_fetch(&waiting, 1, __ATOMIC_ACQ_REL) == threads) {
-            halted = interrupt && __atomic_load_n(&interrupt->stop, __ATOMIC_RELAXED);
+            halted = interrupt && is_stopped(*interrupt);
             __atomic_store_n(&waiting, 0, __ATOMIC_RELAXED);
             __atomic_store_n(&generation, now + 1, __ATOMIC_RELEASE);
             return;
@@ -84,7 +82,7 @@ class Team {
     Barrier &barrier_;
     Interrupt *interrupt_;
     index budget_ = polling_interval;
-    timespec polled_{};
+    Poll poll_;
     static constexpr index polling_interval = 2000; // tiles between two looks at the clock, well under 10 ms
 
   public:
@@ -105,26 +103,15 @@ class Team {
         budget_ -= cost;
         if (budget_ < 0) {
             budget_ = polling_interval;
-            if (rank == 0) poll();
+            if (rank == 0) poll_.look(*interrupt_);
         }
-        return __atomic_load_n(&interrupt_->stop, __ATOMIC_RELAXED);
+        return is_stopped(*interrupt_);
     }
-    bool stopped() const { return interrupt_ && __atomic_load_n(&interrupt_->stop, __ATOMIC_RELAXED); }
+    bool stopped() const { return interrupt_ && is_stopped(*interrupt_); }
 
     // This thread's share of 0 .. count, and where any thread's begins.
     Range share(index count) const { return {share(count, rank), share(count, rank + 1)}; }
     index share(index count, int of) const { return count * of / size; }
-
-  private:
-    void poll() {
-        timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        if (polled_.tv_sec == 0) polled_ = now;
-        const double elapsed = double(now.tv_sec - polled_.tv_sec) + 1e-9 * double(now.tv_nsec - polled_.tv_nsec);
-        if (elapsed < 0.05) return;
-        polled_ = now;
-        if (interrupt_->poll(interrupt_->context)) __atomic_store_n(&interrupt_->stop, 1, __ATOMIC_RELAXED);
-    }
 };
 
 // Runs work(team) on each thread of one parallel region. The team may be smaller than asked for.
@@ -165,18 +152,6 @@ class Carver {
         used += (std::size_t(count) * sizeof(U) + 63) / 64 * 64;
         return piece;
     }
-};
-
-// The memory of one call, taken before the parallel region, where a failure can still be reported.
-class Memory {
-    void *data_;
-
-  public:
-    explicit Memory(std::size_t bytes) : data_(::operator new(bytes, std::align_val_t(64))) {}
-    ~Memory() { ::operator delete(data_, std::align_val_t(64)); }
-    Memory(const Memory &) = delete;
-    Memory &operator=(const Memory &) = delete;
-    void *data() const { return data_; }
 };
 
 } // namespace rnnfast::RNNFAST_ISA

@@ -13,10 +13,11 @@
 // calls a function template of the standard library.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <type_traits>
 #include <utility>
+
+#include "index.h"
 
 #if defined(__FMA__) || defined(__AVX512F__)
 #include <immintrin.h>
@@ -48,8 +49,6 @@
 #endif
 
 namespace rnnfast::RNNFAST_ISA {
-
-using index = std::ptrdiff_t;
 
 template <class T> struct vector_of {
     typedef T type __attribute__((vector_size(RNNFAST_VECTOR_BYTES)));
