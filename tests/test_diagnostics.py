@@ -61,7 +61,7 @@ def test_gradient_norms_leave_no_trace():
 
 def test_gradient_norm_arguments():
     x = data()
-    with pytest.raises(TypeError, match="layer: expected an RNN, LSTM or GRU, got Model"):
+    with pytest.raises(TypeError, match=r"layer: expected a Recurrent \(RNN, LSTM, GRU, ...\), got Model"):
         gradient_norm_by_distance(Model(rnn=GRU(I, H)), x, np.ones((B, H)))
     with pytest.raises(ValueError, match="layer: expected one direction"):
         gradient_norm_by_distance(GRU(I, H, bidirectional=True), x, np.ones((B, H)))

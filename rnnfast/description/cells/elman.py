@@ -57,6 +57,7 @@ def rnn_cell(
     nonlinearity: Any = "tanh", leak: float = 1.0, zoneout: Any = None, recurrent_dropout: float = 0.0
 ) -> Cell:
     """The cell of an `RNN` layer with these options."""
+    nonlinearity = check_activation("nonlinearity", nonlinearity)
     return wrapped(Elman(activation=nonlinearity, leak=leak), zoneout, recurrent_dropout)
 
 
