@@ -87,7 +87,7 @@ class _Assembly:
                     kept.append(node)
             elif node.index < self.adjoints.first and node.op not in SOURCES and node not in places:
                 kept.append(node)
-        return kept
+        return sorted(kept, key=lambda node: node.index)
 
     def program(self) -> Program:
         found = self.declared
@@ -113,7 +113,10 @@ class _Assembly:
             input_terms=self.terms([node for node in self.layout.sums if _chain(node).x is not None], "x"),
             scratch=backward.scratch,
             vector_gradients=tuple(
-                (self.numbers[str(node.value)], self.places["vector", node]) for node in self.adjoints.vectors
+                sorted(
+                    ((self.numbers[node.value], self.places["vector", node]) for node in self.adjoints.vectors),
+                    key=lambda pair: pair[0],
+                )
             ),
             given_gradients=backward.given_gradients,
         )
@@ -298,7 +301,7 @@ class _Backward:
                 row, place = place, self.places["total", node]
                 means[stage + 1, domain].append(Mean((row,), domain, place.index, total=True))
             gradients.append((int(node.value), place))
-        return means, tuple(gradients)
+        return means, tuple(sorted(gradients, key=lambda pair: pair[0]))
 
     def _stages(self, means: Mapping[At, list[Mean]]) -> tuple[Stage, ...]:
         schedule, backs = self.schedule, defaultdict[At, list[BackProduct]](list)

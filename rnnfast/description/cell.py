@@ -266,38 +266,47 @@ class Wrapped(Cell):
 
     @property
     def name(self) -> str:
+        """That of the wrapped cell, as what follows."""
         return self.cell.name
 
     @property
     def states(self) -> tuple[State, ...]:
+        """The states."""
         return self._declared.states
 
     @property
     def gates(self) -> tuple[Gate, ...]:
+        """The gates."""
         return self._declared.gates
 
     @property
     def vectors(self) -> tuple[Vector, ...]:
+        """The learned vectors."""
         return self._declared.vectors
 
     @property
     def products(self) -> tuple[Product, ...]:
+        """The matrices of its own."""
         return self._declared.products
 
     @property
     def given(self) -> tuple[Given, ...]:
+        """The extra inputs."""
         return self._declared.given
 
     @property
     def widths(self) -> Mapping[str, int]:
+        """The widths by name."""
         return self._declared.widths
 
     @property
     def heads(self) -> int:
+        """The number of blocks of `weight_hh`."""
         return self._declared.heads
 
     @property
     def recurrent(self) -> str:
+        """The state that `weight_hh` multiplies."""
         return self._declared.recurrent.name
 
     def options(self) -> dict[str, Any]:

@@ -257,6 +257,8 @@ def _check_sides(found: Declared) -> None:
 
 
 def _check_parameters(found: Declared) -> None:
+    if not (found.gates or found.products or found.vectors):
+        raise ValueError(f"{found.where}: expected a gate, a product or a vector, got a cell without parameters")
     own = [name for product in found.products for name in (product.weight, product.bias) if name is not None]
     names = ["weight_ih", "weight_hh", "bias_ih", "bias_hh", *own, *(vector.name for vector in found.vectors)]
     _once(found.where, "parameters", names)
