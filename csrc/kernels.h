@@ -37,6 +37,7 @@ struct Interrupt {
 };
 
 struct Program; // csrc/program/program.h
+enum class Op : std::uint8_t;
 
 struct Sizes {
     index input, hidden;
@@ -139,19 +140,14 @@ template <class T> struct DenseKernel {
     void (*backward)(const DenseCall<T> &);
 };
 
-// The pointwise functions, for their tests: y[i] = f(x[i]).
-template <class T> struct Pointwise {
-    void (*sigmoid)(const T *x, T *y, index n);
-    void (*tanh)(const T *x, T *y, index n);
-};
-
 // One row of the kernel table: an instruction set and a dtype.
 template <class T> struct Table {
     const char *isa;
     int lanes;
-    CellKernel<T> cells[kinds]; // a kind that is not there has null pointers
+    CellKernel<T> cells[fused_kinds];
+    const CellKernel<T> *described; // runs any cell, from Sizes::program
     DenseKernel<T> dense;
-    Pointwise<T> pointwise;
+    void (*pointwise)(Op, const T *x, T *y, index n);   // y[i] = op(x[i]), for tests
     double (*fma_peak)();                               // GFLOP/s of one thread doing nothing but fma in registers
     double (*read_bandwidth)(index bytes, int threads); // GB/s of reading a buffer over and over, each thread its share
 };

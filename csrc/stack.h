@@ -23,12 +23,10 @@ struct KernelHandle {
     const void *kernel; // CellKernel<float> or <double>
     Kind kind;
     Sizes sizes;
+    int states;                // how many
+    index widths[most_states]; // of each; that of the first is the output's
+    double work;               // multiply-adds of a row's step
     int (*threads)(int asked, double work_per_step, index steps, index batch); // how many to use
-};
-
-struct Extra { // a further input, [T, B] or [T, B, width]
-    const void *data;
-    index t, b; // strides in elements
 };
 
 struct Run {
@@ -38,12 +36,11 @@ struct Run {
     index x_t, x_b;          // strides of x or ids in elements
     void *y;                 // [T, B, H]
     index y_t, y_b;
-    int count;                      // of states
-    index widths[most_states];      // of them
-    const void *state[most_states]; // [L, B, width], null: zeros
-    void *final_state[most_states]; // [L, B, width]; may be `state`
-    int extras;                     // of further inputs, which all layers read
-    Extra given[most_given];
+    const void *state[most_states]; // [L, B, H], null: zeros
+    void *final_state[most_states]; // [L, B, H]; may be `state`
+    const void *given[most_given];  // of described cells, [T, B, width] or [T, B]; each layer reads them all
+    index given_t[most_given], given_b[most_given];
+    int givens; // how many
     Interrupt *interrupt;
 };
 
@@ -53,8 +50,7 @@ class Stack {
   public:
     virtual ~Stack() = default;
     // Adds the next layer; panels [panel_size] and pairs (bfloat16 weights, or null) must outlive the stack.
-    // `work`: multiply-adds of a step.
-    virtual void add(const KernelHandle &, const void *panels, const std::uint32_t *pairs, double work) = 0;
+    virtual void add(const KernelHandle &, const void *panels, const std::uint32_t *pairs) = 0;
     virtual void reserve() = 0; // takes all memory; call once, after the last add
     virtual void run(const Run &) noexcept = 0;
 
@@ -70,23 +66,22 @@ template <class T> class StackOf final : public Stack {
     struct Layer {
         const CellKernel<T> *kernel;
         Forward<T> call;
+        KernelHandle handle;
         double work; // multiply-adds of a step
-        int (*threads)(int, double, index, index);
     };
 
-    const index batch_, block_, width_; // rows, steps of a block, features of what a layer hands to the next
-    const int asked_;                   // threads
+    const index batch_, block_; // steps of a block
+    const int asked_;           // threads
     int most_ = 1;
     std::vector<Layer> layers_;
-    Memory scratch_, between_[2]; // of the kernels; from layer to layer [block][B][width]
+    Memory scratch_, between_[2]; // of the kernels; from layer to layer [block][B][H]
 
     static Memory take(std::size_t bytes) { return Memory(::operator new(bytes, std::align_val_t(64))); }
 
   public:
-    StackOf(index batch, index block, index width, int threads)
-        : batch_(batch), block_(block), width_(width), asked_(threads) {}
+    StackOf(index batch, index block, int threads) : batch_(batch), block_(block), asked_(threads) {}
 
-    void add(const KernelHandle &handle, const void *panels, const std::uint32_t *pairs, double work) override {
+    void add(const KernelHandle &handle, const void *panels, const std::uint32_t *pairs) override {
         const auto *const kernel = static_cast<const CellKernel<T> *>(handle.kernel);
         Forward<T> call{};
         call.kind = handle.kind;
@@ -94,30 +89,32 @@ template <class T> class StackOf final : public Stack {
         call.sizes = handle.sizes;
         call.panels = static_cast<const T *>(panels);
         call.pairs = pairs;
-        // Rejected: counting less work in bfloat16, because two threads gave such steps 0.86 to 0.95 of the speed of
+        // Rejected: counting less of it in bfloat16, because two threads gave such steps 0.86 to 0.95 of the speed of
         // one in one run (1.4 to 1.8 times in three later ones; at slow times float32 beside it was slow as well).
-        layers_.push_back({kernel, call, work, handle.threads});
+        layers_.push_back({kernel, call, handle, handle.work * double(batch_)});
     }
 
     void reserve() override {
         std::size_t bytes = 0;
         for (Layer &layer : layers_) {
-            const int most = layer.threads(asked_, layer.work, block_, batch_);
+            const int most = layer.handle.threads(asked_, layer.work, block_, batch_);
             most_ = most > most_ ? most : most_;
-            static const T some{}; // a state that is given takes more memory than none, ids no less than x
+            static const T some{}; // a state that is given takes more memory than none
             for (const T *&state : layer.call.state) state = &some;
-            layer.call.x.data = nullptr;
             layer.call.steps = block_;
             for (const int threads : {1, most_}) {
-                layer.call.threads = threads;
-                const std::size_t needed = layer.kernel->forward_bytes(layer.call);
-                bytes = needed > bytes ? needed : bytes;
+                for (const T *const x : {&some, static_cast<const T *>(nullptr)}) { // null: ids
+                    layer.call.threads = threads;
+                    layer.call.x.data = x;
+                    const std::size_t needed = layer.kernel->forward_bytes(layer.call);
+                    bytes = needed > bytes ? needed : bytes;
+                }
             }
         }
         scratch_ = take(bytes);
         if (layers_.size() > 1) {
             for (Memory &memory : between_) {
-                memory = take(sizeof(T) * std::size_t(block_ * batch_ * width_));
+                memory = take(sizeof(T) * std::size_t(block_ * batch_ * layers_[0].handle.widths[0]));
             }
         }
     }
@@ -151,39 +148,39 @@ template <class T> class StackOf final : public Stack {
     void layer(const Run &r, std::size_t l, index begin, index steps, const void *const *state) {
         Layer &layer = layers_[l];
         Forward<T> &call = layer.call;
+        const index H = layer.handle.widths[0];
         call.steps = steps;
-        const int threads = layer.threads(asked_, layer.work, steps, batch_);
+        const int threads = layer.handle.threads(asked_, layer.work, steps, batch_);
         call.threads = threads < most_ ? threads : most_;
         call.interrupt = r.interrupt;
         call.memory = scratch_.get();
         if (l) {
-            call.x = {static_cast<const T *>(between_[(l - 1) % 2].get()), batch_ * width_, width_};
+            call.x = {static_cast<const T *>(between_[(l - 1) % 2].get()), batch_ * H, H};
         } else {
             call.x = {r.x ? static_cast<const T *>(r.x) + begin * r.x_t : nullptr, r.x_t, r.x_b};
             call.ids = {r.ids ? r.ids + begin * r.x_t : nullptr, r.x_t, r.x_b};
         }
         if (l + 1 < layers_.size()) {
-            call.y[0] = {static_cast<T *>(between_[l % 2].get()), batch_ * width_, width_};
+            call.y[0] = {static_cast<T *>(between_[l % 2].get()), batch_ * H, H};
         } else {
             call.y[0] = {static_cast<T *>(r.y) + begin * r.y_t, r.y_t, r.y_b};
         }
-        for (int s = 0; s < r.count; ++s) {
-            const index offset = index(l) * batch_ * r.widths[s];
+        for (int g = 0; g < r.givens; ++g) {
+            call.given[g] = {static_cast<const T *>(r.given[g]) + begin * r.given_t[g], r.given_t[g], r.given_b[g]};
+        }
+        for (int s = 0; s < layer.handle.states; ++s) {
+            const index offset = index(l) * batch_ * layer.handle.widths[s];
             call.state[s] = state[s] ? static_cast<const T *>(state[s]) + offset : nullptr;
             call.final_state[s] = static_cast<T *>(r.final_state[s]) + offset;
-        }
-        for (int g = 0; g < r.extras; ++g) {
-            const Extra &extra = r.given[g];
-            call.given[g] = {static_cast<const T *>(extra.data) + begin * extra.t, extra.t, extra.b};
         }
         layer.kernel->forward(call);
         call.calls += steps;
     }
 };
 
-inline std::unique_ptr<Stack> make_stack(bool wide, index batch, index block, index width, int threads) {
-    if (wide) return std::make_unique<StackOf<double>>(batch, block, width, threads);
-    return std::make_unique<StackOf<float>>(batch, block, width, threads);
+inline std::unique_ptr<Stack> make_stack(bool wide, index batch, index block, int threads) {
+    if (wide) return std::make_unique<StackOf<double>>(batch, block, threads);
+    return std::make_unique<StackOf<float>>(batch, block, threads);
 }
 
 } // namespace rnnfast

@@ -146,13 +146,10 @@ class Layout:
                     changed[start : start + self.hidden_size] = value
                     values[name + suffix] = changed
 
-    def work(self) -> list[float]:
-        """The multiply-adds of one row's step, of each layer and direction."""
-        shapes = self.shapes()
-        return [
-            float(sum(math.prod(shapes[one.name + suffix]) for one in self.program.parameters if one.kind == "weight"))
-            for suffix in self.suffixes
-        ]
+    @cached_property
+    def work(self) -> int:
+        """The multiply-adds of one row's step."""
+        return sum(math.prod(shape) for shape in self.shapes().values() if len(shape) == 2)
 
     @cached_property
     def random(self) -> bool:
@@ -207,8 +204,8 @@ class StreamSpec(NamedTuple):
     ----------
     kernels, panels, pairs : list
         Of each layer: the kernel, its packed weights, and the same in bfloat16 or None.
-    work : list of float
-        Multiply-adds of a row's step, of each layer.
+    work : float
+        Multiply-adds of a row's step.
     cell : str
         The cell's name, for messages.
     states : tuple of (str, int, float)
@@ -225,7 +222,7 @@ class StreamSpec(NamedTuple):
     kernels: list[Any]
     panels: list[Array]
     pairs: list[Array | None]
-    work: list[float]
+    work: float
     cell: str
     states: tuple[tuple[str, int, float], ...]
     given: tuple[tuple[str, int | None], ...]
@@ -292,7 +289,7 @@ class Walk:
             [one.kernel for one in packed],
             panels,
             [one.pairs(own) if weights == "bfloat16" else None for one, own in zip(packed, panels, strict=True)],
-            layout.work(),
+            layout.work,
             layout.cell.name,
             tuple([(state.name, width, state.initial) for state, width in states]),
             tuple(given),

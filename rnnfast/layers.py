@@ -359,8 +359,7 @@ class Recurrent(Part):
         6400
         """
         steps, batch = _checks.integer("T", T, 0), _checks.integer("B", B, 0)
-        work = int(sum(self._recurrence.layout.work()))
-        return 2 * work * steps * batch * (3 if _checks.truth("training", training) else 1)
+        return 2 * self._recurrence.layout.work * steps * batch * (3 if _checks.truth("training", training) else 1)
 
 
 @named

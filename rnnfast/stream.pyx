@@ -47,9 +47,6 @@ cdef extern from "kernels.h" namespace "rnnfast" nogil:
 cdef extern from "stack.h" namespace "rnnfast" nogil:
     cdef cppclass KernelHandle:
         pass
-    cdef cppclass Extra:
-        const void *data
-        index t, b
     cdef cppclass Run:
         index steps
         const void *x
@@ -57,20 +54,20 @@ cdef extern from "stack.h" namespace "rnnfast" nogil:
         index x_t, x_b
         void *y
         index y_t, y_b
-        int count
-        index widths[8]  # most_states
-        const void *state[8]
+        const void *state[8]  # most_states
         void *final_state[8]
-        int extras
-        Extra given[8]  # most_given
+        const void *given[8]  # most_given
+        index given_t[8]
+        index given_b[8]
+        int givens
         Interrupt *interrupt
     cdef cppclass Stack:
-        void add(const KernelHandle &, const void *, const uint32_t *, double) except +
+        void add(const KernelHandle &, const void *, const uint32_t *) except +
         void reserve() except +
         void run(const Run &) noexcept
         cpp_bool enter()
         void leave()
-    unique_ptr[Stack] make_stack(cpp_bool, index, index, index, int) except +
+    unique_ptr[Stack] make_stack(cpp_bool, index, index, int) except +
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals() noexcept  # Cython's own raises at once, which `poll` must not
@@ -131,17 +128,17 @@ cdef class _Layers:
         self.real = spec.dtype
         self.type_num = spec.dtype.num
         self.item = spec.dtype.itemsize
-        self.work = sum(spec.work) * self.batch
+        self.work = spec.work * <double>self.batch
         block = max(1, min(MOST_STEPS, BLOCK_BYTES // max(1, self.batch * self.W * self.item)))
-        self.stack = make_stack(spec.dtype == np.float64, self.batch, block, self.W, spec.num_threads)
+        self.stack = make_stack(spec.dtype == np.float64, self.batch, block, spec.num_threads)
         cdef const KernelHandle *handle
         cdef const uint32_t *words
-        for kernel, panel, pair, work in zip(spec.kernels, spec.panels, spec.pairs, spec.work, strict=True):
+        for kernel, panel, pair in zip(spec.kernels, spec.panels, spec.pairs, strict=True):
             handle = <const KernelHandle *>PyCapsule_GetPointer(kernel.handle, "rnnfast.kernel")
             words = NULL
             if pair is not None:
                 words = <const uint32_t *>cnp.PyArray_DATA(<cnp.ndarray>pair)
-            self.stack.get().add(handle[0], cnp.PyArray_DATA(<cnp.ndarray>panel), words, work * self.batch)
+            self.stack.get().add(handle[0], cnp.PyArray_DATA(<cnp.ndarray>panel), words)
         self.stack.get().reserve()
 
     @property
@@ -325,7 +322,6 @@ cdef class Stream(_Layers):
         cdef cnp.npy_intp shape[3]
         cdef int axes = time + batched + 1, axis
         cdef bint by_rows = time and batched and self.batch_first, fits
-        cdef void *bytes
         cdef index width
         cdef list kept  # the extra inputs, until the run is over
         cdef index steps = cnp.PyArray_DIM(x, by_rows) if time else 1, rows = steps * self.batch
@@ -364,19 +360,18 @@ cdef class Stream(_Layers):
         if by_rows:
             run.x_t, run.x_b = run.x_b, steps * run.x_b
             run.y_t, run.y_b = self.W, steps * self.W
-        run.extras = 0
+        run.givens = 0
         if given is None and not self.spec.given:
             self.advance(&run)
             return y
         kept = self.extra(given, [shape[axis] for axis in range(axes - 1)])
-        run.extras = <int>len(kept)
-        for axis in range(run.extras):
-            bytes = cnp.PyArray_DATA(<cnp.ndarray>kept[axis])
-            run.given[axis].data = bytes
+        run.givens = <int>len(kept)
+        for axis in range(run.givens):
+            run.given[axis] = cnp.PyArray_DATA(<cnp.ndarray>kept[axis])
             width = self.spec.given[axis][1] or 1
-            run.given[axis].t, run.given[axis].b = self.batch * width, width
+            run.given_t[axis], run.given_b[axis] = self.batch * width, width
             if by_rows:
-                run.given[axis].t, run.given[axis].b = width, steps * width
+                run.given_t[axis], run.given_b[axis] = width, steps * width
         self.advance(&run)
         return y
 
@@ -418,9 +413,7 @@ cdef class Stream(_Layers):
         cdef bint stopped
         cdef int state
         self.enter()
-        run.count = self.count
         for state in range(self.count):
-            run.widths[state] = self.widths[state]
             run.state[state] = self.places[self.now][state]
             run.final_state[state] = self.places[not self.now][state]
         stopped = run.steps != 0 and self.run(run)
@@ -592,13 +585,11 @@ cdef class Steps(_Layers):
         if not self.stack.get().enter():
             return None
         run.steps = 1
-        run.extras = 0
+        run.givens = 0
         run.ids = NULL
         run.x_t, run.x_b = 0, self.I
         run.y, run.y_t, run.y_b = after[0], 0, self.W
-        run.count = self.count
         for part in range(self.count):
-            run.widths[part] = self.widths[part]
             run.state[part], run.final_state[part] = before[part], after[part]
         stopped = self.run(&run)
         self.stack.get().leave()

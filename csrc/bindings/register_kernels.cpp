@@ -1,10 +1,13 @@
 // Kernel and Dense: one row of the kernel table at given sizes, with checked arrays.
 #include <limits>
+#include <memory>
 #include <variant>
+#include <vector>
 
 #include <pybind11/stl.h>
 
 #include "bindings/bindings.h"
+#include "bindings/program.h"
 #include "stack.h"
 
 namespace rnnfast::bindings {
@@ -28,22 +31,22 @@ void require_product(std::initializer_list<index> factors, const char *what) {
 
 template <class T> py::dtype dtype_of() { return py::dtype::of<T>(); }
 
-// Parameters by name, with their shapes; those that may be None are `optional`.
+// A parameter's name and shape.
 struct Parameter {
-    const char *name;
+    std::string name;
     index rows, columns; // columns 0: a vector
-    bool optional;
+    bool optional;       // may be None
 };
 
-template <class T, std::size_t N> Weights<T> weights(py::handle params, const Parameter (&expected)[N]) {
-    const Parts given = parts_of(params, "params", N);
+template <class T> Weights<T> weights(py::handle params, const std::vector<Parameter> &expected) {
+    const Parts given = parts_of(params, "params", static_cast<index>(expected.size()));
     Weights<T> found;
-    for (std::size_t i = 0; i < N; ++i) {
+    for (std::size_t i = 0; i < expected.size(); ++i) {
         const Parameter &p = expected[i];
         const py::handle array = given[static_cast<int>(i)];
         if (p.optional && array.is_none()) continue;
-        found.data[i] =
-            p.columns ? contiguous<T>(array, p.name, {p.rows, p.columns}) : contiguous<T>(array, p.name, {p.rows});
+        found.data[i] = p.columns ? contiguous<T>(array, p.name.c_str(), {p.rows, p.columns})
+                                  : contiguous<T>(array, p.name.c_str(), {p.rows});
     }
     return found;
 }
@@ -104,20 +107,75 @@ template <class Fields> class Given {
     py::handle operator[](typename Fields::Position field) const { return PyTuple_GET_ITEM(tuple_, field); }
 };
 
+// A cell at given sizes: what its kernel takes. Of a fused kind, or of a program, which it keeps alive.
+struct CellShape {
+    Kind kind;
+    Sizes sizes;
+    std::shared_ptr<const ProgramData> data; // null: a fused kind
+    std::vector<Parameter> parameters;
+    std::vector<index> states, given; // widths; of a given input 0: a number per row
+    double work = 0;                  // multiply-adds of a row's step
+
+    CellShape(Kind kind_, index gates, index states_, Sizes s)
+        : kind(kind_), sizes(s), states(static_cast<std::size_t>(states_), s.hidden) {
+        const index rows = gates * s.hidden;
+        parameters = {{"weight_ih", rows, s.input, false},
+                      {"weight_hh", rows, s.hidden, false},
+                      {"bias_ih", rows, 0, true},
+                      {"bias_hh", rows, 0, true}};
+        work = static_cast<double>(rows) * static_cast<double>(s.input + s.hidden);
+        require_product({gates, s.hidden + 64, s.hidden + s.input + 2, 2}, "input_size, hidden_size");
+    }
+
+    CellShape(std::shared_ptr<const ProgramData> given_data, Sizes s)
+        : kind(described), sizes(s), data(std::move(given_data)) {
+        const Program &program = data->program();
+        sizes.program = &program;
+        for (const StateSpec &state : program.states) states.push_back(s.widths[state.domain]);
+        for (const int domain : program.given) given.push_back(domain < 0 ? 0 : s.widths[domain]);
+        for (int i = 0; i < program.parameters.count; ++i) {
+            const ParameterSpec &spec = program.parameters[i];
+            const index rows = s.widths[spec.domain];
+            const index columns = spec.kind != ParameterKind::weight ? 0
+                                  : spec.columns == input_columns    ? s.input
+                                                                     : s.widths[spec.columns];
+            if (rows % spec.heads || columns % spec.heads) {
+                fail("widths", "sizes that " + std::to_string(spec.heads) + " heads divide",
+                     std::to_string(rows) + ", " + std::to_string(columns));
+            }
+            parameters.push_back(
+                {data->parameter(i), spec.blocks * rows, columns / spec.heads, spec.kind == ParameterKind::bias});
+            require_product({spec.blocks, rows + 64, columns + 64, 4}, "input_size, widths");
+        }
+        work = data->work(sizes);
+    }
+};
+
 template <class T> class CellBinding {
-    const Kind kind_;
-    const Sizes sizes_;
+    const CellShape shape_;
+    const Sizes &sizes_;
     const CellKernel<T> &kernel_;
     const KernelHandle handle_;
 
-  public:
-    CellBinding(Kind kind, Sizes sizes, const Table<T> *table)
-        : kind_(kind), sizes_(sizes), kernel_(table->cells[kind]),
-          handle_{std::is_same_v<T, double>, &kernel_, kind, sizes, threads_for_steps} {
-        if (!kernel_.forward) fail("kind", "one of the fused kinds", "'" + std::string(kind_names[kind]) + "'");
-        require_product({kernel_.gates, sizes.hidden + 64, sizes.hidden + sizes.input + 2, 2},
-                        "input_size, hidden_size");
+    KernelHandle make_handle() const {
+        KernelHandle h{std::is_same_v<T, double>,
+                       &kernel_,
+                       shape_.kind,
+                       sizes_,
+                       static_cast<int>(shape_.states.size()),
+                       {},
+                       shape_.work,
+                       threads_for_steps};
+        for (std::size_t s = 0; s < shape_.states.size(); ++s) h.widths[s] = shape_.states[s];
+        return h;
     }
+
+  public:
+    CellBinding(const CellShape &shape, const Table<T> *table)
+        : shape_(shape), sizes_(shape_.sizes), kernel_(shape.data ? *table->described : table->cells[shape.kind]),
+          handle_(make_handle()) {}
+    CellBinding(const CellBinding &other)
+        : shape_(other.shape_), sizes_(shape_.sizes), kernel_(other.kernel_), handle_(make_handle()) {}
 
     const KernelHandle *handle() const { return &handle_; }
     index panel_size() const { return kernel_.panel_size(sizes_); }
@@ -133,7 +191,7 @@ template <class T> class CellBinding {
 
     index tape_size(index steps, index batch) const {
         if (steps < 0 || batch < 0) fail("T, B", "sizes >= 0", std::to_string(steps) + ", " + std::to_string(batch));
-        require_product({steps, batch, (kernel_.gates + 3) * (sizes_.hidden + 64)}, "T, B, hidden_size");
+        require_product({steps, batch, kernel_.tape_size(sizes_, 1, 1)}, "T, B, hidden_size");
         return kernel_.tape_size(sizes_, steps, batch);
     }
 
@@ -187,7 +245,7 @@ template <class T> class CellBinding {
             if (!call.x.data) fail("dx", "None for ids", describe(dx));
             call.dx = strided<T>(dx, "dx", dtype_of<T>(), {call.steps, B, sizes_.input});
         }
-        parts_of(fields[F::dgiven], "dgiven", 0);
+        given_inputs(fields[F::dgiven], "dgiven", call, call.dgiven);
         states(fields[F::dfinal], "dfinal", B, call.dfinal, false);
         states(fields[F::dstate], "dstate", B, call.dstate, false);
         states(fields[F::d_reset_state], "d_reset_state", B, call.d_reset_state, false);
@@ -200,32 +258,45 @@ template <class T> class CellBinding {
 
   private:
     template <class M> Weights<M> matrices(const py::object &params) const {
-        const index rows = kernel_.gates * sizes_.hidden;
-        return weights<M>(params, {{"weight_ih", rows, sizes_.input, false},
-                                   {"weight_hh", rows, sizes_.hidden, false},
-                                   {"bias_ih", rows, 0, true},
-                                   {"bias_hh", rows, 0, true}});
+        return weights<M>(params, shape_.parameters);
     }
+    int count() const { return static_cast<int>(shape_.states.size()); }
+    index width(int state) const { return shape_.states[static_cast<std::size_t>(state)]; }
 
-    // An array [B, H] for each state.
+    // An array [B, width] for each state.
     template <class A>
     void states(py::handle value, const char *name, index batch, A *(&out)[most_states], bool required) const {
-        const Parts parts = parts_of(value, name, kernel_.states);
-        for (int s = 0; s < kernel_.states; ++s) {
+        const Parts parts = parts_of(value, name, count());
+        for (int s = 0; s < count(); ++s) {
             if (!required && parts[s].is_none()) continue;
-            out[s] = contiguous<A>(parts[s], {name, s}, {batch, sizes_.hidden});
+            out[s] = contiguous<A>(parts[s], {name, s}, {batch, width(s)});
         }
     }
 
-    // An array [T, B, H] for the first state; the others' sequences stay in the kernel.
+    // An array [T, B, width] for each state; of a fused kind for the first alone, the others' sequences stay in the
+    // kernel.
     template <class A>
     void sequences(py::handle value, const char *name, const Sequence<T> &call, Strided<A> (&out)[most_states]) const {
-        const Parts parts = parts_of(value, name, kernel_.states);
-        for (int s = 1; s < kernel_.states; ++s) {
-            if (!parts[s].is_none()) fail(Name(name, s).str(), "None (only h has a sequence)", describe(parts[s]));
+        const Parts parts = parts_of(value, name, count());
+        for (int s = 0; s < count(); ++s) {
+            if (parts[s].is_none()) continue;
+            if (s && !shape_.data) fail(Name(name, s).str(), "None (only h has a sequence)", describe(parts[s]));
+            out[s] = strided<A>(parts[s], {name, s}, dtype_of<T>(), {call.steps, call.batch, width(s)});
         }
-        if (parts[0].is_none()) return;
-        out[0] = strided<A>(parts[0], {name, 0}, dtype_of<T>(), {call.steps, call.batch, sizes_.hidden});
+    }
+
+    // The further inputs, [T, B, width] or [T, B].
+    template <class A>
+    void given_inputs(py::handle value, const char *name, const Sequence<T> &call,
+                      Strided<A> (&out)[most_given]) const {
+        constexpr bool required = std::is_const_v<A>;
+        const Parts parts = parts_of(value, name, static_cast<index>(shape_.given.size()));
+        for (int g = 0; g < static_cast<int>(shape_.given.size()); ++g) {
+            if (!required && parts[g].is_none()) continue;
+            const index width = shape_.given[static_cast<std::size_t>(g)];
+            out[g] = width ? strided<A>(parts[g], {name, g}, dtype_of<T>(), {call.steps, call.batch, width})
+                           : strided<A>(parts[g], {name, g}, dtype_of<T>(), {call.steps, call.batch});
+        }
     }
 
     template <class F> void sequence(Sequence<T> &call, const Given<F> &fields, int passes) const {
@@ -236,7 +307,7 @@ template <class T> class CellBinding {
         const index steps = a.shape(0), batch = a.shape(1);
         const index needed = tape_size(steps, batch); // checks the product too
         require_product({steps, batch, sizes_.input + 64}, "T, B, input_size");
-        call.kind = kind_;
+        call.kind = shape_.kind;
         call.steps = steps;
         call.batch = batch;
         call.sizes = sizes_;
@@ -245,7 +316,6 @@ template <class T> class CellBinding {
         check_lengths(call.lengths, steps, batch);
         if (a.ndim() == 2) {
             call.ids = strided<const std::int64_t>(x, "x", dtype_of<std::int64_t>(), {steps, batch});
-            check_ids(call);
         } else {
             call.x = strided<const T>(x, "x", dtype_of<T>(), {steps, batch, sizes_.input});
             // An empty sequence has no data, and null would say "ids".
@@ -255,18 +325,20 @@ template <class T> class CellBinding {
         if (!resets.is_none()) {
             call.resets = strided<const std::uint8_t>(resets, "resets", py::dtype("bool"), {steps, batch});
         }
+        if (a.ndim() == 2) check_ids(call);
         states(fields[F::state], "state", batch, call.state, false);
         states(fields[F::reset_state], "reset_state", batch, call.reset_state, false);
         call.panels = contiguous<const T>(fields[F::panels], "panels", {panel_size()});
         call.tape = optional<T>(fields[F::tape], "tape", {needed});
-        if (!skip.is_none()) fail("skip", "None for a fused cell", describe(skip));
-        parts_of(fields[F::given], "given", 0);
+        if (!skip.is_none()) {
+            if (!shape_.data) fail("skip", "None for a fused cell", describe(skip));
+            call.skip = strided<const std::uint8_t>(skip, "skip", py::dtype("bool"), {steps, batch});
+        }
+        given_inputs(fields[F::given], "given", call, call.given);
         call.seed = static_cast<std::uint64_t>(integer(fields[F::seed], "seed"));
         call.first_step = integer(fields[F::first_step], "first_step");
         call.layer = integer(fields[F::layer], "layer");
-        const double G = static_cast<double>(kernel_.gates), H = static_cast<double>(sizes_.hidden);
-        const double width = static_cast<double>(sizes_.input) + H;
-        const double per_step = G * H * width * static_cast<double>(batch) * passes;
+        const double per_step = shape_.work * static_cast<double>(batch) * passes;
         const std::int64_t asked = integer(fields[F::num_threads], "num_threads");
         if (asked > 4096) fail("num_threads", "an integer of at most 4096", std::to_string(asked));
         call.threads = threads_for_steps(static_cast<int>(asked), per_step, steps, batch);
@@ -275,7 +347,7 @@ template <class T> class CellBinding {
     void check_ids(const Sequence<T> &call) const {
         for (index t = 0; t < call.steps; ++t) {
             for (index b = 0; b < call.batch; ++b) {
-                if (call.lengths && t >= call.lengths[b]) continue;
+                if ((call.lengths && t >= call.lengths[b]) || (call.skip.data && *call.skip.at(t, b))) continue;
                 const std::int64_t id = *call.ids.at(t, b);
                 if (id >= 0 && id < sizes_.input) continue;
                 fail("x", "ids in 0 .. " + std::to_string(sizes_.input - 1),
@@ -358,13 +430,29 @@ template <class Fields> py::tuple names_of() {
     return names;
 }
 
-Kind kind_of(const std::string &name) {
-    for (int k = 0; k < kinds; ++k) {
-        if (name == kind_names[k]) return static_cast<Kind>(k);
+// What a kernel runs: a fused kind by name, or a program.
+CellShape shape_of(const py::object &cell, index input, const py::object &hidden, const char *isa) {
+    Sizes sizes{};
+    sizes.input = size_argument(input, "input_size");
+    if (py::isinstance<ProgramData>(cell)) {
+        const auto data = cell.cast<std::shared_ptr<ProgramData>>();
+        const auto widths = hidden.cast<std::vector<index>>();
+        if (static_cast<int>(widths.size()) != data->program().domains) {
+            fail("widths", std::to_string(data->program().domains) + " sizes", std::to_string(widths.size()));
+        }
+        for (std::size_t i = 0; i < widths.size(); ++i) sizes.widths[i] = size_argument(widths[i], "widths");
+        sizes.hidden = sizes.widths[0];
+        return CellShape(data, sizes);
     }
+    const auto name = cell.cast<std::string>();
+    sizes.hidden = sizes.widths[0] = size_argument(hidden.cast<index>(), "hidden_size");
     std::string known;
-    for (const char *kind : kind_names) known += (known.empty() ? "" : ", ") + std::string(kind);
-    fail("kind", "one of " + known, "'" + name + "'");
+    for (int k = 0; k < fused_kinds; ++k) {
+        const CellKernel<float> &kernel = table<float>(isa)->cells[k];
+        if (name == kind_names[k]) return CellShape(static_cast<Kind>(k), kernel.gates, kernel.states, sizes);
+        known += (k ? ", " : "") + std::string(kind_names[k]);
+    }
+    fail("kind", "one of " + known + ", or a Program", "'" + name + "'");
 }
 
 bool is_double(const std::string &dtype) {
@@ -395,11 +483,15 @@ using Object = py::object;
 
 void register_kernels(py::module_ &module) {
     const auto none = py::none();
+    py::class_<ProgramData, std::shared_ptr<ProgramData>>(module, "Program",
+                                                          "A described cell's step, read and checked.")
+        .def(py::init<const Object &>(), py::arg("program"));
+    module.attr("OPERATIONS") = operations();
     py::class_<Kernel>(module, "Kernel", "One cell in one direction at given sizes. See docs/design.md.")
-        .def(py::init([](const std::string &kind, const std::string &dtype, index input, index hidden,
+        .def(py::init([](const Object &cell, const std::string &dtype, index input, const Object &hidden,
                          const std::optional<std::string> &isa) {
-                 return Kernel(is_double(dtype), require_isa(isa), kind_of(kind),
-                               Sizes{size_argument(input, "input_size"), size_argument(hidden, "hidden_size")});
+                 const std::string name = require_isa(isa);
+                 return Kernel(is_double(dtype), name, shape_of(cell, input, hidden, name.c_str()));
              }),
              py::arg("kind"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"), py::arg("isa") = none)
         .def_property_readonly("panel_size",
@@ -525,18 +617,18 @@ void register_kernels(py::module_ &module) {
                               const std::optional<std::string> &isa) {
         const std::string name = require_isa(isa);
         const bool wide = describe(x).rfind("float64", 0) == 0;
-        const bool tanh = function == "tanh";
-        if (!tanh && function != "sigmoid") fail("function", "'sigmoid' or 'tanh'", "'" + function + "'");
+        const std::optional<Op> op = unary_operation(function);
+        if (!op) fail("function", "an operation on one row", "'" + function + "'");
         const auto run = [&]<class T>(const Table<T> *t) {
             if (!py::isinstance<py::array>(x)) throw py::type_error("x: expected an array, got " + describe(x));
             const index n = py::reinterpret_borrow<py::array>(x).size();
             const T *const from = contiguous<const T>(x, "x", {n});
-            (tanh ? t->pointwise.tanh : t->pointwise.sigmoid)(from, contiguous<T>(y, "y", {n}), n);
+            t->pointwise(*op, from, contiguous<T>(y, "y", {n}), n);
         };
         wide ? run(table<double>(name.c_str())) : run(table<float>(name.c_str()));
     };
     module.def("pointwise", pointwise, py::arg("function"), py::arg("x"), py::arg("y"), py::arg("isa") = none,
-               "y[i] = sigmoid(x[i]) or tanh(x[i]) with the kernels' own arithmetic, for tests.");
+               "y[i] = function(x[i]) with the kernels' own arithmetic, for tests.");
 }
 
 } // namespace rnnfast::bindings
