@@ -175,7 +175,7 @@ class Recurrence:
             sequence = (self.device.xp if port.direct else np).where(run.skip, 0, sequence)
         seed = run.seed
         if training and call.seed is None and self.layout.random:
-            seed = int(source.rng.integers(2**64, dtype=np.uint64))
+            seed = int(source.rng.integers(2**63))
         return run._replace(x=self.convert_x(port.checks, sequence, run.lengths), seed=seed)
 
     def check_all_but_x(
@@ -195,7 +195,7 @@ class Recurrence:
             if checks is _checks and not skip.any():  # a fused kernel will do
                 skip = None
         given = self._given(checks, call.given, *shape, copy=training)
-        seed = 0 if call.seed is None else _checks.integer("seed", call.seed, 0, 2**64 - 1)
+        seed = 0 if call.seed is None else _checks.integer("seed", call.seed, 0, 2**63 - 1)
         first = _checks.integer("first_step", call.first_step, 0, 2**62) if call.first_step else 0
         return Run(sequence, batched, state, reset_state, lengths, resets, skip, given, seed, first)
 

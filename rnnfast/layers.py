@@ -244,7 +244,7 @@ class Recurrent(Part):
         tape : Tape, optional
             An old tape of this layer, to record in its memory; what it holds is lost.
         seed : int, optional
-            Of the cell's random masks (zoneout, recurrent dropout), 64 bits; drawn from `rng` by default.
+            Of the cell's random masks (zoneout, recurrent dropout), in 0..2**63-1; drawn from `rng` by default.
         first_step : int, optional
             Where the first step of `x` is in its sequence, for the masks: chunks of one sequence with one seed, each
             with its first step, have the masks of the whole.

@@ -401,7 +401,7 @@ class Model(Part):
         port = self._device.port(call.x)
         inside, rows, ends = self._rows(port, call)
         names = list(self._parts)
-        last, last_layer = names[-1], next(reversed([*dict(self._layers()), ""]), "")
+        last, last_layer = names[-1], [None, *dict(self._layers())][-1]
         by_layer = {
             field: self._by_layer(port, field, getattr(call, field)) for field in ("state", "reset_state", "given")
         }
