@@ -9,29 +9,66 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from . import config, encoders, init, layers, losses, optim, reference, tbptt
-from .cells import GRUCell, LSTMCell, RNNCell
+from . import _device, config, encoders, init, layers, losses, optim, reference, tbptt
+from .cells import GRUCell, LSTMCell, RecurrentCell, RNNCell
 from .config import get_num_threads, set_num_threads, show_config
+from .description import Cell
 from .heads import Dense
-from .layers import GRU, LSTM, RNN
+from .layers import (
+    AUGRU,
+    GRU,
+    GRUD,
+    LRU,
+    LSTM,
+    MGU,
+    RGLRU,
+    RNN,
+    SLSTM,
+    SRU,
+    BlockGRU,
+    CfC,
+    IndRNN,
+    Jordan,
+    LiGRU,
+    MinGRU,
+    MinLSTM,
+    Recurrent,
+)
 from .model import Model
 from .parameters import Gradients, Parameters
 from .tape import Grads, Tape
 from .tbptt import TBPTT
 
 __all__ = [
+    "AUGRU",
     "GRU",
+    "GRUD",
+    "LRU",
     "LSTM",
+    "MGU",
+    "RGLRU",
     "RNN",
+    "SLSTM",
+    "SRU",
     "TBPTT",
+    "BlockGRU",
+    "Cell",
+    "CfC",
     "Dense",
     "GRUCell",
     "Gradients",
     "Grads",
+    "IndRNN",
+    "Jordan",
     "LSTMCell",
+    "LiGRU",
+    "MinGRU",
+    "MinLSTM",
     "Model",
     "Parameters",
     "RNNCell",
+    "Recurrent",
+    "RecurrentCell",
     "Tape",
     "config",
     "encoders",
@@ -45,6 +82,15 @@ __all__ = [
     "show_config",
     "tbptt",
 ]
+
+
+def _cuda() -> _device.Device:
+    """The current CUDA device; imports what it needs."""
+    device: _device.Device = import_module(".cuda.device", __name__).current()
+    return device
+
+
+_device.register("cuda", _cuda)
 
 
 def __getattr__(name: str) -> Any:

@@ -312,6 +312,22 @@ def mapping(name: str, value: Any) -> Mapping[str, Any]:
     return value
 
 
+def by_name(name: str, value: Any, known: list[str], owner: str) -> list[Any]:
+    """The values of a mapping with exactly these names, in their order; of one name, the value alone will do."""
+    if not known:
+        if value is None:
+            return []
+        raise ValueError(f"{name}: expected None, as {owner} takes no extra input, got {describe(value)}")
+    if len(known) == 1 and value is not None and not isinstance(value, Mapping):
+        return [value]
+    expected = f"the extra inputs of {owner} by name, {', '.join(known)}"
+    if value is not None and not isinstance(value, Mapping):
+        raise TypeError(f"{name}: expected {expected}, got {describe(value)}")
+    if value is None or set(value) != set(known):
+        raise ValueError(f"{name}: expected {expected}, got {None if value is None else list(value)}")
+    return [value[one] for one in known]
+
+
 def elements(count: int, **sizes: int) -> None:
     """ValueError if an array of `count` elements, the product of `sizes`, is beyond what a machine can address."""
     if count > MAX_ELEMENTS:

@@ -30,8 +30,18 @@ def read_bandwidth(nbytes: int, threads: int = 1, isa: str | None = None) -> flo
 def fma_peak(dtype: str = "float32", isa: str | None = None) -> float: ...
 def pointwise(function: str, x: _Array, y: _Array, isa: str | None = None) -> None: ...
 
+class Program:
+    def __init__(self, program: Any) -> None: ...
+
 class Kernel:
-    def __init__(self, kind: str, dtype: str, input_size: int, hidden_size: int, isa: str | None = None) -> None: ...
+    def __init__(
+        self,
+        kind: str | Program,
+        dtype: str,
+        input_size: int,
+        hidden_size: int | tuple[int, ...],
+        isa: str | None = None,
+    ) -> None: ...
     @property
     def panel_size(self) -> int: ...
     @property

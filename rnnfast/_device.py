@@ -24,33 +24,16 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from . import _checks, _core, _flat
+from ._memory import aligned_empty
+from .stream import Stream
 
 if TYPE_CHECKING:
     from ._checks import Array
+    from .description.program import Program
 
-__all__ = ["HOST", "PRECISIONS", "Device", "Host", "Port", "aligned_empty", "choose", "holder", "stay"]
+__all__ = ["HOST", "PRECISIONS", "Device", "Host", "Port", "choose", "holder", "register", "stay"]
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
-_ALIGNMENT = 64  # bytes: a cache line, and the widest vector
-
-
-def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-    """An uninitialised C-contiguous array that begins on a 64-byte boundary.
-
-    Parameters
-    ----------
-    shape : tuple of int
-    dtype : dtype-like
-
-    Returns
-    -------
-    ndarray
-    """
-    dtype = np.dtype(dtype)
-    nbytes = math.prod(shape) * dtype.itemsize
-    raw = np.empty(nbytes + _ALIGNMENT, np.uint8)
-    start = -raw.__array_interface__["data"][0] % _ALIGNMENT
-    return raw[start : start + nbytes].view(dtype).reshape(shape)
 
 
 class Port(NamedTuple):
@@ -71,6 +54,14 @@ class Port(NamedTuple):
     def bring(self, name: str, value: Any) -> Any:
         """A caller's numbers where the part's lie; None, or what lies there, as it came."""
         return value if self.direct or value is None else self.enter(self.checks.numbers(name, value))
+
+
+Kernels = Callable[["Program", str | None, int, tuple[int, ...]], Any]
+"""Makes the kernel of one cell and direction, with `_core.Kernel`'s methods.
+
+``make(program, fused, input_size, widths)``: `fused` is the kind of the hand-fused kernel to take, or None for one that
+runs the program; the widths are those of its domains.
+"""
 
 
 class Device(ABC):
@@ -137,8 +128,12 @@ class Device(ABC):
         """A number that moves if the array's contents do, where reading them does not make the caller wait."""
 
     @abstractmethod
-    def kernel(self, kind: str, input_size: int, hidden_size: int, dtype: np.dtype[Any], precision: str) -> Any:
-        """The kernel of one cell and direction, of `_core.Kernel`'s methods."""
+    def kernels(self, dtype: np.dtype[Any], precision: str) -> Kernels:
+        """What makes the kernels of cells."""
+
+    @abstractmethod
+    def stream(self, recurrence: Any, batch: int, weights: Any, num_threads: int) -> Any:
+        """A part as a stream: its `Recurrence`, rows, how the weights are to be stored (as the caller said it)."""
 
     @abstractmethod
     def dense(self, input_size: int, output_size: int, dtype: np.dtype[Any], precision: str) -> Any:
@@ -215,8 +210,21 @@ class Host(Device):
     def checksum(self, array: Array) -> int:
         return _core.checksum(array)
 
-    def kernel(self, kind: str, input_size: int, hidden_size: int, dtype: np.dtype[Any], precision: str) -> Any:
-        return _core.Kernel(kind, dtype.name, input_size, hidden_size)
+    def kernels(self, dtype: np.dtype[Any], precision: str) -> Kernels:
+        isa = _core.isa()  # a part keeps it, whenever it makes a kernel
+
+        def make(program: Program, fused: str | None, input_size: int, widths: tuple[int, ...]) -> Any:
+            if fused is not None:
+                return _core.Kernel(fused, dtype.name, input_size, widths[0], isa)
+            return _core.Kernel(_core.Program(program), dtype.name, input_size, widths, isa)
+
+        return make
+
+    def stream(self, recurrence: Any, batch: int, weights: Any, num_threads: int) -> Any:
+        choices = ("float32", "bfloat16") if recurrence.dtype == np.float32 else ("float64",)
+        stored = choices[0] if weights is None else _checks.choice("weights", weights, choices)
+        first = recurrence.axes.batch_first
+        return Stream._make(recurrence.walk.stream(batch, weights=stored, num_threads=num_threads, batch_first=first))
 
     def dense(self, input_size: int, output_size: int, dtype: np.dtype[Any], precision: str) -> Any:
         return _core.Dense(dtype.name, input_size, output_size)
@@ -237,16 +245,29 @@ class Host(Device):
         return norm
 
 
-HOST = Host()
+HOST: Device = Host()
+
+
+_OPEN: dict[str, Callable[[], Device]] = {"cpu": lambda: HOST}
+
+
+def register(name: str, current: Callable[[], Device]) -> None:
+    """Make a kind of device known under a name.
+
+    Parameters
+    ----------
+    name : str
+        As `device=` says it.
+    current : callable
+        Returns the device of this kind to use now; called when somebody asks for it. It raises ImportError or
+        RuntimeError where there is none.
+    """
+    _OPEN[name] = current
 
 
 def holder(array: Any) -> Device:
     """The device that an array lies on."""
-    if not _checks.on_device(array):
-        return HOST
-    from .cuda.device import current
-
-    return current()
+    return _OPEN["cuda"]() if _checks.on_device(array) else HOST
 
 
 def choose(device: Any, precision: Any, dtype: np.dtype[Any]) -> tuple[Device, str]:
@@ -272,14 +293,10 @@ def choose(device: Any, precision: Any, dtype: np.dtype[Any]) -> tuple[Device, s
     ImportError, RuntimeError
         "cuda" without the packages that it needs, or without a device.
     """
-    name = _checks.choice("device", device, ("cpu", "cuda"))
+    name = _checks.choice("device", device, _OPEN)
     chosen = _checks.choice("precision", precision, PRECISIONS)
-    if name == "cpu":
-        if chosen != "float32":
-            raise ValueError(f"precision: expected 'float32' with device='cpu', got {chosen!r}")
-        return HOST, chosen
-    if dtype != np.float32:
-        raise TypeError(f"dtype: expected float32 with device='cuda', got {dtype}")
-    from .cuda.device import current
-
-    return current(), chosen
+    if name == HOST.name and chosen != "float32":
+        raise ValueError(f"precision: expected 'float32' with device='cpu', got {chosen!r}")
+    if name != HOST.name and dtype != np.float32:
+        raise TypeError(f"dtype: expected float32 with device={name!r}, got {dtype}")
+    return _OPEN[name](), chosen

@@ -1,6 +1,6 @@
 """What all parts of a model share: parameters, configuration, packed weights.
 
-A part is a recurrent layer, a cell or a head. Its attributes of the names in `_options` are its constructor's
+A part is a recurrent layer, a cell, a head or a model. Its attributes of the names in `_options` are its constructor's
 arguments, so that configuration, `repr` and reconstruction read one list. Kernels and packed weights are derived from
 them and from the parameters; they are left out of pickles and copies and built again.
 """
@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _checks
+from ._cell_config import cell_of
 from ._checks import Array
-from ._device import HOST, Device, aligned_empty
+from ._device import HOST, Device
+from ._memory import aligned_empty
 from .parameters import Gradients, Parameters
 
 __all__ = ["Packed", "Part", "from_config"]
@@ -96,15 +98,27 @@ class Part(ABC):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        if not cls.__name__.startswith("_"):
-            Part._kinds.setdefault(cls.__name__, cls)
+        known, package = Part._kinds.get(cls.__name__), __name__.partition(".")[0] + "."
+        # The newest definition counts, as in a notebook; but the package's own names stay the package's.
+        if known is None or not known.__module__.startswith(package) or cls.__module__.startswith(package):
+            Part._kinds[cls.__name__] = cls
 
-    _packed: Any
-    """The part's `Packed`, or a list of them."""
+    @classmethod
+    def _build(cls, options: dict[str, Any], rng: Any) -> Any:
+        """A part of the arguments in a configuration."""
+        try:
+            if "cell" in options:
+                options["cell"] = cell_of(options["cell"])
+            return cls(rng=rng, **options)  # type: ignore[call-arg]
+        except TypeError as error:
+            raise TypeError(f"config: {error}") from error
+
+    _derived: ClassVar[tuple[str, ...]] = ("_device", "_packed", "_recurrence")
+    """What `_pack` makes; left out of pickles and copies."""
 
     @abstractmethod
     def _pack(self) -> None:
-        """Make `_device` and `_packed` from the options and `params`."""
+        """Make `_device` and what holds the kernels from the options and `params`."""
 
     def load(self, mapping: Mapping[str, ArrayLike]) -> None:
         """Replace all parameters.
@@ -145,7 +159,7 @@ class Part(ABC):
             "type" and the constructor's arguments, without `rng`, without `init` where that is a function, and without
             `device` and `precision` on the host.
         """
-        options = {name: getattr(self, name) for name in self._options}
+        options = {name: getattr(self, name) for name in self._options} | self._more_options()
         options["dtype"] = self.dtype.name
         if self.init is not None:
             options["init"] = self.init
@@ -153,12 +167,18 @@ class Part(ABC):
             options |= {"device": self.device, "precision": self.precision}
         return {"type": type(self).__name__, **options}
 
+    def _more_options(self) -> dict[str, Any]:
+        """Options to show beside those in `_options`."""
+        return {}
+
     def __repr__(self) -> str:
         options = self.config()
+        if "cell" in options:
+            options["cell"] = cell_of(options["cell"])
         return f"{options.pop('type')}({', '.join(f'{name}={value!r}' for name, value in options.items())})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_device", "_packed")}
+        return {name: value for name, value in vars(self).items() if name not in self._derived}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -192,8 +212,8 @@ def from_config(config: Mapping[str, Any], *, rng: Any = None) -> Any:
 
     Returns
     -------
-    RNN, LSTM, GRU, RNNCell, LSTMCell, GRUCell or Dense
-        Equal but for its freshly initialised parameters.
+    Part
+        A layer, a cell, a head or a model. Equal but for its freshly initialised parameters.
 
     Raises
     ------
@@ -202,7 +222,4 @@ def from_config(config: Mapping[str, Any], *, rng: Any = None) -> Any:
     """
     options = dict(_checks.mapping("config", config))
     kind = _checks.choice("config['type']", options.pop("type", ""), Part._kinds)
-    try:
-        return Part._kinds[kind](rng=rng, **options)
-    except TypeError as error:
-        raise TypeError(f"config: {error}") from error
+    return Part._kinds[kind]._build(options, rng)

@@ -3,65 +3,142 @@
 A cell runs the layers' kernels with T = 1, so its steps equal a layer's to the last bit. A layer over the whole
 sequence is many times faster than a loop over a cell; a cell is for what happens between the steps.
 
-Rejected: cells of their own in NumPy (other rounding than the layers'), and a layer per cell inside (its checks and
-messages speak of sequences).
+Rejected: cells of their own in NumPy (other rounding than the layers').
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from . import _checks
-from ._checks import Array
+from ._axes import STEP
 from ._device import HOST
-from ._stack import Run, _Stack
+from ._named import GRUCellOptions, LSTMCellOptions, RNNCellOptions, named
+from ._part import Part
+from ._recurrence import Arguments, Recurrence, build, cell_options, engine, pack
+from ._walk import Layout
+from .description import Cell
 from .init import Init
 from .parameters import Gradients
 from .stream import Stepper, Steps, offer_vectorcall
-from .tape import Grads, Tape, begin
+from .tape import Grads, Tape
 
-__all__ = ["GRUCell", "LSTMCell", "RNNCell"]
+__all__ = ["GRUCell", "LSTMCell", "RNNCell", "RecurrentCell"]
 
 
-class _Cell(Stepper, _Stack):
-    """What the three cells share: everything but the choice of the arithmetic."""
+class RecurrentCell(Stepper, Part):
+    """One step of any cell.
 
-    _options: ClassVar[tuple[str, ...]] = ("input_size", "hidden_size", "bias")
-    _rank = 2
-    _state_axes = "[B, H]"
+    Parameters
+    ----------
+    cell : Cell
+        The description of the step; see `rnnfast.Cell`.
+    input_size : int
+        The features of `x`.
+    hidden_size : int
+        H: the units, which are the features of a state unless the cell says otherwise.
+    bias : bool, optional
+        Whether there are biases.
+    zoneout : float or mapping from str to float, optional
+        The probability that a unit keeps its state in `forward`; by the states' names, or the same for all.
+    recurrent_dropout : float, optional
+        The probability that a unit is hidden from the recurrent weights in `forward`.
+    forget_bias : float, optional
+        The initial bias of the gate named f, in place of what `init` gives; see `rnnfast.init.forget_bias`.
+    dtype : dtype-like, optional
+        float32 or float64.
+    rng : optional
+        Seeds the initial weights and random masks: `np.random.default_rng(rng)`.
+    init : {"pytorch", "xavier"} or callable, optional
+        The initial weights; see `rnnfast.init`.
+    device : {"cpu", "cuda"}, optional
+        Where the parameters lie and the work is done; see `rnnfast.layers`. "cuda" has float32 cells only.
+    precision : {"float32", "tf32", "bfloat16"}, optional
+        What matrices are multiplied in on a CUDA device.
+
+    Attributes
+    ----------
+    cell : Cell
+        With zoneout and recurrent dropout around it, if there is any.
+    params : Parameters
+        The cell's, in its order.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of a wrong kind or range, or two do not go together.
+    ImportError, RuntimeError
+        `device="cuda"` without the packages that it needs, or without a device.
+    """
+
+    _options = ("input_size", "hidden_size", "bias")
+    cell: Cell
+    input_size: int
+    hidden_size: int
+    bias: bool
+    _recurrence: Recurrence
+    dropout = 0.0
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         offer_vectorcall(cls)
 
-    def __init__(self, kind: str, input_size: int, hidden_size: int, **options: Any) -> None:
-        super().__init__(kind, input_size, hidden_size, ("",), **options)
+    def __init__(
+        self,
+        cell: Cell,
+        input_size: int,
+        hidden_size: int,
+        *,
+        bias: bool = True,
+        zoneout: Any = 0.0,
+        recurrent_dropout: float = 0.0,
+        forget_bias: float | None = None,
+        dtype: DTypeLike = np.float32,
+        rng: Any = None,
+        init: Init = "pytorch",
+        device: str = "cpu",
+        precision: str = "float32",
+    ) -> None:
+        wrappers = zoneout, recurrent_dropout
+        build(self, cell, input_size, hidden_size, bias, wrappers, forget_bias, dtype, rng, init, device, precision)
 
-    def _step(self, x: ArrayLike, state: Any, out: Any) -> Any:
+    _engine = engine
+    _more_options = cell_options
+
+    def _layout(self) -> Layout:
+        return Layout(self.cell, self.input_size, self.hidden_size, bias=self.bias, numbered=False)
+
+    def _pack(self) -> None:
+        pack(self, STEP)
+        self._steps = None
+
+    def _step(self, x: ArrayLike, state: Any, out: Any, given: Any) -> Any:
         """A call that is not the plain case, or not of these parameters and this batch yet."""
-        with self._device.active():
-            result = self._evaluate(x, state, out, training=False)[0]
-        if self._device is HOST and isinstance(x, np.ndarray) and x.dtype == self.dtype and x.size:
-            self._prepare(x.shape[0] if x.ndim == 2 else 1)
+        result = self._recurrence.step(self, Arguments(x, state, out=out, given=given), training=False)[0]
+        plain = self._device is HOST and given is None and isinstance(x, np.ndarray)
+        if plain and x.dtype == self.dtype and x.size:  # type: ignore[union-attr]
+            self._prepare(x.shape[0] if x.ndim == 2 else 1)  # type: ignore[union-attr]
         return result
 
     def _prepare(self, batch: int) -> None:
         """Have the next step of these parameters and this batch at the lowest cost."""
         if self._steps is None or not self._steps.serves(batch):
-            store, packed = self.params.store, self._packed[0]
+            store = self.params.store
             version = store.version
-            sizes = batch, self.input_size, self.hidden_size, self._gates, self._has_c
-            self._steps = Steps(packed.kernel, packed.panels(), store, version, *sizes, self.dtype)
-
-    def _pack(self) -> None:
-        super()._pack()
-        self._steps = None
+            self._steps = Steps(self._recurrence.walk.stream(batch, weights=self.dtype.name), store, version)
 
     def forward(
-        self, x: ArrayLike, state: Any = None, *, out: Any = None, tape: Tape | None = None
+        self,
+        x: ArrayLike,
+        state: Any = None,
+        *,
+        out: Any = None,
+        given: Any = None,
+        tape: Tape | None = None,
+        seed: int | None = None,
+        first_step: int = 0,
     ) -> tuple[Any, Tape]:
         """One step for training: record what `backward` needs.
 
@@ -69,10 +146,13 @@ class _Cell(Stepper, _Stack):
 
         Parameters
         ----------
-        x, state, out
+        x, state, out, given
             As in a call.
         tape : Tape, optional
             An old tape of this cell, to record in its memory; what it holds is lost.
+        seed, first_step : int, optional
+            Of random masks, as for `Recurrent.forward`: steps of one sequence with one seed, each with its number, have
+            the masks that a layer's call has.
 
         Returns
         -------
@@ -86,8 +166,8 @@ class _Cell(Stepper, _Stack):
         TypeError, ValueError
             An argument is of a wrong kind, shape or range; nothing is written, and a tape keeps what it holds.
         """
-        with self._device.active():
-            final, recorder = self._evaluate(x, state, out, training=True, old=tape)
+        call = Arguments(x, state, out=out, given=given, seed=seed, first_step=first_step)
+        final, recorder = self._recurrence.step(self, call, training=True, old=tape)
         assert recorder is not None
         return final, recorder
 
@@ -99,7 +179,7 @@ class _Cell(Stepper, _Stack):
         tape : Tape
             From `forward`; it is used up.
         dstate : as the state, or None
-            dLoss/dstate of the new state; None is zeros. Either half of an LSTM's may be None.
+            dLoss/dstate of the new state; None is zeros. Each of several may be None.
         into : Gradients, optional
             Parameter gradients to add to.
         input_gradient : bool, optional
@@ -108,7 +188,7 @@ class _Cell(Stepper, _Stack):
         Returns
         -------
         Grads
-            `x` (None for ids), `state` and `params` (`into`, if given).
+            `x` (None for ids), `state`, `params` (`into`, if given) and `given`.
 
         Raises
         ------
@@ -116,223 +196,31 @@ class _Cell(Stepper, _Stack):
             The tape is used or of another cell, the parameters or the contents of `x` have changed since `forward`, or
             an argument is of a wrong kind or shape; nothing is written, and the tape is as it was.
         """
-        with self._device.active():
-            return self._backward(tape, None, dstate, into, input_gradient, None)
-
-    def _evaluate(
-        self, x: Any, state: Any, out: Any, *, training: bool, old: Tape | None = None
-    ) -> tuple[Any, Tape | None]:
-        """Check everything, then allocate, then run."""
-        port = self._device.port(x)
-        checks = port.checks
-        sequence, batched = self._check_x(checks, x)
-        batch = sequence.shape[1]
-        initial = self._check_states(checks, "state", state, batch, batched, copy=training)
-        run = Run(self._convert_x(checks, sequence), batched, initial)
-        given = None if out is None else self._check_out(checks, out, run)
-        final = given if given is not None and port.direct else self._new_states(batch, batched)
-        recorder = begin(old, self, self.params) if training else None
-        y = self._device.result((1, batch, self.hidden_size), self.dtype)
-        self._forward(run.enter(port), port, y, self._state_views(final, batched), recorder, 0)
-        return self._structure(port.leave(final, given)), recorder
-
-    def _check_out(self, checks: Any, out: Any, run: Run) -> tuple[Array, ...]:
-        names = self._state_names("out")
-        if len(names) > 1 and (not isinstance(out, tuple | list) or len(out) != len(names)):
-            raise TypeError(f"out: expected a tuple (h, c) of arrays, got {_checks.describe(out)}")
-        arrays = tuple(out) if len(names) > 1 else (out,)
-        shape = self._state_shape(run.x.shape[1], run.batched)
-        inputs = [("x", run.x), *(("state", array) for array in run.state or ())]
-        for name, array in zip(names, arrays, strict=True):
-            inputs.append((name, checks.output(name, array, shape, self.dtype, inputs)))
-        return arrays
-
-    # The caller's arrays: [B, features] or [features]; states [B, H] or [H].
-
-    @property
-    def _axes(self) -> str:
-        return "[B, I] or [I]"
-
-    def _sequence_shape(self, steps: int, batch: int, features: int, batched: bool) -> tuple[int, ...]:
-        return (batch, features) if batched else (features,)
-
-    def _sequence_view(self, array: Array, batched: bool) -> Array:
-        return array[None] if batched else array[None, None]
-
-    def _state_shape(self, batch: int, batched: bool) -> tuple[int, ...]:
-        return self._sequence_shape(1, batch, self.hidden_size, batched)
-
-    def _state_view(self, array: Array, batched: bool) -> Array:
-        return self._sequence_view(array, batched)
+        return self._recurrence.backward(self, tape, None, dstate, into, input_gradient, None)
 
 
-class RNNCell(_Cell):
-    """One step of an Elman layer: `h = act(W x + b_ih + U h_prev + b_hh)`.
+@named
+class RNNCell(RecurrentCell):
+    """One step of an Elman layer."""
 
-    Parameters
-    ----------
-    input_size : int
-        The features of `x`.
-    hidden_size : int
-        The features of the state.
-    nonlinearity : {"tanh", "relu", "sigmoid"}, optional
-        The activation.
-    bias : bool, optional
-        Whether there are biases.
-    dtype : dtype-like, optional
-        float32 or float64.
-    rng : optional
-        Seeds the initial weights: `np.random.default_rng(rng)`.
-    init : {"pytorch", "xavier"} or callable, optional
-        The initial weights; see `rnnfast.init`.
-    device : {"cpu", "cuda"}, optional
-        Where the parameters lie and the work is done; see `rnnfast.layers`. "cuda" has float32 cells only.
-    precision : {"float32", "tf32", "bfloat16"}, optional
-        What matrices are multiplied in on a CUDA device.
+    if TYPE_CHECKING:
 
-    Attributes
-    ----------
-    params : Parameters
-        `weight_ih` [H, I], `weight_hh` [H, H], `bias_ih` [H], `bias_hh` [H].
-
-    Raises
-    ------
-    TypeError, ValueError
-        An argument is of a wrong kind or range.
-    ImportError, RuntimeError
-        `device="cuda"` without the packages that it needs, or without a device.
-    """
-
-    _options = (*_Cell._options, "nonlinearity")
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        *,
-        nonlinearity: str = "tanh",
-        bias: bool = True,
-        dtype: DTypeLike = np.float32,
-        rng: Any = None,
-        init: Init = "pytorch",
-        device: str = "cpu",
-        precision: str = "float32",
-    ) -> None:
-        self.nonlinearity = _checks.choice("nonlinearity", nonlinearity, ("tanh", "relu", "sigmoid"))
-        kind = f"elman_{self.nonlinearity}"
-        options = {"device": device, "precision": precision}
-        super().__init__(kind, input_size, hidden_size, bias=bias, dtype=dtype, rng=rng, init=init, **options)
+        def __init__(self, input_size: int, hidden_size: int, **options: Unpack[RNNCellOptions]) -> None: ...
 
 
-class LSTMCell(_Cell):
-    """One step of an LSTM: `c = f * c_prev + i * g`, `h = o * tanh(c)`; the state is the tuple (h, c).
+@named
+class LSTMCell(RecurrentCell):
+    """One step of an LSTM; the state is the tuple (h, c)."""
 
-    Parameters
-    ----------
-    input_size : int
-        The features of `x`.
-    hidden_size : int
-        The features of h and of c.
-    bias : bool, optional
-        Whether there are biases.
-    dtype : dtype-like, optional
-        float32 or float64.
-    rng : optional
-        Seeds the initial weights: `np.random.default_rng(rng)`.
-    init : {"pytorch", "xavier"} or callable, optional
-        The initial weights; see `rnnfast.init`.
-    device : {"cpu", "cuda"}, optional
-        Where the parameters lie and the work is done; see `rnnfast.layers`. "cuda" has float32 cells only.
-    precision : {"float32", "tf32", "bfloat16"}, optional
-        What matrices are multiplied in on a CUDA device.
-    forget_bias : float, optional
-        The initial bias of the forget gate, in place of what `init` gives; see `rnnfast.init.forget_bias`.
+    if TYPE_CHECKING:
 
-    Attributes
-    ----------
-    params : Parameters
-        In the gate order i, f, g, o: `weight_ih` [4*H, I], `weight_hh` [4*H, H], `bias_ih` [4*H], `bias_hh` [4*H].
-
-    Raises
-    ------
-    TypeError, ValueError
-        An argument is of a wrong kind or range.
-    ImportError, RuntimeError
-        `device="cuda"` without the packages that it needs, or without a device.
-    """
-
-    _options = (*_Cell._options, "forget_bias")
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        *,
-        bias: bool = True,
-        dtype: DTypeLike = np.float32,
-        rng: Any = None,
-        init: Init = "pytorch",
-        device: str = "cpu",
-        precision: str = "float32",
-        forget_bias: float | None = None,
-    ) -> None:
-        options = {"device": device, "precision": precision, "forget_bias": forget_bias}
-        super().__init__("lstm", input_size, hidden_size, bias=bias, dtype=dtype, rng=rng, init=init, **options)
+        def __init__(self, input_size: int, hidden_size: int, **options: Unpack[LSTMCellOptions]) -> None: ...
 
 
-class GRUCell(_Cell):
-    """One step of gated recurrent units: `h = (1 - z) * n + z * h_prev`.
+@named
+class GRUCell(RecurrentCell):
+    """One step of gated recurrent units."""
 
-    Parameters
-    ----------
-    input_size : int
-        The features of `x`.
-    hidden_size : int
-        The features of the state.
-    reset_after : bool, optional
-        Whether the reset gate acts after the recurrent product (PyTorch) or before it (Cho et al. 2014); see `GRU`.
-    bias : bool, optional
-        Whether there are biases.
-    dtype : dtype-like, optional
-        float32 or float64.
-    rng : optional
-        Seeds the initial weights: `np.random.default_rng(rng)`.
-    init : {"pytorch", "xavier"} or callable, optional
-        The initial weights; see `rnnfast.init`.
-    device : {"cpu", "cuda"}, optional
-        Where the parameters lie and the work is done; see `rnnfast.layers`. "cuda" has float32 cells only.
-    precision : {"float32", "tf32", "bfloat16"}, optional
-        What matrices are multiplied in on a CUDA device.
+    if TYPE_CHECKING:
 
-    Attributes
-    ----------
-    params : Parameters
-        In the gate order r, z, n: `weight_ih` [3*H, I], `weight_hh` [3*H, H], `bias_ih` [3*H], `bias_hh` [3*H].
-
-    Raises
-    ------
-    TypeError, ValueError
-        An argument is of a wrong kind or range.
-    ImportError, RuntimeError
-        `device="cuda"` without the packages that it needs, or without a device.
-    """
-
-    _options = (*_Cell._options, "reset_after")
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        *,
-        reset_after: bool = True,
-        bias: bool = True,
-        dtype: DTypeLike = np.float32,
-        rng: Any = None,
-        init: Init = "pytorch",
-        device: str = "cpu",
-        precision: str = "float32",
-    ) -> None:
-        self.reset_after = _checks.truth("reset_after", reset_after)
-        kind = "gru_after" if self.reset_after else "gru_before"
-        options = {"device": device, "precision": precision}
-        super().__init__(kind, input_size, hidden_size, bias=bias, dtype=dtype, rng=rng, init=init, **options)
+        def __init__(self, input_size: int, hidden_size: int, **options: Unpack[GRUCellOptions]) -> None: ...

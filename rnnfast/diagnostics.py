@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import _checks
 from ._device import holder
-from .layers import GRU, LSTM, RNN
+from .layers import Recurrent
 
 __all__ = ["gradient_norm_by_distance"]
 
@@ -25,7 +25,7 @@ def gradient_norm_by_distance(layer: Any, x: ArrayLike, dy_last: ArrayLike, stat
 
     Parameters
     ----------
-    layer : RNN, LSTM or GRU
+    layer : Recurrent (RNN, LSTM, GRU, ...)
         In one direction. Dropout acts as in training; the layer's generator is left as it was.
     x : array_like
         As for the layer: T steps.
@@ -45,8 +45,8 @@ def gradient_norm_by_distance(layer: Any, x: ArrayLike, dy_last: ArrayLike, stat
     TypeError, ValueError
         An argument is of a wrong kind or shape, or the layer is bidirectional.
     """
-    if not isinstance(layer, RNN | LSTM | GRU):
-        raise TypeError(f"layer: expected an RNN, LSTM or GRU, got {type(layer).__name__}")
+    if not isinstance(layer, Recurrent):
+        raise TypeError(f"layer: expected a Recurrent (RNN, LSTM, GRU, ...), got {type(layer).__name__}")
     if layer.bidirectional:
         raise ValueError("layer: expected one direction, got a bidirectional layer, in which h goes both ways")
     port = layer.params.device.port(x)

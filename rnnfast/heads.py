@@ -139,7 +139,10 @@ class Dense(Part):
         if self.bias:
             shapes["bias"] = (self.output_size,)
         self.params = Parameters(shapes, self.dtype, device=place)
-        self.params.load(initialisation.initial(shapes, init, self.rng, n=self.input_size))
+        values = {
+            name: initialisation.value(name, shape, init, self.rng, n=self.input_size) for name, shape in shapes.items()
+        }
+        self.params.load(values)
         self._pack()
 
     def _pack(self) -> None:
@@ -285,8 +288,13 @@ class Dense(Part):
         _checks.truth("logits", logits)
         _checks.threads(num_threads)
         port = self._device.port(x)
+        rows, leading = self.check_x(port, x)
+        return port.enter(rows), port, leading
+
+    def check_x(self, port: Port, x: Any) -> tuple[Array, tuple[int, ...]]:
+        """x as [N, I] and its leading axes."""
         array = port.checks.numbers("x", x)
         if array.ndim == 0 or array.shape[-1] != self.input_size:
             raise ValueError(f"x: expected [..., I] with I={self.input_size}, got {_checks.describe(array)}")
         rows = port.checks.real("x", array, self.dtype, contiguous=True).reshape(-1, self.input_size)
-        return port.enter(rows), port, array.shape[:-1]
+        return rows, array.shape[:-1]

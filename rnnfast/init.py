@@ -178,56 +178,44 @@ def _lstm_bias(name: str, bias: ArrayLike, params: Mapping[str, Any]) -> Array:
     return np.array(array, array.dtype if array.dtype.kind == "f" else np.float64)
 
 
-def initial(
-    shapes: Mapping[str, tuple[int, ...]], init: Init, rng: np.random.Generator, *, n: int, gates: int = 1
-) -> dict[str, Array]:
-    """The initial values of a part's parameters, drawn in order.
+def value(name: str, shape: tuple[int, ...], init: Init, rng: np.random.Generator, *, n: int, blocks: int = 1) -> Array:
+    """The initial value of one parameter.
 
     Parameters
     ----------
-    shapes : mapping from str to tuple of int
+    name : str
+    shape : tuple of int
     init : str or callable
         A named scheme or a function of name, shape and rng.
     rng : numpy.random.Generator
     n : int
         What the "pytorch" scheme divides by.
-    gates : int, optional
-        The number of blocks in each parameter.
+    blocks : int, optional
+        How many matrices are stacked in it.
 
     Returns
     -------
-    dict
+    ndarray
 
     Raises
     ------
     TypeError, ValueError
         There is no such scheme, or the function returned something else than real values of the shape.
     """
-    if not callable(init):
-        scheme = _checks.choice("init", init, SCHEMES)
-
-    values = {}
-    for name, shape in shapes.items():
-        if callable(init):
-            value = _checks.numbers(f"init({name!r})", init(name, shape, rng))
-            _checks.shape(f"init({name!r})", value, shape)
-        elif scheme == "pytorch":
-            value = uniform(shape, n, rng)
-        else:
-            value = _blocks(_xavier_draw(name), shape, gates, rng)
-        values[name] = value
-    return values
+    if callable(init):
+        given = _checks.numbers(f"init({name!r})", init(name, shape, rng))
+        _checks.shape(f"init({name!r})", given, shape)
+        return given
+    if _checks.choice("init", init, SCHEMES) == "pytorch" or (len(shape) == 1 and not name.startswith("bias")):
+        return uniform(shape, n, rng)
+    draw = _xavier_draw(name)
+    return np.concatenate([draw((shape[0] // blocks, *shape[1:]), rng) for _ in range(blocks)])
 
 
 def _xavier_draw(name: str) -> Draw:
     if name.startswith("bias"):
         return zeros
     return orthogonal if name.startswith("weight_hh") else xavier_uniform
-
-
-def _blocks(draw: Draw, shape: tuple[int, ...], gates: int, rng: np.random.Generator) -> Array:
-    block = (shape[0] // gates, *shape[1:])
-    return np.concatenate([draw(block, rng) for _ in range(gates)])
 
 
 def _shape(shape: Any) -> tuple[int, ...]:

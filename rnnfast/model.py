@@ -26,14 +26,16 @@ from numpy.typing import ArrayLike
 from . import _checks
 from ._checks import Array
 from ._device import Device, Port
+from ._part import Part, from_config
+from ._recurrence import Arguments
 from .heads import Dense
-from .layers import GRU, LSTM, RNN, from_config
+from .layers import Recurrent
 from .parameters import Gradients, Parameters, Store
-from .tape import Grads, Tape, begin, recording
+from .tape import Grads, Tape, begin, checked, recording
 
 __all__ = ["Model", "ModelTape"]
 
-_Part = RNN | LSTM | GRU | Dense
+_Piece = Recurrent | Dense
 
 
 class ModelTape(Tape):
@@ -57,11 +59,23 @@ class _Rows(NamedTuple):
     batch_first: bool
     device: Device
     direct: bool  # of the port through which the call came in
+    last_only: bool  # whether the prediction has no axis for time
+
+    def time_major(self, sequence: Array) -> Array:
+        """The view of a sequence with time as its first axis."""
+        return sequence.swapaxes(0, 1) if self.batched and self.batch_first else sequence
+
+    def shape(self, inside: Array, features: int) -> tuple[int, ...]:
+        """The shape of the prediction for an input."""
+        leading = tuple(inside.shape[: 1 + self.batched])
+        if self.last_only:
+            leading = (leading[0 if self.batch_first else 1],) if self.batched else ()
+        return *leading, features
 
     def blank(self, sequence: Array) -> Array:
         """Zero in place what lies beyond the lengths."""
         if self.lengths is not None:
-            view = sequence.swapaxes(0, 1) if self.batched and self.batch_first else sequence
+            view = self.time_major(sequence)
             steps = self.device.arange(len(view))
             view[steps[:, None] >= self.lengths if self.batched else steps >= self.lengths] = 0
         return sequence
@@ -73,12 +87,12 @@ class _Rows(NamedTuple):
         return self.blank(self.device.checks.real(name, sequence, dtype, copy=True))
 
 
-class Model:
+class Model(Part):
     """Recurrent layers and heads, each working on the output of the one before.
 
     Parameters
     ----------
-    **parts : RNN, LSTM, GRU or Dense
+    **parts : Recurrent (RNN, LSTM, GRU, ...) or Dense
         In order. Their sizes, dtypes and devices must fit, `batch_first` be the same for all layers, and each part be
         in this model alone.
 
@@ -98,7 +112,7 @@ class Model:
         Something that is no part, parts that do not fit, or a part that is in a model already.
     """
 
-    def __init__(self, **parts: _Part) -> None:
+    def __init__(self, **parts: _Piece) -> None:
         _check_parts(parts)
         self._parts: dict[str, Any] = dict(parts)
         layers = [part for part in parts.values() if not isinstance(part, Dense)]
@@ -115,19 +129,12 @@ class Model:
             self._offsets[name] = offset
             offset += part.params.size
         self.params = Parameters(shapes, self.dtype, store)
-        self._claim()
+        self._pack()
 
-    def _claim(self) -> None:
+    def _pack(self) -> None:
+        self._device = self.params.device
         for part in self._parts.values():
             part.params.in_model = True
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._claim()
-
-    @property
-    def _device(self) -> Device:
-        return self.params.device
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -145,9 +152,12 @@ class Model:
         lengths: ArrayLike | None = None,
         resets: ArrayLike | None = None,
         reset_state: Mapping[str, Any] | None = None,
+        mask: ArrayLike | None = None,
+        given: Mapping[str, Any] | None = None,
         out: Array | None = None,
         logits: bool = False,
         num_threads: int | None = None,
+        last_only: bool = False,
     ) -> tuple[Array, dict[str, Any]]:
         """Run the model: inference, which keeps nothing.
 
@@ -157,14 +167,19 @@ class Model:
             [T, B, I], ids [T, B] if the first part is a layer, or unbatched [T, I], [T]; see the layers.
         state, reset_state : mapping, optional
             States by the names of the layers among the parts; those left out are zeros.
-        lengths, resets : array_like, optional
-            As for a layer. Beyond the lengths the prediction is 0.
+        lengths, resets, mask : array_like, optional
+            As for a layer. Beyond the lengths the prediction is 0; where the mask is false it repeats, unless the first
+            part is a head, which reads its input there.
+        given : mapping, optional
+            Extra inputs by the names of the layers.
         out : ndarray, optional
             Receives the prediction.
         logits : bool
             The last part, which must be a head then, skips its activation.
         num_threads : int, optional
             As for a layer.
+        last_only : bool, optional
+            Whether the last of the layers hands only its last output on, so that the prediction has no axis for time.
 
         Returns
         -------
@@ -179,7 +194,8 @@ class Model:
             An argument is of a wrong kind, shape or range.
         """
         with self._device.active():
-            return self._evaluate(x, state, reset_state, lengths, resets, out, logits, num_threads, None)[:2]
+            call = Arguments(x, state, lengths, resets, reset_state, mask, given, out, num_threads, last_only=last_only)
+            return self._evaluate(call, logits, None)[:2]
 
     def forward(
         self,
@@ -189,19 +205,26 @@ class Model:
         lengths: ArrayLike | None = None,
         resets: ArrayLike | None = None,
         reset_state: Mapping[str, Any] | None = None,
+        mask: ArrayLike | None = None,
+        given: Mapping[str, Any] | None = None,
         out: Array | None = None,
         tape: Tape | None = None,
         logits: bool = False,
         num_threads: int | None = None,
+        last_only: bool = False,
+        seed: int | None = None,
+        first_step: int = 0,
     ) -> tuple[Array, dict[str, Any], Tape]:
         """Run the model for training: with dropout, and a tape for `backward`.
 
         Parameters
         ----------
-        x, state, lengths, resets, reset_state, out, logits, num_threads
+        x, state, lengths, resets, reset_state, mask, given, out, logits, num_threads, last_only
             As for inference.
         tape : Tape, optional
             An old tape of this model, whose memory is used again.
+        seed, first_step : int, optional
+            As for a layer; every layer has masks of its own.
 
         Returns
         -------
@@ -213,15 +236,17 @@ class Model:
         Raises
         ------
         TypeError, ValueError
-            An argument is of a wrong kind, shape or range.
+            An argument is of a wrong kind, shape or range; a tape keeps what it holds.
         """
-        recorder = begin(ModelTape() if tape is None else tape, self, self.params)
-        if not isinstance(recorder, ModelTape):
-            raise TypeError("tape: expected a tape of a Model, got one of no part")
         with self._device.active():
-            y, states, rows = self._evaluate(x, state, reset_state, lengths, resets, out, logits, num_threads, recorder)
-        first: Any = recorder.parts[next(iter(self._parts))]
-        recorder.finish(first._x, rows)
+            call = Arguments(
+                *(x, state, lengths, resets, reset_state, mask, given, out, num_threads),
+                last_only=last_only,
+                seed=seed,
+                first_step=first_step,
+            )
+            y, states, recorder = self._evaluate(call, logits, ModelTape() if tape is None else tape)
+        assert recorder is not None
         return y, states, recorder
 
     def backward(
@@ -254,7 +279,7 @@ class Model:
         Returns
         -------
         Grads
-            As a layer's, `state` and `reset_state` by the layers' names.
+            As a layer's, `state`, `reset_state` and `given` by the layers' names.
 
         Raises
         ------
@@ -275,11 +300,14 @@ class Model:
         self._check_dstates(given, tapes)
         dy = port.bring("dy", dy)
         gradients = self._gradients(into)
+        if into is None:
+            gradients.zero()  # the parts add
         names = list(self._parts)
         head_last = isinstance(self._parts[names[-1]], Dense)
-        d: Any = rows.blanked("dy", dy, self.dtype) if head_last and dy is not None else dy
+        d: Any = rows.blanked("dy", dy, self.dtype) if head_last and dy is not None and not rows.last_only else dy
         states: dict[str, Any] = {}
         reset_states: dict[str, Any] = {}
+        extra: dict[str, Any] = {}
         for name in reversed(names):
             part = self._parts[name]
             options: dict[str, Any] = {
@@ -288,22 +316,17 @@ class Model:
                 "num_threads": num_threads,
             }
             if not isinstance(part, Dense):
-                d, states[name], _, reset_states[name] = part.backward(tapes[name], d, given.get(name), **options)
+                d, states[name], _, reset_states[name], extra[name] = part.backward(
+                    tapes[name], d, given.get(name), **options
+                )
             elif d is not None:
                 d = part.backward(tapes[name], d, **options).x
         tape.spend()
         has_reset_states = any(value is not None for value in reset_states.values())
-        given_back = d, dict(reversed(states.items())), reset_states if has_reset_states else None
-        dx, dstates, dreset_states = map(port.leave, given_back)
-        return Grads(dx, dstates, gradients, dreset_states)
-
-    def load(self, mapping: Mapping[str, ArrayLike]) -> None:
-        """Replace all parameters; see `Parameters.load`."""
-        self.params.load(mapping)
-
-    def update(self, mapping: Mapping[str, ArrayLike]) -> None:
-        """Replace some parameters; see `Parameters.update`."""
-        self.params.update(mapping)
+        of_extra = {name: value for name, value in extra.items() if value is not None}
+        given_back = d, dict(reversed(states.items())), reset_states if has_reset_states else None, of_extra or None
+        dx, dstates, dreset_states, dgiven = map(port.leave, given_back)
+        return Grads(dx, dstates, gradients, dreset_states, dgiven)
 
     def config(self) -> dict[str, Any]:
         """A JSON-able description from which `from_config` builds an equal, freshly initialised model."""
@@ -328,7 +351,13 @@ class Model:
             raise ValueError(
                 f"config: expected 'type', which is 'Model', and 'parts', got {_checks.describe(dict(config))}"
             )
-        parts = _checks.mapping("config['parts']", config["parts"])
+        return cls._build({"parts": config["parts"]}, rng)
+
+    @classmethod
+    def _build(cls, options: dict[str, Any], rng: Any) -> Model:
+        if set(options) != {"parts"}:
+            raise ValueError(f"config: expected 'parts' beside the type, got {list(options)}")
+        parts = _checks.mapping("config['parts']", options["parts"])
         generators = _checks.generator("rng", rng).spawn(len(parts))
         return cls(
             **{name: from_config(part, rng=own) for (name, part), own in zip(parts.items(), generators, strict=True)}
@@ -366,52 +395,84 @@ class Model:
         return ((name, part) for name, part in self._parts.items() if not isinstance(part, Dense))
 
     def _evaluate(
-        self,
-        x: Any,
-        state: Any,
-        reset_state: Any,
-        lengths: Any,
-        resets: Any,
-        out: Any,
-        logits: Any,
-        num_threads: Any,
-        recorder: ModelTape | None,
-    ) -> tuple[Array, dict[str, Any], _Rows]:
-        """One walk through the parts, recorded or not."""
-        port = self._device.port(x)
-        inside, rows, ends = self._rows(port, x, lengths)
-        given, given_resets = (
-            self._by_layer(port, name, states) for name, states in (("state", state), ("reset_state", reset_state))
-        )
-        resets = port.bring("resets", resets)
-        last = next(reversed(self._parts))
+        self, call: Arguments, logits: Any, old: Tape | None
+    ) -> tuple[Array, dict[str, Any], ModelTape | None]:
+        """One walk through the parts, recorded or not: check everything, then run."""
+        port = self._device.port(call.x)
+        inside, rows, ends = self._rows(port, call)
+        names = list(self._parts)
+        last, last_layer = names[-1], [None, *dict(self._layers())][-1]
+        by_layer = {
+            field: self._by_layer(port, field, getattr(call, field)) for field in ("state", "reset_state", "given")
+        }
+        masks = {name: port.bring(name, getattr(call, name)) for name in ("resets", "mask")}
+        shared = {"lengths": ends, "num_threads": call.num_threads, **masks}
         if _checks.truth("logits", logits) and not isinstance(self._parts[last], Dense):
             raise ValueError(f"logits: expected a head as last part, got {type(self._parts[last]).__name__}")
-        y, states = inside, {}
+        if call.out is not None:
+            arrays = [pair for field in ("state", "reset_state") for pair in _arrays(field, by_layer[field])]
+            inputs = [("x", inside), *arrays] if port.direct else []
+            port.checks.output("out", call.out, rows.shape(inside, _output_size(self._parts[last])), self.dtype, inputs)
+        _checks.threads(call.num_threads)
+        recorder = self._begin(call, inside, rows, by_layer, shared, old)
+        if recorder is not None:
+            shared |= {"seed": call.seed, "first_step": call.first_step}
+        y: Any = inside
+        states: dict[str, Any] = {}
         for name, part in self._parts.items():
             run = part if recorder is None else part.forward
-            options = {"num_threads": num_threads}
-            if recorder is not None:
-                options["tape"] = recorder.parts.get(name)
+            options: dict[str, Any] = {} if recorder is None else {"tape": recorder.parts.get(name)}
             if isinstance(part, Dense):
-                result = run(y, logits=logits and name == last, **options)
+                result = run(y, logits=logits and name == last, num_threads=call.num_threads, **options)
                 y, *tapes = (result,) if recorder is None else result
-                rows.blank(y)
+                if not rows.last_only:
+                    rows.blank(y)
             else:
-                options |= {"lengths": ends, "resets": resets, "reset_state": given_resets.get(name)}
+                options |= {field: values.get(name) for field, values in by_layer.items()}
+                out = call.out if name == last and port.direct else None
                 y, states[name], *tapes = run(
-                    y, given.get(name), out=out if name == last and port.direct else None, **options
+                    y, out=out, last_only=rows.last_only and name == last_layer, **shared, **options
                 )
             if recorder is not None:
                 recorder.parts[name] = tapes[0]
-        if out is not None and y is not out:
-            inputs = [("x", inside), *_arrays("state", given)] if port.direct else []
-            port.checks.output("out", out, y.shape, self.dtype, inputs)
-        return port.leave(y, out), port.leave(states), rows
+        if recorder is not None:
+            first: Any = recorder.parts[names[0]]
+            recorder.finish(first._x, rows)
+        return port.leave(y, call.out), port.leave(states), recorder
 
-    def _rows(self, port: Port, x: Any, lengths: Any) -> tuple[Array, _Rows, Array | None]:
+    def _begin(
+        self,
+        call: Arguments,
+        inside: Array,
+        rows: _Rows,
+        by_layer: Mapping[str, Mapping[str, Any]],
+        shared: Mapping[str, Any],
+        old: Tape | None,
+    ) -> ModelTape | None:
+        """The tape, spent, when all is checked that a part would refuse in the midst of the walk; None without one."""
+        if old is None:
+            return None
+        tape = checked(old, self)
+        if not isinstance(tape, ModelTape):
+            raise TypeError("tape: expected a tape of a Model, got one of no part")
+        port = self._device.ports[True]
+        for n, (name, part) in enumerate(self._parts.items()):
+            if isinstance(part, Dense):
+                part.check_x(port, inside) if n == 0 else None
+                continue
+            body = part._recurrence
+            options = {field: values.get(name) for field, values in by_layer.items()}
+            call_of_part = Arguments(inside, seed=call.seed, first_step=call.first_step, **shared, **options)
+            if n == 0:
+                body.check(port, call_of_part, part, training=False)
+            else:
+                body.check_all_but_x(port.checks, call_of_part, rows.time_major(inside), rows.batched)
+        begin(tape, self, self.params)
+        return tape
+
+    def _rows(self, port: Port, call: Arguments) -> tuple[Array, _Rows, Array | None]:
         """The input where the parameters lie, blanked if a head is first; where its rows end; the checked lengths."""
-        array = port.checks.numbers("x", x)
+        array = port.checks.numbers("x", call.x)
         first = next(iter(self._parts.values()))
         head_first = isinstance(first, Dense)
         axes = array.ndim + (not head_first and array.dtype.kind in "iu" and array.ndim < 3)
@@ -421,52 +482,54 @@ class Model:
         batched = axes == 3
         batch_axis = 0 if self.batch_first else 1
         steps, batch = (array.shape[1 - batch_axis], array.shape[batch_axis]) if batched else (array.shape[0], 1)
-        ends = port.checks.lengths(lengths, steps, batch, batched=batched)
+        ends = port.checks.lengths(call.lengths, steps, batch, batched=batched)
         if not port.direct and not head_first:  # what can't be seen any more when it is on the device
-            first._convert_x(port.checks, first._check_x(port.checks, array)[0], ends)
+            body = first._recurrence
+            body.convert_x(port.checks, body.check_x(port.checks, array)[0], ends)
+        last_only = _checks.truth("last_only", call.last_only)
+        if last_only and not dict(self._layers()):
+            raise ValueError("last_only: expected False for a model without recurrent layers, got True")
         ragged = port.enter(port.checks.ragged(ends, steps))
-        rows = _Rows(ragged, batched, self.batch_first, self._device, port.direct)
+        rows = _Rows(ragged, batched, self.batch_first, self._device, port.direct, last_only)
         inside = port.enter(array)
         blanked: Any = rows.blanked("x", inside, self.dtype) if head_first else inside
         return blanked, rows, port.enter(ends)
 
-    def _by_layer(self, port: Port, name: str, states: Any) -> Mapping[str, Any]:
-        """A caller's dict of states, where the parameters lie."""
-        if states is None:
+    def _by_layer(self, port: Port, name: str, values: Any) -> Mapping[str, Any]:
+        """A caller's dict of states or extra inputs, where the parameters lie."""
+        if values is None:
             return {}
-        if not isinstance(states, Mapping):
+        if not isinstance(values, Mapping):
             raise TypeError(
-                f"{name}: expected a mapping from the layers' names to states, got {_checks.describe(states)}"
+                f"{name}: expected a mapping from the layers' names to states, got {_checks.describe(values)}"
             )
         layers = dict(self._layers())
-        if surplus := [key for key in states if key not in layers]:
+        if surplus := [key for key in values if key not in layers]:
             raise ValueError(f"{name}: expected names among {list(layers)}, got {surplus}")
-        return {key: layers[key]._bring_state(port, f"{name}[{key!r}]", state) for key, state in states.items()}
+        bring = _bring_given if name == "given" else _bring_state
+        return {key: bring(layers[key], port, f"{name}[{key!r}]", value) for key, value in values.items()}
 
     def _check_dstates(self, dstates: Mapping[str, Any], tapes: Mapping[str, Tape]) -> None:
         """Raise before anything is added what the layers would raise in the midst of it."""
         for name, layer in self._layers():
             run = recording(tapes[name], layer, layer.params).run
-            checks = self._device.checks
-            layer._check_states(
-                checks, f"dstate[{name!r}]", dstates.get(name), run.x.shape[1], run.batched, halves=True
-            )
-
-    def _gradients(self, into: Any) -> Gradients:
-        if into is None:
-            return self.params.zeros()
-        if not isinstance(into, Gradients):
-            raise TypeError(f"into: expected Gradients or None, got {_checks.describe(into)}")
-        if into.dtype != self.dtype or into.shapes != self.params.shapes:
-            raise ValueError(f"into: expected the layout of params, {self.params!r}; got {into!r}")
-        if into.device is not self._device:
-            raise ValueError(f"into: expected Gradients on {self._device}, as params are, got some on {into.device}")
-        return into
+            body, shape = layer._recurrence, (run.x.shape[1], run.batched)
+            body.check_states(self._device.checks, f"dstate[{name!r}]", dstates.get(name), *shape, some=True)
 
     def _slice(self, gradients: Gradients, name: str) -> Gradients:
         """The gradients of one part: a view."""
         params, start = self._parts[name].params, self._offsets[name]
         return Gradients(params.shapes, self.dtype, gradients.flat[start : start + params.size], self._device)
+
+
+def _bring_state(layer: Recurrent, port: Port, name: str, value: Any) -> Any:
+    return layer._recurrence.bring_state(port, name, value)
+
+
+def _bring_given(layer: Recurrent, port: Port, name: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: port.bring(f"{name}[{key!r}]", array) for key, array in value.items()}
+    return port.bring(name, value)
 
 
 def _arrays(name: str, states: Mapping[str, Any]) -> Iterator[tuple[str, Array]]:
@@ -484,8 +547,10 @@ def _check_parts(parts: Mapping[str, Any]) -> None:
     if not parts:
         raise ValueError("parts: expected at least one part, got none")
     for name, part in parts.items():
-        if not isinstance(part, _Part):
-            raise TypeError(f"{name}: expected an RNN, LSTM, GRU or Dense, got {_checks.describe(part)}")
+        if not isinstance(part, _Piece):
+            raise TypeError(
+                f"{name}: expected a Recurrent (RNN, LSTM, GRU, ...) or a Dense, got {_checks.describe(part)}"
+            )
         if not name.isidentifier():
             raise ValueError(f"parts: expected names that are identifiers, got {name!r}")
         if part.params.in_model or sum(other.params is part.params for other in parts.values()) > 1:
@@ -504,5 +569,5 @@ def _check_parts(parts: Mapping[str, Any]) -> None:
         raise ValueError("batch_first: expected the same for all layers, got layers with and layers without it")
 
 
-def _output_size(part: _Part) -> int:
-    return part.output_size if isinstance(part, Dense) else part.hidden_size * (2 if part.bidirectional else 1)
+def _output_size(part: _Piece) -> int:
+    return part.output_size if isinstance(part, Dense) else part._recurrence.layout.features

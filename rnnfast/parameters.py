@@ -25,7 +25,8 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks
 from ._checks import Array
-from ._device import HOST, Device, aligned_empty
+from ._device import HOST, Device
+from ._memory import aligned_empty
 
 __all__ = ["Gradients", "Parameters", "Store", "aligned_empty"]
 

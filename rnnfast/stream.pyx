@@ -8,7 +8,7 @@ array's fields, run the layers' kernels with T = 1, done; nothing is allocated i
 case (lists, another dtype, ids, strided arrays) takes the slower way through `_checks`, with the same errors as
 everywhere.
 
-A) The kernels are reached through `Kernel.handle`, a capsule; the layers' common life is `csrc/stack.h`.
+A) What runs is in a `StreamSpec`. The kernels are reached through `Kernel.handle`, a capsule; the layers' common life is `csrc/stack.h`.
 B) The GIL is released from `WORTH_RELEASING` multiply-adds on (10 us): below, handing it over costs more than it saves.
 C) Two threads in one stream at once get a RuntimeError, not a race.
 D) The state changes when a call is complete. A call that Ctrl-C ends leaves the state from before it.
@@ -30,7 +30,7 @@ cimport numpy as cnp
 import numpy as np
 
 from . import _checks
-from .parameters import aligned_empty
+from ._memory import aligned_empty
 
 __all__ = ["Stream"]
 
@@ -56,6 +56,9 @@ cdef extern from "stack.h" namespace "rnnfast" nogil:
         index y_t, y_b
         const void *state[8]  # most_states
         void *final_state[8]
+        const void *given[8]  # most_given
+        index given_t[8]
+        index given_b[8]
         int givens
         Interrupt *interrupt
     cdef cppclass Stack:
@@ -108,26 +111,29 @@ cdef class _Layers:
     """A stack of kernels with its memory, for a fixed batch. The base of streams; cells use it as it is."""
 
     cdef unique_ptr[Stack] stack
-    cdef list kernels, panels, pairs  # what the stack points into
-    cdef index batch, I, H, L
+    cdef object spec  # a StreamSpec, with what the stack points into
+    cdef index batch, I, W, L  # W: of the output, the first state's width
     cdef double work  # multiply-adds of a step
-    cdef int type_num, item, has_c
+    cdef int type_num, item, count
+    cdef index widths[8]  # of the `count` states
     cdef object real  # the dtype
 
-    def __init__(self, kernels, panels, pairs, index batch, index L, index I, index H, int gates, bint has_c, dtype,
-                 int num_threads):
-        self.kernels, self.panels, self.pairs = kernels, panels, pairs
-        self.batch, self.L, self.I, self.H = batch, L, I, H
-        self.has_c = has_c
-        self.real = dtype
-        self.type_num = dtype.num
-        self.item = dtype.itemsize
-        self.work = <double>batch * gates * H * (I + H + (L - 1) * 2.0 * H)
-        block = max(1, min(MOST_STEPS, BLOCK_BYTES // max(1, batch * H * self.item)))
-        self.stack = make_stack(dtype == np.float64, batch, block, num_threads)
+    def __init__(self, spec):
+        self.spec = spec
+        self.batch, self.L, self.I = spec.batch_size, spec.num_layers, spec.input_size
+        self.count = len(spec.states)
+        for state, (_, width, _) in enumerate(spec.states):
+            self.widths[state] = width
+        self.W = self.widths[0]
+        self.real = spec.dtype
+        self.type_num = spec.dtype.num
+        self.item = spec.dtype.itemsize
+        self.work = spec.work * <double>self.batch
+        block = max(1, min(MOST_STEPS, BLOCK_BYTES // max(1, self.batch * self.W * self.item)))
+        self.stack = make_stack(spec.dtype == np.float64, self.batch, block, spec.num_threads)
         cdef const KernelHandle *handle
         cdef const uint32_t *words
-        for kernel, panel, pair in zip(kernels, panels, pairs, strict=True):
+        for kernel, panel, pair in zip(spec.kernels, spec.panels, spec.pairs, strict=True):
             handle = <const KernelHandle *>PyCapsule_GetPointer(kernel.handle, "rnnfast.kernel")
             words = NULL
             if pair is not None:
@@ -193,32 +199,29 @@ cdef class Stream(_Layers):
     weights : {"float32", "float64", "bfloat16"}
         How the weights are stored.
     state : ndarray or tuple of ndarray
-        The state, shape [L, B, H], or the tuple (h, c) of an LSTM; reading gives a copy, setting is checked as a
-        layer's `state` is ([L, H] will do if B = 1).
+        The state, shape [L, B, H], or the tuple of several, as (h, c) of an LSTM; reading gives a copy, setting is
+        checked as a layer's `state` is ([L, H] will do if B = 1).
     """
 
     cdef readonly str weights
-    cdef tuple states  # two of h or (h, c), [L, B, H]: the state, and where a call leaves the next until it is complete
-    cdef void *h[2]
-    cdef void *c[2]  # of states
+    cdef tuple states  # two tuples of [L, B, width]: the state, and where a call leaves the next until it is complete
+    cdef void *places[2][8]  # of states
     cdef bint now  # which of them is the state
     cdef bint batch_first
-    cdef int gates, num_threads
 
     def __init__(self, *arguments):
         raise TypeError("Stream: made by layer.stream(), not directly")
 
     @staticmethod
-    def _make(kernels, panels, pairs, batch, L, I, H, gates, has_c, dtype, num_threads, weights, batch_first):
+    def _make(spec):
         cdef Stream self = Stream.__new__(Stream)
-        _Layers.__init__(self, kernels, panels, pairs, batch, L, I, H, gates, has_c, dtype, num_threads)
-        self.weights = weights
-        self.batch_first = batch_first
-        self.gates, self.num_threads = gates, num_threads
-        self.states = tuple([tuple([aligned_empty((L, batch, H), dtype) for _ in range(1 + has_c)]) for _ in range(2)])
+        _Layers.__init__(self, spec)
+        self.weights, self.batch_first = spec.weights, spec.batch_first
+        shapes = [(self.L, self.batch, width) for _, width, _ in spec.states]
+        self.states = tuple([tuple([aligned_empty(shape, self.real) for shape in shapes]) for _ in range(2)])
         for place in range(2):
-            self.h[place] = cnp.PyArray_DATA(<cnp.ndarray>self.states[place][0])
-            self.c[place] = cnp.PyArray_DATA(<cnp.ndarray>self.states[place][1]) if has_c else NULL
+            for state in range(self.count):
+                self.places[place][state] = cnp.PyArray_DATA(<cnp.ndarray>self.states[place][state])
         self.reset()
         return self
 
@@ -228,7 +231,7 @@ cdef class Stream(_Layers):
 
     @property
     def hidden_size(self):
-        return self.H
+        return self.spec.hidden_size
 
     @property
     def num_layers(self):
@@ -240,14 +243,15 @@ cdef class Stream(_Layers):
 
     def __repr__(self):
         return (
-            f"Stream(batch_size={self.batch}, input_size={self.I}, hidden_size={self.H}, num_layers={self.L}, "
+            f"Stream(batch_size={self.batch}, input_size={self.I}, hidden_size={self.hidden_size}, "
+            f"num_layers={self.L}, "
             f"weights={self.weights!r})"
         )
 
     def __reduce__(self):
         raise TypeError("Stream: cannot be pickled; pickle the layer and the stream's state")
 
-    def step(self, x, out=None):
+    def step(self, x, out=None, given=None):
         """One step.
 
         Parameters
@@ -256,6 +260,8 @@ cdef class Stream(_Layers):
             The input; or integer ids in 0..I-1, [B] or a number, that stand for one-hot vectors.
         out : ndarray, shape [B, H], or [H] where `x` is [I] or a number, optional
             Where to write the result: of the stream's dtype, C-contiguous, sharing no memory with `x`.
+        given : mapping from str to array_like, or array_like, optional
+            The cell's extra inputs, [B] or [B, width] each; an array alone if the cell has one.
 
         Returns
         -------
@@ -272,11 +278,11 @@ cdef class Stream(_Layers):
         cdef cnp.ndarray array
         cdef int axes = self.plain(x, self.I)
         if axes == 2 and cnp.PyArray_DIM(<cnp.ndarray>x, 0) == self.batch or axes == 1 and self.batch == 1:
-            return self.walk(<cnp.ndarray>x, False, axes == 2, False, out)
+            return self.walk(<cnp.ndarray>x, False, axes == 2, False, out, given)
         batched, array, ids = self.checked("x", x, 0, "[B, I]")
-        return self.walk(array, ids, batched, False, out)
+        return self.walk(array, ids, batched, False, out, given)
 
-    def process(self, block, out=None):
+    def process(self, block, out=None, given=None):
         """Many steps.
 
         Parameters
@@ -285,6 +291,8 @@ cdef class Stream(_Layers):
             The inputs; or integer ids without the last axis.
         out : ndarray, shape of the result, optional
             Where to write it: of the stream's dtype, C-contiguous, sharing no memory with `block`.
+        given : mapping from str to array_like, or array_like, optional
+            The cell's extra inputs, with the axes of `block`: a number for each step and row, or [width].
 
         Returns
         -------
@@ -303,33 +311,35 @@ cdef class Stream(_Layers):
         if axes == 2 and self.batch == 1 or (
             axes == 3 and cnp.PyArray_DIM(<cnp.ndarray>block, not self.batch_first) == self.batch
         ):
-            return self.walk(<cnp.ndarray>block, False, axes == 3, True, out)
+            return self.walk(<cnp.ndarray>block, False, axes == 3, True, out, given)
         batched, array, ids = self.checked("block", block, 1, "[B, T, I]" if self.batch_first else "[T, B, I]")
-        return self.walk(array, ids, batched, True, out)
+        return self.walk(array, ids, batched, True, out, given)
 
-    cdef walk(self, cnp.ndarray x, bint ids, bint batched, bint time, out):
+    cdef walk(self, cnp.ndarray x, bint ids, bint batched, bint time, out, given):
         """Run C-contiguous x, which has an axis for the batch or not, and one for time or not; so has the result."""
         cdef Run run
         cdef cnp.ndarray y
         cdef cnp.npy_intp shape[3]
         cdef int axes = time + batched + 1, axis
         cdef bint by_rows = time and batched and self.batch_first, fits
+        cdef index width
+        cdef list kept  # the extra inputs, until the run is over
         cdef index steps = cnp.PyArray_DIM(x, by_rows) if time else 1, rows = steps * self.batch
         shape[0] = steps  # its first axis, if there is one for time
         shape[time] = self.batch
         if by_rows:
             shape[0], shape[1] = self.batch, steps
-        shape[axes - 1] = self.H
+        shape[axes - 1] = self.W
         if out is None:
             y = <cnp.ndarray>cnp.PyArray_EMPTY(axes, shape, self.type_num, 0)
         else:
-            fits = self.plain(out, self.H) == axes and PyArray_ISCARRAY(<cnp.ndarray>out)
+            fits = self.plain(out, self.W) == axes and PyArray_ISCARRAY(<cnp.ndarray>out)
             if fits:
                 y = <cnp.ndarray>out
                 for axis in range(axes):
                     fits = fits and cnp.PyArray_DIM(y, axis) == shape[axis]
                 fits = fits and not overlap(
-                    <char *>cnp.PyArray_DATA(y), rows * self.H * self.item,
+                    <char *>cnp.PyArray_DATA(y), rows * self.W * self.item,
                     <char *>cnp.PyArray_DATA(x), rows * (sizeof(int64_t) if ids else self.I * self.item),
                 )
             if not fits:
@@ -346,12 +356,35 @@ cdef class Stream(_Layers):
         run.x_b = 1 if ids else self.I
         run.x_t = self.batch * run.x_b
         run.y = cnp.PyArray_DATA(y)
-        run.y_t, run.y_b = self.batch * self.H, self.H
+        run.y_t, run.y_b = self.batch * self.W, self.W
         if by_rows:
             run.x_t, run.x_b = run.x_b, steps * run.x_b
-            run.y_t, run.y_b = self.H, steps * self.H
+            run.y_t, run.y_b = self.W, steps * self.W
+        run.givens = 0
+        if given is None and not self.spec.given:
+            self.advance(&run)
+            return y
+        kept = self.extra(given, [shape[axis] for axis in range(axes - 1)])
+        run.givens = <int>len(kept)
+        for axis in range(run.givens):
+            run.given[axis] = cnp.PyArray_DATA(<cnp.ndarray>kept[axis])
+            width = self.spec.given[axis][1] or 1
+            run.given_t[axis], run.given_b[axis] = self.batch * width, width
+            if by_rows:
+                run.given_t[axis], run.given_b[axis] = width, steps * width
         self.advance(&run)
         return y
+
+    cdef list extra(self, given, leading):
+        """The extra inputs as C-contiguous arrays of the dtype, in the cell's order."""
+        known = [name for name, _ in self.spec.given]
+        arrays = _checks.by_name("given", given, known, self.spec.cell)
+        return [
+            _checks.real_of_shape(
+                f"given[{name!r}]", array, self.real, (*leading, width) if width else tuple(leading), contiguous=True
+            )
+            for (name, width), array in zip(self.spec.given, arrays, strict=True)
+        ]
 
     cdef checked(self, name, x, has_time, axes):
         """Whether there is a batch axis; x as a C-contiguous array of the dtype or of int64 ids; which of the two."""
@@ -378,11 +411,11 @@ cdef class Stream(_Layers):
     cdef int advance(self, Run *run) except -1:
         """Run from the state that is into the other buffer, which is the state when all is done."""
         cdef bint stopped
+        cdef int state
         self.enter()
-        run.givens = 0
-        run.state[0], run.final_state[0] = self.h[self.now], self.h[not self.now]
-        if self.has_c:
-            run.state[1], run.final_state[1] = self.c[self.now], self.c[not self.now]
+        for state in range(self.count):
+            run.state[state] = self.places[self.now][state]
+            run.final_state[state] = self.places[not self.now][state]
         stopped = run.steps != 0 and self.run(run)
         if run.steps and not stopped:
             self.now = not self.now
@@ -390,7 +423,7 @@ cdef class Stream(_Layers):
         return interrupted() if stopped else 0
 
     def reset(self, rows=None):
-        """Zero the state.
+        """Put the state back to what it starts from: zeros, for most cells.
 
         Parameters
         ----------
@@ -405,8 +438,8 @@ cdef class Stream(_Layers):
         chosen = slice(None) if rows is None else _checks.rows("rows", rows, self.batch)
         self.enter()
         try:
-            for array in self.states[self.now]:
-                array[:, chosen] = 0
+            for array, (_, _, initial) in zip(self.states[self.now], self.spec.states, strict=True):
+                array[:, chosen] = initial
         finally:
             self.stack.get().leave()
 
@@ -417,22 +450,23 @@ cdef class Stream(_Layers):
             copies = tuple([array.copy() for array in self.states[self.now]])
         finally:
             self.stack.get().leave()
-        return copies if self.has_c else copies[0]
+        return copies if self.count > 1 else copies[0]
 
     @state.setter
     def state(self, value):
-        if not self.has_c:
+        if self.count == 1:
             value = (value,)
-        elif not isinstance(value, (tuple, list)) or len(value) != 2:
-            raise TypeError(f"state: expected a tuple (h, c), got {_checks.describe(value)}")
+        elif not isinstance(value, (tuple, list)) or len(value) != self.count:
+            names = ", ".join([name for name, _, _ in self.spec.states])
+            raise TypeError(f"state: expected a tuple ({names}), got {_checks.describe(value)}")
         checked = []
-        for name, part in zip(("state[0]", "state[1]") if self.has_c else ("state",), value, strict=True):
+        for number, part in enumerate(value):
+            name = f"state[{number}]" if self.count > 1 else "state"
             array = _checks.numbers(name, part)
             if self.batch == 1 and array.ndim == 2:
                 array = array[:, None]
-            checked.append(
-                _checks.real_of_shape(name, array, self.real, (self.L, self.batch, self.H), "[L, B, H]")
-            )
+            shape = (self.L, self.batch, self.spec.states[number][1])
+            checked.append(_checks.real_of_shape(name, array, self.real, shape, "[L, B, H]"))
         self.enter()
         try:
             for own, given in zip(self.states[self.now], checked, strict=True):
@@ -451,10 +485,7 @@ cdef class Stream(_Layers):
         -------
         Stream
         """
-        cdef Stream other = Stream._make(
-            self.kernels, self.panels, self.pairs, self.batch, self.L, self.I, self.H, self.gates, bool(self.has_c),
-            self.real, self.num_threads, self.weights, self.batch_first,
-        )
+        cdef Stream other = Stream._make(self.spec)
         other.state = self.state
         return other
 
@@ -474,84 +505,92 @@ cdef class Steps(_Layers):
     cdef object store  # where the weights came from
     cdef object version  # the number that it had, the very object: a store that has not changed holds it still
 
-    def __init__(self, kernel, panels, store, version, batch, I, H, gates, has_c, dtype):
-        _Layers.__init__(self, [kernel], [panels], [None], batch, 1, I, H, gates, has_c, dtype, 0)
+    def __init__(self, spec, store, version):
+        _Layers.__init__(self, spec)
         self.store, self.version = store, version
 
     def serves(self, batch):
         """Whether the weights are still the current ones, and the batch is this one."""
         return self.store.version is self.version and self.batch == batch
 
-    # noexcept, these two: they read fields after their types were looked at. What is not plain is an answer (NULL,
-    # False), no error: the caller hands it to the cell's own checks, which say what is wrong.
-    cdef char *part(self, value, int axes, bint writeable) noexcept:
-        """The memory of a plain half of a state; NULL for anything else."""
-        if self.plain(value, self.H) != axes or axes == 2 and cnp.PyArray_DIM(<cnp.ndarray>value, 0) != self.batch:
-            return NULL
-        if writeable and not PyArray_ISCARRAY(<cnp.ndarray>value):
-            return NULL
-        return cnp.PyArray_BYTES(<cnp.ndarray>value)
-
-    cdef bint halves(self, value, int axes, bint writeable, char **h, char **c) noexcept:
-        """Find the memory of a plain state, h or (h, c)."""
-        if not self.has_c:
-            h[0] = self.part(value, axes, writeable)
-            return h[0] != NULL
-        if type(value) is not tuple or len(<tuple>value) != 2:
+    # noexcept: it reads fields after their types were looked at. What is not plain is an answer (False), no error: the
+    # caller hands it to the cell's own checks, which say what is wrong.
+    cdef bint parts(self, value, int axes, bint writeable, char **data) noexcept:
+        """Find the memory of a plain state, which is an array or a tuple of several."""
+        cdef int state
+        if self.count > 1 and (type(value) is not tuple or len(<tuple>value) != self.count):
             return False
-        h[0] = self.part((<tuple>value)[0], axes, writeable)
-        c[0] = self.part((<tuple>value)[1], axes, writeable)
-        return h[0] != NULL and c[0] != NULL
+        for state in range(self.count):
+            part = (<tuple>value)[state] if self.count > 1 else value
+            if self.plain(part, self.widths[state]) != axes:
+                return False
+            if axes == 2 and cnp.PyArray_DIM(<cnp.ndarray>part, 0) != self.batch:
+                return False
+            if writeable and not PyArray_ISCARRAY(<cnp.ndarray>part):
+                return False
+            data[state] = cnp.PyArray_BYTES(<cnp.ndarray>part)
+        return True
 
-    cdef new(self, int axes):
+    cdef new(self, int axes, int state):
         cdef cnp.npy_intp shape[2]
-        shape[0], shape[1] = self.batch, self.H
+        shape[0], shape[1] = self.batch, self.widths[state]
         return cnp.PyArray_EMPTY(axes, &shape[2 - axes], self.type_num, 0)
+
+    cdef bint apart(self, Run *run, char **before, char **after) noexcept:
+        """Whether the memory of the new state is its own."""
+        cdef int state, other
+        cdef index rows = self.batch * self.item
+        for state in range(self.count):
+            if overlap(after[state], rows * self.widths[state], <const char *>run.x, rows * self.I):
+                return False
+            for other in range(self.count):
+                if before[other] != NULL and overlap(
+                    after[state], rows * self.widths[state], before[other], rows * self.widths[other]
+                ):
+                    return False
+                if other < state and overlap(
+                    after[state], rows * self.widths[state], after[other], rows * self.widths[other]
+                ):
+                    return False
+        return True
 
     cdef step(self, x, state, out):
         """The new state; None if this is not the plain case, or another version or batch."""
         cdef Run run
-        cdef char *h0 = NULL
-        cdef char *c0 = NULL
-        cdef char *hT = NULL
-        cdef char *cT = NULL
-        cdef char *data
-        cdef int axes = self.plain(x, self.I)
-        cdef index bytes = self.batch * self.H * self.item
+        cdef char *before[8]
+        cdef char *after[8]
+        cdef int axes = self.plain(x, self.I), part
         cdef bint stopped
         if axes < 1 or axes > 2 or self.store.version is not self.version:
             return None
         if (cnp.PyArray_DIM(<cnp.ndarray>x, 0) if axes == 2 else 1) != self.batch:
             return None
-        data = cnp.PyArray_BYTES(<cnp.ndarray>x)
-        if state is not None and not self.halves(state, axes, False, &h0, &c0):
-            return None
-        if out is None:
-            result = (self.new(axes), self.new(axes)) if self.has_c else self.new(axes)
-        else:
-            result = out
-        if not self.halves(result, axes, True, &hT, &cT):
+        for part in range(self.count):
+            before[part] = NULL
+        if state is not None and not self.parts(state, axes, False, before):
             return None
         if out is not None:
-            for to in range(1 + self.has_c):
-                hit = cT if to else hT
-                if (
-                    overlap(hit, bytes, data, self.batch * self.I * self.item)
-                    or h0 != NULL and overlap(hit, bytes, h0, bytes)
-                    or c0 != NULL and overlap(hit, bytes, c0, bytes)
-                ):
-                    return None
-            if self.has_c and overlap(hT, bytes, cT, bytes):
-                return None
+            result = out
+        elif self.count == 1:
+            result = self.new(axes, 0)
+        elif self.count == 2:
+            result = (self.new(axes, 0), self.new(axes, 1))
+        else:
+            result = tuple([self.new(axes, part) for part in range(self.count)])
+        if not self.parts(result, axes, True, after):
+            return None
+        run.x = cnp.PyArray_BYTES(<cnp.ndarray>x)
+        if out is not None and not self.apart(&run, before, after):
+            return None
         if not self.stack.get().enter():
             return None
         run.steps = 1
-        run.x = data
+        run.givens = 0
         run.ids = NULL
         run.x_t, run.x_b = 0, self.I
-        run.y, run.y_t, run.y_b = hT, 0, self.H
-        run.givens = 0
-        run.state[0], run.state[1], run.final_state[0], run.final_state[1] = h0, c0, hT, cT
+        run.y, run.y_t, run.y_b = after[0], 0, self.W
+        for part in range(self.count):
+            run.state[part], run.final_state[part] = before[part], after[part]
         stopped = self.run(&run)
         self.stack.get().leave()
         if stopped:
@@ -567,13 +606,13 @@ cdef object called(object self, PyObject *const *arguments, size_t counted, PyOb
     cdef Py_ssize_t count = PyVectorcall_NARGS(counted), i, named = 0 if names == NULL else len(<tuple>names)
     cdef PyObject *given[3]  # x, state, out
     cdef Steps steps = (<Stepper>self)._steps  # which another thread may replace while this one runs
-    cdef bint plain = steps is not None and 1 <= count <= 2 and Py_TYPE(self).tp_call == call
+    cdef bint plain = steps is not None and 1 <= count <= 3 and Py_TYPE(self).tp_call == call
     given[0] = arguments[0] if count else NULL
-    given[1] = arguments[1] if count == 2 else <PyObject *>None
-    given[2] = <PyObject *>None
+    given[1] = arguments[1] if count > 1 else <PyObject *>None
+    given[2] = arguments[2] if count > 2 else <PyObject *>None
     for i in range(named):
         name = (<tuple>names)[i]
-        if name == "out":
+        if name == "out" and count < 3:
             given[2] = arguments[count + i]
         elif name == "state" and count == 1:
             given[1] = arguments[count + i]
@@ -601,17 +640,19 @@ cdef class Stepper:
     def __cinit__(self):
         self.vectorcall = <vectorcallfunc>called
 
-    def __call__(self, x, state=None, *, out=None):
+    def __call__(self, x, state=None, out=None, *, given=None):
         """One step; keep nothing.
 
         Parameters
         ----------
         x : array_like, shape [B, I] or [I]
             The input; or integer ids in 0..I-1, [B] or a number, that stand for one-hot vectors.
-        state : array_like, shape [B, H] or [H], or a tuple (h, c) of them for an LSTM, optional
+        state : array_like, shape [B, H] or [H], or the tuple of several, as (h, c) of an LSTM, optional
             The state before the step; zeros by default.
         out : as the state, optional
             Where to write the new state: of the cell's dtype, C-contiguous, sharing no memory with an input.
+        given : mapping from str to array_like, or array_like, optional
+            The extra inputs of this step, [B] or [B, width]; an array alone if the cell has one.
 
         Returns
         -------
@@ -623,7 +664,7 @@ cdef class Stepper:
         TypeError, ValueError
             An argument is of a wrong kind, shape or range; nothing is written.
         """
-        return self._step(x, state, out)
+        return self._step(x, state, out, given)
 
 
 cdef Stepper stepper = Stepper.__new__(Stepper)

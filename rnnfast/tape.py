@@ -40,12 +40,15 @@ class Grads(NamedTuple):
         dLoss/dparameters, where the parameters lie.
     reset_state : array, tuple of arrays or None
         dLoss/dreset_state; None unless one was given.
+    given : dict or None
+        dLoss/d of the extra inputs, by name; None for cells that have none.
     """
 
     x: Array | None
     state: Any
     params: Gradients
     reset_state: Any = None
+    given: Any = None
 
 
 class Tape:
@@ -91,7 +94,7 @@ class Tape:
 
 def begin(tape: Any, owner: Any, params: Parameters) -> Tape:
     """A tape for a forward that begins: a new one, or the memory of `tape`, whose recording is gone from here on."""
-    fresh = Tape() if tape is None else _tape_of(owner, tape)
+    fresh = Tape() if tape is None else checked(tape, owner)
     fresh.spend()
     fresh._owner, fresh._version, fresh._device = owner, params.version, params.device
     return fresh
@@ -99,7 +102,7 @@ def begin(tape: Any, owner: Any, params: Parameters) -> Tape:
 
 def recording(tape: Any, owner: Any, params: Parameters) -> Any:
     """What `owner` recorded on `tape`, if its backward may still use it; it may until `tape.spend`."""
-    held = _tape_of(owner, tape)
+    held = checked(tape, owner)
     if held._recording is None or held._x is None:
         raise ValueError("tape: expected one that holds a forward, got a used one; run forward again")
     if held._version != params.version:
@@ -109,7 +112,8 @@ def recording(tape: Any, owner: Any, params: Parameters) -> Any:
     return held._recording
 
 
-def _tape_of(owner: Any, tape: Any) -> Tape:
+def checked(tape: Any, owner: Any) -> Tape:
+    """A caller's tape, if it is this owner's or nobody's yet."""
     if not isinstance(tape, Tape):
         raise TypeError(f"tape: expected a Tape, got {describe(tape)}")
     if tape._owner is not None and tape._owner is not owner:

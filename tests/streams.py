@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
-from itertools import pairwise, product
+from itertools import pairwise
 
 import numpy as np
-from registry import DTYPES, ISAS, KINDS, Case, active_isa
+from registry import DESCRIPTIONS, DTYPES, ISAS, KINDS, Case, active_isa, spread
 from shared import OLD
 
 T = 70  # more than the 64 steps of an internal block, and not a multiple of them
 
 # Layers, batch, units, features: both sides of each vector width, tiles of one row and of several.
+WITHOUT_GIVEN = tuple(kind for kind in KINDS if not DESCRIPTIONS[kind].given)
+
 SIZES = (
     (1, 1, 1, 1),
     (1, 1, 100, 33),
@@ -34,14 +36,16 @@ CUTS = {
 
 
 def cases(dtypes=DTYPES):
-    """All sizes with all kinds and instruction sets."""
-    for (layers, batch, units, features), kind, isa, dtype in product(SIZES, KINDS, ISAS, dtypes):
+    """All sizes with all kinds of kernels by hand and instruction sets; other kinds with some sizes."""
+    for kind, (layers, batch, units, features), isa, dtype in spread(SIZES, ISAS, dtypes, kinds=WITHOUT_GIVEN):
         yield Case(kind, isa, dtype, num_layers=layers, T=T, B=batch, H=units, I=features)
 
 
 def walk(stream, x, bounds):
     """The outputs over the blocks between the bounds, blocks of one step by `step`; with `out` where they begin odd."""
-    y = np.full((*(x.shape if x.dtype.kind in "iu" else x.shape[:-1]), stream.hidden_size), OLD, stream.dtype)
+    state = stream.state
+    width = (state[0] if isinstance(state, tuple) else state).shape[-1]
+    y = np.full((*(x.shape if x.dtype.kind in "iu" else x.shape[:-1]), width), OLD, stream.dtype)
     for begin, end in pairwise(bounds):
         call, x_now, y_now = stream.process, x[begin:end], y[begin:end]
         if end == begin + 1:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from registry import ISAS, KINDS, Case, map_state, parts
+from registry import FUSED, ISAS, Case, map_state, parts
 from shared import MAKES, OnlyDLPack, read_only
 
 CASE = Case("lstm", ISAS[-1], T=6, B=4, H=9, I=5)
@@ -68,7 +68,7 @@ def test_out_must_not_overlap_an_input():
     assert not x.any()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FUSED)
 def test_empty_calls(kind):
     for T, B in ((0, 3), (4, 0), (0, 0)):
         case = Case(kind, ISAS[-1], T=T, B=B, num_layers=2, H=4, I=3)
@@ -84,7 +84,7 @@ def test_empty_calls(kind):
             np.testing.assert_array_equal(after, before)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FUSED)
 def test_unbatched_is_a_batch_of_one(kind):
     case = Case(kind, ISAS[-1], B=1, T=5, bidirectional=True, H=6, I=4)
     layer, data = case.layer(), case.data

@@ -7,22 +7,22 @@ Any number of threads, any chunking, one-step calls, cells, neighbours in the ba
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise, product
+from itertools import pairwise
 
 import numpy as np
 import pytest
-from registry import DTYPES, ISAS, KINDS, Case, assert_same_bits, make_cell, map_state, parts
+from registry import EVERY, ISAS, Case, assert_same_bits, make_cell, map_state, parts, spread
 
 every = pytest.mark.parametrize(
     "case",
-    [Case(kind, isa, dtype, T=14, B=7, H=37, I=19) for kind, isa, dtype in product(KINDS, ISAS, DTYPES)],
+    [Case(kind, isa, dtype, T=14, B=7, H=37, I=19) for kind, isa, dtype in EVERY],
     ids=str,
 )
 
 
 def run(layer, data, *, threads=1, **masks):
     """All results of one forward and backward call as a flat list of arrays."""
-    y, state, tape = layer.forward(data.x, data.state, num_threads=threads, **masks)
+    y, state, tape = layer.forward(data.x, data.state, num_threads=threads, **masks, **data.extra)
     grads = layer.backward(tape, data.dy, data.dstate, num_threads=threads)
     dx = () if grads.x is None else (grads.x,)
     return [y, *parts(state), *dx, *parts(grads.state), grads.params.flat]
@@ -42,7 +42,7 @@ LARGE = (
 
 
 @pytest.mark.parametrize("large", LARGE, ids=("rows", "units", "stack"))
-@pytest.mark.parametrize(("isa", "kind", "dtype"), list(product(ISAS, KINDS, DTYPES)))
+@pytest.mark.parametrize(("kind", "isa", "dtype"), EVERY)
 def test_any_number_of_threads(isa, kind, dtype, large):
     case = Case(kind, isa, dtype, **large)
     layer, data = case.layer(), case.data
@@ -61,7 +61,7 @@ LENGTHS = {
 
 
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
-@pytest.mark.parametrize(("isa", "kind"), list(product(ISAS, KINDS)))
+@pytest.mark.parametrize(("kind", "isa"), spread(ISAS))
 def test_any_share_of_uneven_lengths(isa, kind, lengths):
     """Each row is one thread's."""
     case = Case(kind, isa, T=14, B=7, H=37, I=19, bidirectional=True)
@@ -84,6 +84,7 @@ def test_any_chunking(case, bounds):
         masks = {
             "lengths": np.clip(data.masks["lengths"] - begin, 0, end - begin),
             "resets": data.masks["resets"][begin:end],
+            **data.part(slice(begin, end)),
         }
         y, state, tape = layer.forward(data.x[begin:end], state, **masks)
         chunks.append((begin, end, y, tape))
@@ -101,10 +102,10 @@ def test_any_chunking(case, bounds):
 def test_chunks_with_a_reset_state(case):
     case = replace(case, num_layers=2, mask="reset_state")
     layer, data = case.layer(), case.data
-    whole, final = layer(data.x, data.state, **data.masks)
+    whole, final = layer(data.x, data.state, **data.masks, **data.extra)
     state, outputs = data.state, []
     for begin, end in pairwise((0, 1, 5, 14)):
-        masks = data.masks | {"resets": data.masks["resets"][begin:end]}
+        masks = data.masks | {"resets": data.masks["resets"][begin:end]} | data.part(slice(begin, end))
         y, state = layer(data.x[begin:end], state, **masks)
         outputs.append(y)
     assert_all_same([np.concatenate(outputs), *parts(state)], [whole, *parts(final)])
@@ -116,7 +117,7 @@ def test_cells(case, ids):
     """A cell stepped over the sequence, forward and backward."""
     case = replace(case, ids=ids)
     layer, data = case.layer(), case.data
-    y, final, tape = layer.forward(data.x, data.state)
+    y, final, tape = layer.forward(data.x, data.state, **data.extra)
     grads = layer.backward(tape, data.dy, data.dstate)
 
     cell = make_cell(case.kind, case.I, case.H, isa=case.isa, dtype=case.dtype)
@@ -124,8 +125,9 @@ def test_cells(case, ids):
     state, inferred = (map_state(lambda part: part[0], data.state) for _ in range(2))
     tapes = []
     for t in range(case.T):
-        inferred = cell(data.x[t], inferred)
-        state, tape = cell.forward(data.x[t], state)
+        extra = data.part(t)
+        inferred = cell(data.x[t], inferred, **extra)
+        state, tape = cell.forward(data.x[t], state, **extra)
         tapes.append(tape)
         assert_all_same([parts(state)[0], *parts(inferred)], [y[t], *parts(state)])
     assert_all_same(parts(state), [part[0] for part in parts(final)])
@@ -147,14 +149,14 @@ def test_rows_do_not_know_their_neighbours(case, ids):
     """A row alone, in a batch, and cut to its length."""
     case = replace(case, ids=ids, bidirectional=True, num_layers=2, mask="lengths")
     layer, data = case.layer(), case.data
-    y, state, tape = layer.forward(data.x, data.state, **data.masks)
+    y, state, tape = layer.forward(data.x, data.state, **data.masks, **data.extra)
     grads = layer.backward(tape, data.dy, data.dstate)
     for b, length in enumerate(data.masks["lengths"]):
         x, dy = data.x[:length, b : b + 1], data.dy[:length, b : b + 1]
         row_state, row_dstate = (
             map_state(lambda part, b=b: part[:, b : b + 1].copy(), whole) for whole in (data.state, data.dstate)
         )
-        row_y, row_final, row_tape = layer.forward(x, row_state)
+        row_y, row_final, row_tape = layer.forward(x, row_state, **data.part(slice(length), slice(b, b + 1)))
         row = layer.backward(row_tape, dy, row_dstate)
         assert_same_bits(row_y[:, 0], np.ascontiguousarray(y[:length, b]))
         assert not y[length:, b].any()
@@ -177,7 +179,7 @@ def test_resets_are_separate_calls(case):
     layer, data = case.layer(), case.data
     resets = data.masks["resets"]
     resets[[0, 4, 9]] = [[False], [True], [True]]
-    whole_y, whole_final, tape = layer.forward(data.x, data.state, **data.masks)
+    whole_y, whole_final, tape = layer.forward(data.x, data.state, **data.masks, **data.extra)
     whole = layer.backward(tape, data.dy, data.dstate)
     bounds = [0, *(t for t in np.flatnonzero(resets) if t > 0), case.T]
     segments = [slice(*ends) for ends in pairwise(bounds)]
@@ -191,7 +193,7 @@ def test_resets_are_separate_calls(case):
         into, results = layer.params.zeros(), {}
         for n in range(len(segments))[::order]:
             segment, first, last = segments[n], n == 0, n == len(segments) - 1
-            y, final, tape = layer.forward(data.x[segment], ends(data.state, first, last))
+            y, final, tape = layer.forward(data.x[segment], ends(data.state, first, last), **data.part(segment))
             grads = layer.backward(tape, data.dy[segment], ends(data.dstate, last, first), into=into)
             results[n] = y, parts(final), grads.x, parts(grads.state)
         return *zip(*(results[n] for n in range(len(segments))), strict=True), into
@@ -215,9 +217,9 @@ def test_the_same_call_twice(case):
     first = run(layer, data)
     assert_all_same(run(layer, data), first)
 
-    *_, old = layer.forward(data.x, data.state)
+    *_, old = layer.forward(data.x, data.state, **data.extra)
     layer.backward(old, data.dy)
-    y, state, tape = layer.forward(data.x, data.state, tape=old)
+    y, state, tape = layer.forward(data.x, data.state, tape=old, **data.extra)
     assert tape is old
     grads = layer.backward(tape, data.dy, data.dstate)
     assert_all_same([y, *parts(state), grads.x, *parts(grads.state), grads.params.flat], first)
@@ -225,7 +227,7 @@ def test_the_same_call_twice(case):
     wide = np.full((case.B, case.T + 1, case.I + 3), np.nan, case.dtype)
     view = wide[:, 1:, 2:-1].swapaxes(0, 1)
     view[...] = data.x
-    y, state, tape = layer.forward(view, data.state)
+    y, state, tape = layer.forward(view, data.state, **data.extra)
     grads = layer.backward(tape, data.dy, data.dstate)
     assert_all_same([y, *parts(state), grads.x, *parts(grads.state), grads.params.flat], first)
 

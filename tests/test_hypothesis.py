@@ -8,11 +8,11 @@ from itertools import pairwise
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from registry import AXES, DTYPES, ISAS, KINDS, TOLERANCES, Case, assert_close, assert_same_bits, oracle, parts, swap
+from registry import AXES, DTYPES, FUSED, ISAS, TOLERANCES, Case, assert_close, assert_same_bits, oracle, parts, swap
 
 cases = st.builds(
     Case,
-    kind=st.sampled_from(KINDS),
+    kind=st.sampled_from(FUSED),
     isa=st.sampled_from(ISAS),
     dtype=st.sampled_from(DTYPES),
     bidirectional=st.booleans(),

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from registry import (
-    AXES,
+    DESCRIBED_AXES,
+    DESCRIBED_ROWS,
     DTYPES,
+    FUSED,
+    FUSED_AXES,
+    FUSED_ROWS,
     ISAS,
-    KINDS,
-    ROWS,
     TOLERANCES,
     Case,
     assert_close,
@@ -27,10 +29,11 @@ from rnnfast import _core, reference
 from rnnfast._call import BackwardCall, ForwardCall
 
 
-def test_every_pair_of_values_of_two_axes_occurs():
-    for first, second in combinations(AXES, 2):
-        seen = {(row[first], row[second]) for row in ROWS}
-        assert seen == set(product(AXES[first], AXES[second]))
+@pytest.mark.parametrize(("axes", "rows"), [(FUSED_AXES, FUSED_ROWS), (DESCRIBED_AXES, DESCRIBED_ROWS)])
+def test_every_pair_of_values_of_two_axes_occurs(axes, rows):
+    for first, second in combinations(axes, 2):
+        seen = {(row[first], row[second]) for row in rows}
+        assert seen == set(product(axes[first], axes[second]))
 
 
 @pytest.mark.parametrize("case", cases(), ids=str)
@@ -40,7 +43,7 @@ def test_layer_agrees_with_the_oracle(case):
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FUSED)
 @pytest.mark.parametrize("isa", ISAS)
 def test_long_chains(isa, kind, dtype, threads):
     """Long chains of many rows, whose panels come in pieces; a row alone, whose panels do not, has the same bits."""
@@ -60,8 +63,9 @@ def check(case):
 
     x, dy = swap(case, data.x), swap(case, data.dy)
     masks = data.masks
-    if "resets" in masks:
-        masks = masks | {"resets": swap(case, masks["resets"])}
+    masks = {name: swap(case, value) if name in ("resets", "mask") else value for name, value in masks.items()}
+    if data.extra:
+        masks["given"] = {name: swap(case, value) for name, value in data.extra["given"].items()}
     out = np.full_like(dy, np.nan, order="C")
     y, state, tape = layer.forward(x, data.state, out=out, num_threads=case.threads, **masks)
     assert y is out
@@ -85,13 +89,16 @@ def check(case):
             assert_close(actual, wanted, backward_tolerance)
     else:
         assert grads.reset_state is None
+    if data.extra:
+        for actual, wanted in zip(grads.given.values(), expected_gradients.dgiven, strict=True):
+            assert_close(swap(case, actual), wanted, backward_tolerance)
     assert list(grads.params) == list(layer.params)
     for name in layer.params:
         assert_close(grads.params[name], expected_gradients.params[name], backward_tolerance)
     return layer
 
 
-@pytest.mark.parametrize(("isa", "kind"), list(product(ISAS, KINDS)))
+@pytest.mark.parametrize(("isa", "kind"), list(product(ISAS, FUSED)))
 def test_gradients_accumulate_and_may_leave_parts_out(isa, kind):
     case = Case(kind, isa, T=5, B=3, bidirectional=True)
     layer, data = case.layer(), case.data
@@ -181,7 +188,7 @@ def test_the_kernels_read_the_fields_of_the_calls():
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize(("isa", "kind", "dtype"), list(product(ISAS, KINDS, DTYPES)))
+@pytest.mark.parametrize(("isa", "kind", "dtype"), list(product(ISAS, FUSED, DTYPES)))
 def test_raw_kernel_agrees_with_the_oracle(isa, kind, dtype, reverse):
     call = Call(kind, isa, dtype)
     forward, backward = call.forward, call.backward
@@ -193,10 +200,10 @@ def test_raw_kernel_agrees_with_the_oracle(isa, kind, dtype, reverse):
     expected = reference.backward(result, backward["dy"][0], *backward["dfinal"])
     forward_tolerance, backward_tolerance = TOLERANCES[np.dtype(dtype)]
     assert_close(forward["y"][0], result.y, forward_tolerance)
-    for found, wanted in zip(forward["final_state"], result.state, strict=True):
-        assert_close(found, wanted, forward_tolerance)
+    for actual, wanted in zip(forward["final_state"], result.state, strict=True):
+        assert_close(actual, wanted, forward_tolerance)
     assert_close(backward["dx"], expected.dx, backward_tolerance)
-    found = [*backward["dstate"], *backward["d_reset_state"]]
+    found = backward["dstate"] + backward["d_reset_state"]
     for actual, wanted in zip(found, (*expected.dstate, *expected.d_reset_state), strict=True):
         assert_close(actual, wanted, backward_tolerance)
     gradients = {name: np.full_like(value, np.nan) for name, value in call.weights.items()}
@@ -205,7 +212,7 @@ def test_raw_kernel_agrees_with_the_oracle(isa, kind, dtype, reverse):
         assert_close(value, expected.params[name], backward_tolerance)
 
 
-@pytest.mark.parametrize(("isa", "kind", "dtype"), list(product(ISAS, KINDS, DTYPES)))
+@pytest.mark.parametrize(("isa", "kind", "dtype"), list(product(ISAS, FUSED, DTYPES)))
 def test_unpack_is_the_inverse_of_pack(isa, kind, dtype):
     for sizes in ((1, 1), (3, 16), (17, 33), (40, 5)):
         call = Call(kind, isa, dtype, I=sizes[0], H=sizes[1])
@@ -260,7 +267,7 @@ def test_raw_backward_refuses_wrong_arrays(name):
             call.run_backward(**{name: bad})
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FUSED)
 def test_fused_cells_refuse_what_only_described_cells_have(kind):
     call = Call(kind, ISAS[-1])
     T, B, _ = call.forward["x"].shape
@@ -280,7 +287,7 @@ def test_fused_cells_refuse_what_only_described_cells_have(kind):
             call.run_backward(dy=(h, h.copy()))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FUSED)
 def test_raw_forward_leaves_y_out(kind):
     call, other = Call(kind, ISAS[-1]), Call(kind, ISAS[-1])
     call.run_forward()

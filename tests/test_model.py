@@ -289,7 +289,7 @@ def test_tapes():
 def test_parts_that_do_not_fit():
     with pytest.raises(ValueError, match="parts: expected at least one"):
         Model()
-    with pytest.raises(TypeError, match="rnn: expected an RNN, LSTM, GRU or Dense"):
+    with pytest.raises(TypeError, match=r"rnn: expected a Recurrent \(RNN, LSTM, GRU, ...\) or a Dense"):
         Model(rnn=RNNCell(3, 4))
     with pytest.raises(ValueError, match="head: expected input_size 8, the output of rnn, got 4"):
         Model(rnn=RNN(3, 4, bidirectional=True), head=Dense(4, 2))

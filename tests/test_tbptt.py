@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from registry import KINDS, assert_close, assert_same, assert_same_bits, make_layer
+from registry import FUSED, assert_close, assert_same, assert_same_bits, make_layer
 
 from rnnfast import GRU, LSTM, TBPTT, Dense, Model, _core, reference
 from rnnfast.losses import mean_squared_error, softmax_cross_entropy
@@ -54,7 +54,7 @@ def leaves(state):
 
 
 @pytest.mark.parametrize(("k1", "k2"), WINDOWS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FUSED)
 @pytest.mark.parametrize("masked", [False, True])
 def test_it_is_what_the_oracle_computes(kind, k1, k2, masked):
     model = make(kind, num_layers=2)
@@ -85,7 +85,7 @@ def test_ids_with_cross_entropy():
         assert_close(model.params[name], value, 1e-11)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FUSED)
 def test_one_window_is_full_bptt_bitwise(kind):
     model, by_hand = (make(kind, np.float32, num_layers=2) for _ in range(2))
     x, target = data(dtype=np.float32)

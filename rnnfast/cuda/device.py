@@ -23,10 +23,12 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import _checks
-from .._device import Device, Port, stay
+from .._device import Device, Kernels, Port, stay
+from ..description.program import Program
 from . import arrays, checks, flat, shim
 from .dense import Dense
 from .kernel import Kernel
+from .stream import DeviceStream
 
 __all__ = ["Cuda", "current"]
 
@@ -137,9 +139,19 @@ class Cuda(Device):
         """0: to look at the contents would be to wait for them."""
         return 0
 
-    def kernel(self, kind: str, input_size: int, hidden_size: int, dtype: np.dtype[Any], precision: str) -> Kernel:
-        """The kernel of one cell and direction."""
-        return Kernel(kind, input_size, hidden_size, precision)
+    def kernels(self, dtype: np.dtype[Any], precision: str) -> Kernels:
+        """What makes the kernels of cells."""
+
+        def make(program: Program, fused: str | None, input_size: int, widths: tuple[int, ...]) -> Kernel:
+            if fused is None:
+                raise ValueError(f"device: expected 'cpu' for the cell {program.name}, got 'cuda'")
+            return Kernel(fused, input_size, widths[0], precision)
+
+        return make
+
+    def stream(self, recurrence: Any, batch: int, weights: Any, num_threads: int) -> DeviceStream:
+        """A part as a stream."""
+        return DeviceStream(recurrence, batch, weights)
 
     def dense(self, input_size: int, output_size: int, dtype: np.dtype[Any], precision: str) -> Dense:
         """The kernel of an affine map."""

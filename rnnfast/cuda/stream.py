@@ -13,15 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .. import _checks
+from .._axes import STEP
 from .._call import ForwardCall
-
-if TYPE_CHECKING:
-    from ..layers import _Recurrent
 
 __all__ = ["DeviceStream"]
 
@@ -38,7 +36,8 @@ class DeviceStream:
 
     Parameters
     ----------
-    layer : RNN, LSTM or GRU
+    recurrence : Recurrence
+        A layer's.
     batch_size : int
     weights : str or None
         "float32" or None: what else is multiplied in, the layer's `precision` says.
@@ -61,26 +60,32 @@ class DeviceStream:
         The weights are asked for in another form.
     """
 
-    def __init__(self, layer: _Recurrent, batch_size: int, weights: str | None = None) -> None:
+    def __init__(self, recurrence: Any, batch_size: int, weights: str | None = None) -> None:
         if weights not in (None, "float32"):
             raise ValueError(f"weights: expected 'float32' on a CUDA device, where precision= decides; got {weights!r}")
         self.batch_size, self.weights = batch_size, "float32"
-        self.input_size, self.hidden_size, self.num_layers = layer.input_size, layer.hidden_size, layer.num_layers
-        self.dtype: np.dtype[Any] = layer.dtype
-        self._layer, self._device, self._has_c = layer, layer._device, layer._has_c
+        layout = recurrence.layout
+        self.input_size, self.hidden_size, self.num_layers = layout.input_size, layout.hidden_size, layout.num_layers
+        self.dtype: np.dtype[Any] = recurrence.dtype
+        self._recurrence, self._device, self._layout = recurrence, recurrence.device, layout
         self._lock = Lock()
         with self._device.active():
-            self._layers = [(packed.kernel, packed.panels()) for packed in layer._packed]
+            self._layers = [(packed.kernel, packed.panels()) for packed in recurrence.walk.packed()]
             self._prepared = self._prepare()
-            self._state = self._zeros()
-            self._next = self._zeros()
+            self._state = self._initial()
+            self._next = self._initial()
 
     def _prepare(self) -> list[Any]:
         return [kernel.prepare(panels, self.batch_size, calls=_CALLS) for kernel, panels in self._layers]
 
-    def _zeros(self) -> tuple[Array, ...]:
-        shape = (self.num_layers, self.batch_size, self.hidden_size)
-        return tuple(self._device.zeros(shape, self.dtype) for _ in range(1 + self._has_c))
+    def _initial(self) -> tuple[Array, ...]:
+        """What the state starts from."""
+        shape, states = (self.num_layers, self.batch_size), []
+        for state, width in zip(self._layout.program.states, self._layout.state_widths, strict=True):
+            states.append(self._device.zeros((*shape, width), self.dtype))
+            if state.initial:
+                states[-1].fill(state.initial)
+        return tuple(states)
 
     def __repr__(self) -> str:
         return (
@@ -154,24 +159,24 @@ class DeviceStream:
         """
         chosen = None if rows is None else np.flatnonzero(_checks.rows("rows", rows, self.batch_size)).tolist()
         with self._alone():
-            for array in self._state:
+            for array, state in zip(self._state, self._layout.program.states, strict=True):
                 for row in [slice(None)] if chosen is None else chosen:
-                    array[:, row] = 0
+                    array[:, row] = state.initial
 
     @property
     def state(self) -> Any:
         """The state; see the class."""
         with self._alone():
             copies = tuple(array.copy() for array in self._state)
-        return copies if self._has_c else copies[0]
+        return copies if len(copies) > 1 else copies[0]
 
     @state.setter
     def state(self, value: Any) -> None:
-        first = value[0] if self._has_c and isinstance(value, tuple | list) and value else value
+        first = value[0] if len(self._state) > 1 and isinstance(value, tuple | list) and value else value
         with self._alone():
             port = self._device.port(first)
             batched = port.checks.numbers("state", first).ndim == 3 or self.batch_size > 1
-            checked = self._layer._check_states(port.checks, "state", value, self.batch_size, batched)
+            checked = self._recurrence.check_states(port.checks, "state", value, self.batch_size, batched)
             for own, given in zip(self._state, port.enter(checked), strict=True):
                 own[...] = given
 
@@ -186,7 +191,7 @@ class DeviceStream:
         with self._alone():
             vars(other).update(vars(self))
             other._state = tuple(array.copy() for array in self._state)
-            other._next = self._zeros()
+            other._next = self._initial()
             other._prepared = other._prepare()  # the counters are one stream's
         other._lock = Lock()
         return other
@@ -214,7 +219,7 @@ class DeviceStream:
         with self._alone():
             port = self._device.port(x)
             sequence, batched = self._check(port.checks, name, x, time)
-            shape = (*sequence.shape[:2], self.hidden_size)
+            shape = (*sequence.shape[:2], self._layout.features)
             result = self._outside(shape, batched, time)
             if out is not None:
                 port.checks.output("out", out, result, self.dtype, [(name, sequence)])
@@ -230,7 +235,7 @@ class DeviceStream:
         for k, (kernel, panels) in enumerate(self._layers):
             target = y if k == last else self._device.empty(y.shape, self.dtype)
             before, after = (tuple([array[k] for array in arrays]) for arrays in (self._state, self._next))
-            y_of_states = (target, None) if self._has_c else (target,)
+            y_of_states = (target, *(None,) * (len(before) - 1))
             kernel.forward(ForwardCall(panels, x, y_of_states, before, after), prepared=self._prepared[k])
             x = target
         self._state, self._next = self._next, self._state
@@ -247,18 +252,18 @@ class DeviceStream:
                 return checks.ids(name, sequence, features, None), batched
             if not is_ids and sequence.shape[1:] == (rows, features):
                 return checks.real(name, sequence, self.dtype), batched
-        axes = self._layer._axes if time else "[B, I] or [I]"
+        axes = self._axes(time).letters()
         expected = f"{axes} with B={rows}, I={features}, or integer ids without the I axis"
         raise ValueError(f"{name}: expected {expected}; got {_checks.describe(array)}")
 
+    def _axes(self, time: bool) -> Any:
+        return self._recurrence.axes if time else STEP
+
     def _inside(self, array: Array, batched: bool, time: bool) -> Array:
         """The time-major view with all axes of a caller's array."""
-        if time:
-            return self._layer._sequence_view(array, batched)
-        return array[None] if batched else array[None, None]
+        return self._axes(time).view(array, batched)
 
     def _outside(self, shape: tuple[int, int, int], batched: bool, time: bool) -> tuple[int, ...]:
         """The shape of a caller's result."""
-        if time:
-            return self._layer._sequence_shape(*shape, batched)
-        return shape[1:] if batched else shape[2:]
+        shape_of: tuple[int, ...] = self._axes(time).shape(*shape, batched=batched)
+        return shape_of

@@ -204,7 +204,7 @@ def _given(cell: Cell, values: Sequence[Any], T: int, B: int, widths: tuple[int,
     arrays = []
     for one, value in zip(found.given, values, strict=True):
         shape = (T, B) if one.width is None else (T, B, widths[found.domain(one.width)])
-        arrays.append(as_float64(f"given {one.name}", value, shape).reshape(T, B, -1))
+        arrays.append(as_float64(f"given {one.name}", value, shape).reshape((*shape, 1)[:3]))
     return tuple(arrays)
 
 

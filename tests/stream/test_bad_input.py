@@ -218,6 +218,6 @@ def test_calls_need_their_argument(method):
     with pytest.raises(TypeError):
         getattr(stream, method)()
     with pytest.raises(TypeError):
-        getattr(stream, method)(zeros(I), None, None)
+        getattr(stream, method)(zeros(I), None, None, None)
     with pytest.raises(TypeError):
         getattr(stream, method)(zeros(4, I), output=None)

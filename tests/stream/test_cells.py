@@ -39,6 +39,8 @@ def test_all_forms_of_a_call_are_one_step(kind, batch):
             lambda: cell(x, state=state),
             lambda: cell(x=x, state=state),
             lambda: cell(x, state, out=None),
+            lambda: cell(x, state, None),
+            lambda: cell(x, state, out),
             lambda: cell(x, out=out, state=state),
             lambda: cell(state=state, out=out, x=x),
             lambda: cell(*(x, state), **{"".join(["o", "ut"]): out}),
@@ -62,7 +64,9 @@ def test_a_wrong_call_says_what_is_wrong():
     for _ in range(2):  # the second time with the machinery of the cheap way at hand
         for call, message in (
             (lambda: cell(), "at least 1 positional argument"),
-            (lambda: cell(x, state, out), "at most 2 positional arguments"),
+            (lambda: cell(x, state, out, None), "at most 3 positional arguments"),
+            (lambda: cell(x, state, out, out=out), "out"),
+            (lambda: cell(x, state, state), r"out: expected memory of its own, .* shares with state"),
             (lambda: cell(x, state, state=state), "state"),
             (lambda: cell(x, x=x), "x"),
             (lambda: cell(x, state, into=out), "unexpected keyword argument 'into'"),

@@ -24,7 +24,10 @@ def settle(cell: Cell, **values: Any) -> None:
 def check_activation(name: str, value: Any) -> Any:
     """The name of a function, or (name, alpha, beta): as a tuple, which has a hash, and known to `activation`."""
     spelled = tuple(value) if isinstance(value, list) else value
-    activation(spelled)
+    try:
+        activation(spelled)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}{str(error).removeprefix('activation')}") from error
     return spelled
 
 

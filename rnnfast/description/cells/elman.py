@@ -83,6 +83,7 @@ def rnn_cell(
     >>> rnn_cell("relu", leak=0.5)
     Elman(activation='relu', leak=0.5, gate_clip=None)
     """
+    nonlinearity = check_activation("nonlinearity", nonlinearity)
     return wrapped(Elman(activation=nonlinearity, leak=leak), zoneout, recurrent_dropout)
 
 

@@ -1,0 +1,475 @@
+"""The walk over layers and directions, which layers, cells and streams share: layout, kernels, forward, backward.
+
+Here everything is time-major with all axes: `x[T, B, I]` (or ids `[T, B]`), `y[T, B, D*width]`, states `[L*D, B,
+width]`; what the caller's arrays look like is the business of `_recurrence`. Each layer and direction is one call of a
+kernel. The two directions write into the two halves of one array, so nothing is ever concatenated; in backward the
+second direction's dx goes to scratch and is added to the first's, always in this order.
+
+A cell has up to two kernels: the interpreter, which runs any description, and for some a fused one, which gives the
+same bits faster. A call takes the fused one where it needs nothing else (`Walk.interprets`).
+
+Training keeps per layer its input, per direction the kernel's memory, and the dropout between layers. Gradients of the
+parameters are made in panels (the kernel's own layout) and unpacked only when the whole backward is done; gradients to
+add to are packed first, so that the sums go on where they stopped, and a call that fails has changed nothing.
+
+Rejected: a loop over layers in C++ (it would save microseconds and need dropout, its generator and all of these shapes
+there).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import _checks
+from . import init as initialisation
+from ._call import BackwardCall, ForwardCall
+from ._checks import Array
+from ._device import Port
+from ._part import Packed
+from .description.cell import Cell
+from .description.declarations import declared
+from .description.program import INPUT, Program
+from .parameters import Gradients, Parameters
+from .tape import Tape
+
+__all__ = ["Layout", "Outputs", "Recording", "Run", "StreamSpec", "Walk"]
+
+States = tuple[Array, ...]
+Some = tuple[Array | None, ...]
+
+_FUSED_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
+class Layout:
+    """The names, shapes and widths of L layers of D directions of one cell.
+
+    Parameters
+    ----------
+    cell : Cell
+    input_size, hidden_size, num_layers : int
+    bidirectional, bias : bool
+    numbered : bool
+        Whether parameters have the suffix of their layer, `_l0`; a step of a cell has none.
+
+    Attributes
+    ----------
+    program : Program
+    widths : tuple of int
+        Of the program's domains.
+    state_widths : tuple of int
+        Of the states.
+    features : int
+        Of the output of a layer: both directions of the first state.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bidirectional: bool = False,
+        bias: bool = True,
+        numbered: bool = True,
+    ) -> None:
+        self.cell, self.input_size, self.hidden_size, self.num_layers = cell, input_size, hidden_size, num_layers
+        cell.check_sizes(hidden_size)
+        self.directions = 2 if bidirectional else 1
+        self.program: Program = cell.program(bias)
+        self.widths = (hidden_size, *(cell.widths[name] for name in self.program.domains[1:]))
+        self.state_widths = tuple(self.widths[state.domain] for state in self.program.states)
+        self.features = self.directions * self.state_widths[0]
+        self._numbered = numbered
+        rows = sum(parameter.blocks * self.widths[parameter.domain] for parameter in self.program.parameters)
+        _checks.elements(
+            self.directions * rows * (input_size + num_layers * (hidden_size + self.features)),
+            input_size=input_size,
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+        )
+
+    @property
+    def suffixes(self) -> list[str]:
+        """What follows a parameter's name, for each layer and direction."""
+        if not self._numbered:
+            return [""]
+        ends = ("", "_reverse")[: self.directions]
+        return [f"_l{layer}{end}" for layer in range(self.num_layers) for end in ends]
+
+    def layer_input(self, k: int) -> int:
+        """The input's features of layer and direction k."""
+        return self.input_size if k < self.directions else self.features
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The parameters, in order."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for k, suffix in enumerate(self.suffixes):
+            for one in self.program.parameters:
+                rows: tuple[int, ...] = (one.blocks * self.widths[one.domain],)
+                if one.columns is not None:
+                    columns = self.layer_input(k) if one.columns == INPUT else self.widths[one.columns]
+                    rows = (*rows, columns // one.heads)
+                shapes[one.name + suffix] = rows
+        return shapes
+
+    def initial(self, init: initialisation.Init, rng: np.random.Generator) -> dict[str, Array]:
+        """The initial values: the caller's function's, the cell's own, or the scheme's."""
+        if not callable(init):
+            _checks.choice("init", init, initialisation.SCHEMES)
+        shapes, values = self.shapes(), {}
+        for suffix in self.suffixes:
+            for one in self.program.parameters:
+                name = one.name + suffix
+                own = None if callable(init) else self.cell.initial(one.name, shapes[name], rng)
+                if own is None:
+                    blocks = one.blocks * one.heads
+                    own = initialisation.value(name, shapes[name], init, rng, n=self.hidden_size, blocks=blocks)
+                values[name] = own
+        return values
+
+    def forget_bias(self, values: dict[str, Array], bias: float) -> None:
+        """Put a total bias into the gate named f."""
+        gates = [gate.name for gate in declared(self.cell).gates if gate.x]
+        if "f" not in gates or f"bias_ih{self.suffixes[0]}" not in values:
+            reason = "a cell without a gate f" if "f" not in gates else "bias=False"
+            raise ValueError(f"forget_bias: expected parameters with biases of a gate f, got {reason}")
+        start = gates.index("f") * self.hidden_size
+        for suffix in self.suffixes:
+            for name, value in (("bias_ih", bias), ("bias_hh", 0.0)):
+                if name + suffix in values:
+                    changed = np.array(values[name + suffix])
+                    changed[start : start + self.hidden_size] = value
+                    values[name + suffix] = changed
+
+    @cached_property
+    def work(self) -> int:
+        """The multiply-adds of one row's step."""
+        return sum(math.prod(shape) for shape in self.shapes().values() if len(shape) == 2)
+
+    @cached_property
+    def random(self) -> bool:
+        """Whether a training step has random masks."""
+        return any(code.op.startswith("random") for stage in self.program.forward for code in stage.code)
+
+
+class Run(NamedTuple):
+    """The checked arguments of one call, on the part's device."""
+
+    x: Array  # [T, B, I] of the layer's dtype, or ids int64 [T, B]
+    batched: bool  # whether the caller's arrays have a batch axis
+    state: States | None  # each [L*D, B, width]
+    reset_state: States | None = None
+    lengths: Array | None = None  # int64 [B]
+    resets: Array | None = None  # bool [T, B]
+    skip: Array | None = None  # bool [T, B]: where the states pass through
+    given: tuple[Array, ...] = ()  # the extra inputs, each [T, B] or [T, B, width]
+    seed: int = 0  # of random masks
+    first_step: int = 0  # where the call's first step is in their count
+
+    def enter(self, port: Port) -> Run:
+        """The same where the part's arrays lie."""
+        return self if port.direct else Run(*map(port.enter, self))
+
+
+class Recording(NamedTuple):
+    """What a training forward keeps on its tape."""
+
+    run: Run
+    direct: bool  # of the port through which the call came in
+    outputs: str  # what `y` was: see `_recurrence`
+    interpreted: bool
+    inputs: list[Array]  # of each layer, [T, B, features] or ids
+    memory: list[Array]  # of each layer and direction, the kernel's
+    dropout: list[Array]  # between layers, [T, B, features], each 0 or 1 / (1 - p); empty without dropout
+
+
+class Outputs(NamedTuple):
+    """What one backward writes, apart from the parameters' gradients; None is not wanted."""
+
+    dx: Array | None  # [T, B, I]
+    state: States  # each [L*D, B, width]
+    reset_state: States | None
+    given: tuple[Array, ...]  # each as the extra input
+
+
+class StreamSpec(NamedTuple):
+    """What a stream, or the steps of a cell, is made of.
+
+    Attributes
+    ----------
+    kernels, panels, pairs : list
+        Of each layer: the kernel, its packed weights, and the same in bfloat16 or None.
+    work : float
+        Multiply-adds of a row's step.
+    cell : str
+        The cell's name, for messages.
+    states : tuple of (str, int, float)
+        Name, width and the number it starts from, of each state.
+    given : tuple of (str, int or None)
+        Name and width of each extra input; None is a number per row.
+    batch_size, num_layers, input_size, hidden_size, num_threads : int
+    dtype : numpy.dtype
+    weights : str
+        How the weights are stored.
+    batch_first : bool
+    """
+
+    kernels: list[Any]
+    panels: list[Array]
+    pairs: list[Array | None]
+    work: float
+    cell: str
+    states: tuple[tuple[str, int, float], ...]
+    given: tuple[tuple[str, int | None], ...]
+    batch_size: int
+    num_layers: int
+    input_size: int
+    hidden_size: int
+    num_threads: int
+    dtype: np.dtype[Any]
+    weights: str
+    batch_first: bool
+
+
+class Walk:
+    """L layers of D directions, with their kernels and packed weights.
+
+    Parameters
+    ----------
+    layout : Layout
+    params : Parameters
+        With the layout's shapes.
+    precision : str
+        Of products on a CUDA device.
+    interpreted : bool
+        Whether to have the interpreter also where a fused kernel would do.
+    """
+
+    def __init__(self, layout: Layout, params: Parameters, precision: str, *, interpreted: bool = False) -> None:
+        self.layout, self.device, self.dtype = layout, params.device, params.dtype
+        self._params, self._fused = params, None if interpreted else layout.cell.fused
+        self._kernel = self.device.kernels(self.dtype, precision)
+        self._packed: dict[bool, list[Packed]] = {}
+        self.packed(self._fused is None)
+
+    def packed(self, interpreted: bool = False) -> list[Packed]:
+        """The kernels with their weights, of each layer and direction."""
+        interpreted = interpreted or self._fused is None
+        found = self._packed.get(interpreted)
+        if found is None:
+            layout = self.layout
+            fused = None if interpreted else self._fused
+            names = [one.name for one in layout.program.parameters] if interpreted else _FUSED_PARAMETERS
+            found = self._packed[interpreted] = [
+                Packed(
+                    self._kernel(layout.program, fused, layout.layer_input(k), layout.widths),
+                    self._params,
+                    tuple([name + suffix for name in names]),
+                )
+                for k, suffix in enumerate(layout.suffixes)
+            ]
+        return found
+
+    def interprets(self, run: Run, wanted: int) -> bool:
+        """Whether a call needs more than a fused kernel has: `wanted` is how many states' sequences it writes."""
+        return self._fused is None or run.skip is not None or wanted > 1
+
+    def stream(self, batch: int, *, weights: str, num_threads: int = 0, batch_first: bool = False) -> StreamSpec:
+        """What a stream of the weights of this moment is made of."""
+        layout, packed = self.layout, self.packed()
+        panels = [one.panels() for one in packed]
+        states = zip(layout.program.states, layout.state_widths, strict=True)
+        given = [(one.name, None if one.domain is None else layout.widths[one.domain]) for one in layout.program.given]
+        return StreamSpec(
+            [one.kernel for one in packed],
+            panels,
+            [one.pairs(own) if weights == "bfloat16" else None for one, own in zip(packed, panels, strict=True)],
+            layout.work,
+            layout.cell.name,
+            tuple([(state.name, width, state.initial) for state, width in states]),
+            tuple(given),
+            batch,
+            layout.num_layers,
+            layout.input_size,
+            layout.hidden_size,
+            num_threads,
+            self.dtype,
+            weights,
+            batch_first,
+        )
+
+    # Forward
+
+    def forward(
+        self, run: Run, y: Some, final: States, kept: Recording | None, tape: Any, source: Any, num_threads: int
+    ) -> None:
+        """Write the last layer's `y`, of the first states or of none, [T, B, D*width]; and `final`, [L*D, B, width].
+
+        With `kept`, record there and on the tape, and drop out between layers: `source` has `rng` and `dropout`.
+        """
+        layout = self.layout
+        directions, last = layout.directions, layout.num_layers - 1
+        steps, batch = run.x.shape[:2]
+        packed = self.packed(self.interprets(run, len(y)))
+        inputs = run.x
+        for layer in range(layout.num_layers):
+            if kept is not None:
+                if layer and source.dropout:
+                    kept.dropout.append(self._drop_out(inputs, tape, layer, source))
+                kept.inputs.append(inputs)
+            outputs: Some = y
+            if layer != last:
+                inputs_above = self._between(tape, layer, (steps, batch, layout.features))
+                outputs = (inputs_above,)
+            for direction in range(directions):
+                k = layer * directions + direction
+                one, memory = packed[k], None
+                if kept is not None:
+                    memory = tape.buffer(("memory", k), (one.kernel.tape_size(steps, batch),), self.dtype)
+                    kept.memory.append(memory)
+                one.kernel.forward(
+                    ForwardCall(
+                        one.panels(),
+                        inputs,
+                        self._parts(outputs, direction),
+                        _at(run.state, k),
+                        _at(final, k),
+                        _at(run.reset_state, k),
+                        run.lengths,
+                        run.resets,
+                        direction == 1,
+                        memory,
+                        num_threads,
+                        run.skip,
+                        run.given,
+                        run.seed,
+                        run.first_step,
+                        k,
+                        kept is not None,
+                    )
+                )
+            if layer != last:
+                inputs = inputs_above
+
+    def _parts(self, sequences: Some | None, direction: int) -> Some | None:
+        """One direction's parts of the last axes, one entry per state."""
+        if not sequences:
+            return None
+        if self.layout.directions == 2:
+            sequences = tuple([_half(sequence, direction) for sequence in sequences])
+        return (*sequences, *(None,) * (len(self.layout.state_widths) - len(sequences)))
+
+    def _between(self, tape: Tape | None, layer: int, shape: tuple[int, ...]) -> Array:
+        if tape is None:
+            return self.device.empty(shape, self.dtype)
+        return tape.buffer(("y", layer), shape, self.dtype)
+
+    def _drop_out(self, inputs: Array, tape: Tape, layer: int, source: Any) -> Array:
+        """Draw a mask of 0 and 1 / (1 - p), multiply a layer's inputs by it, and return it."""
+        mask = tape.buffer(("dropout", layer), inputs.shape, self.dtype)
+        self.device.draw(source.rng, mask)
+        scale = 1.0 / (1.0 - source.dropout) if source.dropout < 1.0 else 0.0
+        self.device.xp.multiply(mask >= source.dropout, self.dtype.type(scale), out=mask)
+        inputs *= mask
+        return mask
+
+    # Backward
+
+    def backward(
+        self,
+        tape: Tape,
+        kept: Recording,
+        dy: Some | None,
+        dfinal: Some | None,
+        out: Outputs,
+        into: Gradients | None,
+        gradients: Gradients,
+        num_threads: int,
+    ) -> None:
+        """Write what `out` asks for, and all of `gradients`: the sum with `into`, if that is given."""
+        packed = self.packed(kept.interpreted)
+        panels = [tape.buffer(("dpanels", k), (one.kernel.panel_size,), self.dtype) for k, one in enumerate(packed)]
+        for k, one in enumerate(packed):
+            one.load_gradients(into, panels[k])
+        call = _Back(tape, kept, packed, panels, dfinal, out, num_threads)
+        for layer in reversed(range(self.layout.num_layers)):
+            dx = tape.buffer(("dx", layer % 2), kept.inputs[layer].shape, self.dtype) if layer else out.dx
+            self._layer_backward(call, layer, dy, dx)
+            dy = (dx,)
+        for one, own in zip(packed, panels, strict=True):
+            one.store_gradients(own, gradients)
+
+    def _layer_backward(self, call: _Back, layer: int, dy: Some | None, dx: Array | None) -> None:
+        """Write dLoss/dinput of one layer into `dx`, before the dropout that made that input."""
+        kept, run, shared = call.kept, call.kept.run, None
+        for direction in range(self.layout.directions):
+            k = layer * self.layout.directions + direction
+            one, dgiven = call.packed[k], call.out.given
+            if direction and dx is not None:
+                shared = call.tape.buffer("second dx", dx.shape, self.dtype)
+            if k != len(call.packed) - self.layout.directions:  # not the first; all read the same extra inputs
+                dgiven = tuple([call.tape.buffer(("dgiven", n), d.shape, self.dtype) for n, d in enumerate(dgiven)])
+            one.kernel.backward(
+                BackwardCall(
+                    one.panels(),
+                    one.panels_backward(),
+                    kept.inputs[layer],
+                    kept.memory[k],
+                    self._parts(dy, direction),
+                    _at(call.dfinal, k),
+                    shared if direction else dx,
+                    _at(call.out.state, k),
+                    call.panels[k],
+                    _at(run.state, k),
+                    _at(run.reset_state, k),
+                    run.lengths,
+                    run.resets,
+                    direction == 1,
+                    _at(call.out.reset_state, k),
+                    call.num_threads,
+                    run.skip,
+                    run.given,
+                    dgiven,
+                    run.seed,
+                    run.first_step,
+                    k,
+                )
+            )
+            if dgiven is not call.out.given:
+                for total, d in zip(call.out.given, dgiven, strict=True):
+                    total += d
+        if dx is not None:
+            if shared is not None:
+                dx += shared
+            if layer and kept.dropout:
+                dx *= kept.dropout[layer - 1]
+
+
+class _Back(NamedTuple):
+    """What one backward hands from layer to layer."""
+
+    tape: Tape
+    kept: Recording
+    packed: list[Packed]
+    panels: list[Array]  # of the parameters' gradients
+    dfinal: Some | None
+    out: Outputs
+    num_threads: int
+
+
+def _at(states: Some | None, k: int) -> Some | None:
+    """The states of one layer and direction."""
+    return None if states is None else tuple([None if array is None else array[k] for array in states])
+
+
+def _half(sequence: Array | None, direction: int) -> Array | None:
+    """One direction's half of the last axis."""
+    if sequence is None:
+        return None
+    width = sequence.shape[-1] // 2
+    return sequence[..., direction * width : (direction + 1) * width]
