@@ -3,9 +3,10 @@
 // GCC/Clang vector extensions: they read like arithmetic and recompile per instruction set. The one thing they lack is
 // a fused multiply-add that is fused *everywhere*; -ffp-contract=fast fuses as the optimiser likes, so two copies of
 // one formula could round differently. Hence contraction is off and fma() below names the instruction, as do at_least()
-// and at_most(), for which the compiler makes a comparison and a blend. Nothing else does. Rejected: Highway (no
-// package index carries it, so an sdist cannot depend on it), std::experimental::simd (no NEON maturity, slow
-// compiles), intrinsics throughout (one source per instruction set).
+// and at_most(), for which the compiler makes a comparison and a blend, and root(), the correctly rounded square root,
+// which it would take lane by lane. Nothing else does. Rejected: Highway (no package index carries it, so an sdist
+// cannot depend on it), std::experimental::simd (no NEON maturity, slow compiles), intrinsics throughout (one source
+// per instruction set).
 //
 // Everything here lives in a namespace of its own per instruction set: a function compiled with -mavx512f must never be
 // the copy that the linker keeps for an older machine. For the same reason no file below isa/ calls a function template
@@ -21,6 +22,8 @@
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
 #endif
 
 #if !defined(RNNFAST_ISA) || !defined(RNNFAST_VECTOR_BYTES) || !defined(RNNFAST_ACCUMULATORS)
@@ -88,6 +91,14 @@ template <class T> RNNFAST_INLINE void store(T *p, vec<T> v, index n) {
 
 template <class T> RNNFAST_INLINE vec<T> broadcast(T s) { return s - vec<T>{}; } // x - 0 is x for every x
 
+// Whether any lane of a comparison holds.
+template <class M> RNNFAST_INLINE bool any(M mask) {
+    std::uint64_t words[sizeof mask / 8], found = 0;
+    __builtin_memcpy(words, &mask, sizeof mask);
+    for (const std::uint64_t word : words) found |= word;
+    return found != 0;
+}
+
 // max(low, x) and min(high, x); a NaN in x stays one. The general form, for where no instruction is named below.
 template <class V> RNNFAST_INLINE V at_least(V low, V x) { return x < low ? low : x; }
 template <class V> RNNFAST_INLINE V at_most(V high, V x) { return x > high ? high : x; }
@@ -101,6 +112,8 @@ RNNFAST_INLINE vec<float> at_least(vec<float> low, vec<float> x) { return (vec<f
 RNNFAST_INLINE vec<double> at_least(vec<double> low, vec<double> x) { return (vec<double>)_mm512_max_pd(low, x); }
 RNNFAST_INLINE vec<float> at_most(vec<float> high, vec<float> x) { return (vec<float>)_mm512_min_ps(high, x); }
 RNNFAST_INLINE vec<double> at_most(vec<double> high, vec<double> x) { return (vec<double>)_mm512_min_pd(high, x); }
+RNNFAST_INLINE vec<float> root(vec<float> x) { return (vec<float>)_mm512_sqrt_ps(x); }
+RNNFAST_INLINE vec<double> root(vec<double> x) { return (vec<double>)_mm512_sqrt_pd(x); }
 #elif defined(__FMA__) && RNNFAST_VECTOR_BYTES == 32
 RNNFAST_INLINE vec<float> fma(vec<float> a, vec<float> b, vec<float> c) { return (vec<float>)_mm256_fmadd_ps(a, b, c); }
 RNNFAST_INLINE vec<double> fma(vec<double> a, vec<double> b, vec<double> c) {
@@ -110,6 +123,8 @@ RNNFAST_INLINE vec<float> at_least(vec<float> low, vec<float> x) { return (vec<f
 RNNFAST_INLINE vec<double> at_least(vec<double> low, vec<double> x) { return (vec<double>)_mm256_max_pd(low, x); }
 RNNFAST_INLINE vec<float> at_most(vec<float> high, vec<float> x) { return (vec<float>)_mm256_min_ps(high, x); }
 RNNFAST_INLINE vec<double> at_most(vec<double> high, vec<double> x) { return (vec<double>)_mm256_min_pd(high, x); }
+RNNFAST_INLINE vec<float> root(vec<float> x) { return (vec<float>)_mm256_sqrt_ps(x); }
+RNNFAST_INLINE vec<double> root(vec<double> x) { return (vec<double>)_mm256_sqrt_pd(x); }
 #elif defined(__FMA__) && RNNFAST_VECTOR_BYTES == 64 // AVX-512's width and tiles on AVX2's instructions, for its tests
 template <class V, class Half, class F> RNNFAST_INLINE V by_halves(V a, V b, V c, F f) {
     Half x[2], y[2], z[2];
@@ -129,11 +144,34 @@ RNNFAST_INLINE vec<double> fma(vec<double> a, vec<double> b, vec<double> c) {
     return by_halves<vec<double>, __m256d>(
         a, b, c, [](__m256d x, __m256d y, __m256d z) RNNFAST_LAMBDA { return _mm256_fmadd_pd(x, y, z); });
 }
+RNNFAST_INLINE vec<float> root(vec<float> a) {
+    return by_halves<vec<float>, __m256>(a, a, a,
+                                         [](__m256 x, __m256, __m256) RNNFAST_LAMBDA { return _mm256_sqrt_ps(x); });
+}
+RNNFAST_INLINE vec<double> root(vec<double> a) {
+    return by_halves<vec<double>, __m256d>(
+        a, a, a, [](__m256d x, __m256d, __m256d) RNNFAST_LAMBDA { return _mm256_sqrt_pd(x); });
+}
 #elif defined(__aarch64__)
 RNNFAST_INLINE vec<float> fma(vec<float> a, vec<float> b, vec<float> c) { return (vec<float>)vfmaq_f32(c, a, b); }
 RNNFAST_INLINE vec<double> fma(vec<double> a, vec<double> b, vec<double> c) { return (vec<double>)vfmaq_f64(c, a, b); }
+RNNFAST_INLINE vec<float> root(vec<float> x) { return (vec<float>)vsqrtq_f32(x); }
+RNNFAST_INLINE vec<double> root(vec<double> x) { return (vec<double>)vsqrtq_f64(x); }
 #else
 template <class V> RNNFAST_INLINE V fma(V a, V b, V c) { return a * b + c; } // two roundings, the same two everywhere
+#if defined(__SSE2__) && RNNFAST_VECTOR_BYTES == 16
+RNNFAST_INLINE vec<float> root(vec<float> x) { return (vec<float>)_mm_sqrt_ps(x); }
+RNNFAST_INLINE vec<double> root(vec<double> x) { return (vec<double>)_mm_sqrt_pd(x); }
+#else
+RNNFAST_INLINE vec<float> root(vec<float> x) {
+    for (int i = 0; i < lanes<float>; ++i) x[i] = __builtin_sqrtf(x[i]);
+    return x;
+}
+RNNFAST_INLINE vec<double> root(vec<double> x) {
+    for (int i = 0; i < lanes<double>; ++i) x[i] = __builtin_sqrt(x[i]);
+    return x;
+}
+#endif
 #endif
 
 // sum += a * b, in the register where the sum is. Said in assembly: in an unrolled loop GCC lets sums wander from
