@@ -337,7 +337,7 @@ def test_memory_is_bounded_by_k2_and_reused(k1, k2):
     trainer = trainer_of(model, k1, k2)
 
     def held():
-        context = sum(piece.x.nbytes for piece in trainer._context)
+        context = sum(piece.x.nbytes for piece in trainer._carried.context)
         tapes = [(id(tape), tape.nbytes) for tape in trainer._tapes]
         assert context <= (k2 - 1) * B * I * 8
         return context, tapes, id(trainer._gradients.flat)
