@@ -486,12 +486,11 @@ FLAT_CALLS: dict[str, tuple[int, Callable[..., object]]] = {
         4,
         lambda *a: _flat.adam(*a, step=1, lr=0.1, beta1=0.9, beta2=0.9, eps=1e-8, weight_decay=0.1, decoupled=False),
     ),
-    "sum_of_squares": (1, lambda *a: _flat.sum_of_squares(*a)),
-    "scale": (1, lambda *a: _flat.scale(*a, 2.0)),
+    "scale_to_norm": (1, lambda *a: _flat.scale_to_norm(*a, 1.0)),
     "clamp": (1, lambda *a: _flat.clamp(*a, 1.0)),
 }
 OPTIONAL = {("sgd", 2), ("rmsprop", 3), ("rmsprop", 4)}
-READ_ONLY = {("sgd", 1), ("rmsprop", 1), ("adam", 1), ("sum_of_squares", 0)}
+READ_ONLY = {("sgd", 1), ("rmsprop", 1), ("adam", 1)}
 
 
 @each_dtype
