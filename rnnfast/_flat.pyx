@@ -242,21 +242,44 @@ def adam(
 # --- sums and clipping ------------------------------------------------------------------------------------------------
 
 
-cdef double sum_of_squares_loop(Py_ssize_t size, const floating* a) noexcept nogil:
+cdef double sum_of_squares_loop(Py_ssize_t size, const floating* a, double unit) noexcept nogil:
+    """Of a[i] / unit."""
     cdef double lane[LANES]
     cdef double d
     cdef Py_ssize_t k, _, rest = size % LANES
+    cdef bint divides = unit != 1
     for k in range(LANES):
         lane[k] = 0
     for _ in range(size // LANES):
         for k in range(LANES):
-            d = a[k]
+            d = a[k] / unit if divides else a[k]
             lane[k] += d * d
         a += LANES
     for k in range(rest):
-        d = a[k]
+        d = a[k] / unit if divides else a[k]
         lane[k] += d * d
     return ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]))
+
+
+cdef double largest_loop(Py_ssize_t size, const floating* a) noexcept nogil:
+    """The largest magnitude; NaN counts as 0."""
+    cdef Py_ssize_t i
+    cdef double largest = 0
+    for i in range(size):
+        largest = max(largest, fabs(a[i]))
+    return largest
+
+
+cdef double norm_of(Py_ssize_t size, const floating* a) noexcept nogil:
+    """The L2 norm. Where the squares overflow or vanish, which only those of float64 do, of multiples of the largest."""
+    cdef double squares = sum_of_squares_loop(size, a, 1)
+    cdef double largest
+    if squares > 0 and isfinite(squares) or squares != squares:
+        return sqrt(squares)
+    largest = largest_loop(size, a)
+    if largest == 0 or not isfinite(largest):
+        return largest
+    return largest * sqrt(sum_of_squares_loop(size, a, largest))
 
 
 cdef void scale_loop(Py_ssize_t size, floating* a, floating factor) noexcept nogil:
@@ -269,6 +292,7 @@ def scale_to_norm(floating[::1] array not None, double max_norm):
     """Scale in place so that the L2 norm is at most `max_norm` (infinity only measures); the norm before.
 
     The sum is in float64, in an order that depends on the size alone. If the norm is not finite, nothing is scaled.
+    A factor that would be flushed goes in two steps.
     """
     cdef Py_ssize_t size = array.shape[0]
     cdef floating* a = <floating*>data("array", array, size)
@@ -276,9 +300,13 @@ def scale_to_norm(floating[::1] array not None, double max_norm):
     cdef double norm, factor
     with nogil:
         caller = flush_denormals()
-        norm = sqrt(sum_of_squares_loop(size, a))
+        norm = norm_of(size, a)
         factor = max_norm / (norm + 1e-6)
-        if isfinite(norm) and factor < 1:
+        if isfinite(norm) and factor < smallest[floating](0):
+            factor = sqrt(max_norm) / sqrt(norm + 1e-6)
+            scale_loop(size, a, <floating>factor)
+            scale_loop(size, a, <floating>factor)
+        elif isfinite(norm) and factor < 1:
             scale_loop(size, a, <floating>factor)
         set_mode(caller)
     return norm

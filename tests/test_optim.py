@@ -472,6 +472,41 @@ def test_bad_limits(bad: Any) -> None:
         optim.clip_grad_value(gradients, bad)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "magnitude", "limit"),
+    [
+        (np.float64, 1e154, 1.0),  # from here on the squares overflow
+        (np.float64, 1e200, 1e-3),
+        (np.float64, 1e306, 5.0),
+        (np.float64, 1e300, 1e-12),  # where limit / norm is a denormal
+        (np.float32, 1e36, 1e-3),
+        (np.float32, 1e37, 1e-9),
+    ],
+)
+def test_the_largest_gradients_are_clipped(dtype: Any, magnitude: float, limit: float) -> None:
+    (gradients,) = gradients_of(parameters(dtype), 1)
+    gradients.flat[:] /= np.abs(gradients.flat).max()
+    direction = gradients.flat.astype(np.longdouble)
+    gradients.flat[:] *= dtype(magnitude)
+    expected = float(np.sqrt((direction**2).sum()) * magnitude)
+    assert optim.clip_grad_norm(gradients, limit) == pytest.approx(expected, rel=1e-6)
+    clipped = gradients.flat.astype(np.longdouble)
+    assert float(np.sqrt((clipped**2).sum())) == pytest.approx(limit, rel=1e-5)
+    assert np.allclose((clipped / limit).astype(float), (direction * magnitude / expected).astype(float), rtol=1e-5)
+
+
+def test_the_norm_of_the_smallest_and_of_the_infinite() -> None:
+    gradients = parameters(np.float64).zeros()
+    assert optim.clip_grad_norm(gradients, 1.0) == 0
+    gradients.flat[:2] = 3e-200, 4e-200  # whose squares are 0
+    assert optim.clip_grad_norm(gradients, math.inf) == pytest.approx(5e-200)
+    gradients.flat[:2] = math.inf, 1e300
+    assert optim.clip_grad_norm(gradients, 1.0) == math.inf
+    gradients.flat[:2] = math.nan, 1e300
+    assert math.isnan(optim.clip_grad_norm(gradients, 1.0))
+    assert gradients.flat[1] == 1e300
+
+
 @pytest.mark.parametrize("bad", [None, np.zeros(3), {"p": np.zeros(3)}])
 def test_only_gradients_are_clipped(bad: Any) -> None:
     for clip in (optim.clip_grad_norm, optim.clip_grad_value):
