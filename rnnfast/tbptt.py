@@ -200,7 +200,10 @@ class TBPTT:
         Parameters
         ----------
         x : array_like
-            [T, B, I] or ids [T, B] with 1 <= T <= k1 (first two axes swapped if the model is batch-first; so below).
+            [T, B, I] or ids [T, B] with 1 <= T <= k1; [B, T, I] or [B, T] if the model is batch-first, and so below.
+            The shape can't always tell one from the other: `batches` and ``stateful_batches(..., batch_first=)`` make
+            windows of the right layout. A first window with less than k1 steps and k1 rows is refused unless there are
+            `lengths` or a state to tell its rows by.
         target : array_like
             [T, B, ...], what the loss takes.
         mask : array_like, optional
@@ -260,7 +263,8 @@ class TBPTT:
         Parameters
         ----------
         x, targets, mask, resets
-            As for `step`, of any number of steps.
+            As for `step`, of any number of steps: [T, B, ...], or [B, T, ...] if the model is batch-first. Most
+            shapes can be either, so nothing tells if the axes were exchanged.
         lengths : array_like of int, optional
             [B]: the rows' whole lengths, 0..T.
 
@@ -284,6 +288,38 @@ class TBPTT:
                 expected = f"leading axes {list(whole.x.shape[:2])} as in x"
                 raise ValueError(f"{name}: expected {expected}, got shape {list(array.shape)}")
         return self._windows(whole, goals, weights)
+
+    def batches(self, stream: ArrayLike, batch_size: int) -> StatefulBatches:
+        """Windows of one long stream for this trainer: `stateful_batches` with its `k1` and its model's layout.
+
+        Parameters
+        ----------
+        stream : array_like, shape [N, ...]
+            Ids or features.
+        batch_size : int
+            B, the number of contiguous rows.
+
+        Returns
+        -------
+        StatefulBatches
+            A sequence of ``(x, target)`` for `step`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `stateful_batches`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from rnnfast import LSTM, TBPTT, losses, optim
+        >>> layer = LSTM(2, 4, batch_first=True, rng=0)
+        >>> trainer = TBPTT(layer, losses.mean_squared_error, optim.SGD(layer.params, 0.1), k1=5)
+        >>> x, target = trainer.batches(np.zeros((31, 2)), 3)[0]
+        >>> x.shape
+        (3, 5, 2)
+        """
+        return StatefulBatches(stream, batch_size, self.k1, batch_first=bool(self._time))
 
     def _windows(self, whole: Piece, targets: Array, mask: Array | None) -> Iterator[StepResult]:
         for start in range(0, whole.steps, self.k1):
@@ -382,16 +418,31 @@ class TBPTT:
         """A checked window, in which the rows that `reset` was called for begin anew."""
         window = self._piece(x, resets, lengths)
         if not 1 <= window.steps <= self.k1:
-            raise ValueError(f"x: expected 1 to k1 = {self.k1} steps, got {window.steps}")
+            raise ValueError(
+                f"x: expected 1 to k1 = {self.k1} steps, got {window.steps} in shape {list(window.x.shape)}, "
+                f"which is {self._axes}"
+            )
         self._check_rows(window)
+        if self.state is None and lengths is None and window.steps < self.k1 == window.rows:
+            raise ValueError(
+                f"x: expected {self._axes}, got shape {list(window.x.shape)}: a first window of less than "
+                f"k1 = {self.k1} steps, and as many rows, looks as if its axes were exchanged; for windows that short "
+                "choose a lower k1"
+            )
         restart = self._carried.restart
         return window if restart is None else window.restarted(restart)
+
+    @property
+    def _axes(self) -> str:
+        """The axes of a window, for messages."""
+        return f"[{'B, T' if self._time else 'T, B'}, ...], the model's batch_first being {bool(self._time)}"
 
     def _check_rows(self, piece: Piece) -> None:
         carried = states.rows(self.state)
         if carried not in (None, piece.rows):
             raise ValueError(
-                f"x: expected {carried} rows, as the carried state has, got {piece.rows}; reset() forgets it"
+                f"x: expected {carried} rows, as the carried state has, got {piece.rows} in shape "
+                f"{list(piece.x.shape)}, which is {self._axes}; reset() forgets the state"
             )
 
     def _weights(self, mask: ArrayLike | None, window: Piece) -> Array | None:
@@ -465,7 +516,8 @@ class TBPTT:
 class StatefulBatches:
     """One long stream as B rows that are read side by side, window by window; see `stateful_batches`."""
 
-    def __init__(self, stream: ArrayLike, batch_size: int, k1: int) -> None:
+    def __init__(self, stream: ArrayLike, batch_size: int, k1: int, *, batch_first: bool = False) -> None:
+        self._batch_first = _checks.truth("batch_first", batch_first)
         array = holder(stream).checks.numbers("stream", stream)
         rows, self._k1 = _checks.integer("batch_size", batch_size), _checks.integer("k1", k1)
         if array.ndim < 1 or len(array) <= rows:
@@ -473,8 +525,7 @@ class StatefulBatches:
         self._length = (len(array) - 1) // rows
         end = rows * self._length
         self._x, self._target = (
-            part.reshape(rows, self._length, *array.shape[1:]).swapaxes(0, 1)
-            for part in (array[:end], array[1 : end + 1])
+            part.reshape(rows, self._length, *array.shape[1:]) for part in (array[:end], array[1 : end + 1])
         )
 
     def __len__(self) -> int:
@@ -482,16 +533,20 @@ class StatefulBatches:
 
     def __getitem__(self, index: int) -> tuple[Array, Array]:
         start = range(0, self._length, self._k1)[index]
-        x, target = (part[start : start + self._k1].copy(order="C") for part in (self._x, self._target))
-        return x, target
+        x, target = (part[:, start : start + self._k1] for part in (self._x, self._target))
+        if not self._batch_first:
+            x, target = x.swapaxes(0, 1), target.swapaxes(0, 1)
+        return x.copy(order="C"), target.copy(order="C")
 
     def __iter__(self) -> Iterator[tuple[Array, Array]]:
         return (self[index] for index in range(len(self)))
 
 
-def stateful_batches(stream: ArrayLike, batch_size: int, k1: int) -> StatefulBatches:
+def stateful_batches(stream: ArrayLike, batch_size: int, k1: int, *, batch_first: bool = False) -> StatefulBatches:
     """Cut one long stream into rows for stateful training: row b of a window goes on where row b of the window before
     stopped.
+
+    `TBPTT.batches` does the same with the trainer's own `k1` and its model's layout, so that they can't differ.
 
     Parameters
     ----------
@@ -502,19 +557,21 @@ def stateful_batches(stream: ArrayLike, batch_size: int, k1: int) -> StatefulBat
         have no place.
     k1 : int
         Steps per window; the last window is shorter if the rows don't divide.
+    batch_first : bool
+        As the model has it: windows [B, T, ...].
 
     Returns
     -------
     StatefulBatches
-        A sequence (it has a length and an index, and can be gone through again) of ``(x, target)``, each [T, B, ...];
-        the target is the stream one step on.
+        A sequence (it has a length and an index, and can be gone through again) of ``(x, target)``, each [T, B, ...],
+        or [B, T, ...] with `batch_first`; the target is the stream one step on.
 
     Raises
     ------
     TypeError, ValueError
         An argument is of a wrong kind or range, or the stream is too short for so many rows.
     """
-    return StatefulBatches(stream, batch_size, k1)
+    return StatefulBatches(stream, batch_size, k1, batch_first=batch_first)
 
 
 _KEPT = ("x", "resets", "lengths")  # of a piece, in a state dictionary

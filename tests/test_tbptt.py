@@ -507,6 +507,73 @@ def test_stateful_batches_cover_the_stream(size, rows, k1):
     np.testing.assert_array_equal(batches[0][0], x[:k1])
 
 
+@pytest.mark.parametrize("features", [(), (3,)])
+def test_stateful_batches_of_either_layout(features):
+    stream = np.random.default_rng(0).standard_normal((50, *features))
+    for (x, target), (x_first, target_first) in zip(
+        stateful_batches(stream, 4, 5), stateful_batches(stream, 4, 5, batch_first=True), strict=True
+    ):
+        assert_same_bits(x_first, x.swapaxes(0, 1).copy())
+        assert_same_bits(target_first, target.swapaxes(0, 1).copy())
+        assert x_first.flags.c_contiguous
+        assert target_first.flags.c_contiguous
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("rows", [2, 4, 6])
+def test_a_trainers_batches_have_its_layout(batch_first, rows):
+    """The rows are fewer than k1, as many, or more: no shape gives it away where they are as many."""
+    stream = np.random.default_rng(0).standard_normal((61, I))
+    trained = []
+    for first in (batch_first, False):
+        layer = LSTM(I, I, dtype=np.float64, rng=0, batch_first=first)
+        trainer = trainer_of(layer, 4)
+        for x, target in trainer.batches(stream, rows):
+            trainer.step(x, target)
+        assert trainer.state[0].shape == (1, rows, I)
+        trained.append(layer.params.flat)
+    assert_close(*trained, 1e-13)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "message"), [(2, "looks as if its axes"), (3, "looks as if"), (6, "expected 1 to k1")]
+)
+def test_windows_of_the_other_layout_are_refused(batch_first, rows, message):
+    stream = np.random.default_rng(0).standard_normal((121, I))
+    layer = LSTM(I, I, dtype=np.float64, rng=0, batch_first=batch_first)
+    before = layer.params.flat.copy()
+    trainer = trainer_of(layer, 4)
+    windows = stateful_batches(stream, rows, 4, batch_first=not batch_first)
+    with pytest.raises(ValueError, match=f"x: .*{message}"):
+        trainer.step(*windows[0])
+    assert_same_bits(layer.params.flat.copy(), before)
+    assert trainer.state is None
+
+
+def test_windows_of_the_other_layout_can_be_told_by_the_carried_state():
+    """With as many rows as steps the first windows pass; the shorter one at the end does not."""
+    stream = np.random.default_rng(0).standard_normal((59, I))
+    layer = LSTM(I, I, dtype=np.float64, rng=0, batch_first=True)
+    trainer = trainer_of(layer, 4)
+    *windows, last = stateful_batches(stream, 4, 4)
+    for window in windows:
+        trainer.step(*window)
+    with pytest.raises(ValueError, match=r"x: expected 4 rows.*got 2 in shape \[2, 4, 3\], which is \[B, T, ...\]"):
+        trainer.step(*last)
+
+
+def test_a_short_first_window_is_welcome_where_its_rows_are_known():
+    x, target = data(2)
+    for known in ({"lengths": [2, 1, 2, 0]}, {}):
+        trainer = trainer_of(make(), 4)
+        if not known:
+            trainer.state = {"rnn": tuple(np.zeros((1, B, H)) for _ in range(2))}
+        assert trainer.step(x, target, **known).steps == 2
+    assert trainer_of(make(), 3).step(x, target).steps == 2
+    assert [result.steps for result in trainer_of(make(), 2).run(x[:1], target[:1])] == [1]
+
+
 def test_stateful_batches_of_features():
     stream = np.random.default_rng(0).standard_normal((50, 3))
     (x, target), *_ = stateful_batches(stream, 4, 5)
@@ -521,5 +588,7 @@ def test_stateful_batches_arguments():
         stateful_batches(np.arange(4), 0, 2)
     with pytest.raises(ValueError, match="k1: expected"):
         stateful_batches(np.arange(4), 1, 0)
+    with pytest.raises(TypeError, match="batch_first: expected True or False"):
+        stateful_batches(np.arange(4), 1, 1, batch_first=1)
     with pytest.raises(IndexError):
         stateful_batches(np.arange(9), 1, 4)[2]
