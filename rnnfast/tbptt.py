@@ -12,12 +12,19 @@ C) Between windows the trainer keeps the inputs and masks that the next pass rep
    and goes on.
 D) Memory is bounded by k2: the tapes are handed back for reuse, and all windows share one `Gradients`.
 E) With a model on a CUDA device all of this lies there. NumPy windows are moved over when they come; nothing is read
-   back but the loss, so `grad_norm` and `state` are device arrays. Lengths that lie on the device are not looked at,
-   and pieces with any are not joined.
+   back but the loss and the gradient's norm, so `grad_norm` and `state` are device arrays. Lengths that lie on the
+   device are not looked at, and pieces with any are not joined.
+F) A gradient that is not finite makes no update (`nonfinite=`). It is judged by its norm, which is at hand anyway; the
+   array to blame is looked for only when there is an error to raise. On a CUDA device the norm must be waited for, once
+   per window, before the optimiser may begin; with ``nonfinite="apply"`` it is not.
+G) A window in which every target is masked makes no update either: an optimiser's momentum and weight decay would move
+   the parameters for no reason in the data. (A gradient that is zero where there are targets does make one.)
 
 Rejected: keeping the previous window's tapes and running only the new steps (cheaper, but half of the pass would
 belong to older parameters, and the result would be the gradient of nothing); a flag on the state that detaches it
-(the caller would have to remember).
+(the caller would have to remember); a skipped window whose state is carried on (one NaN in it would be in all windows
+to come); an update on the device that makes itself void (the step count, the carried state and the error are the
+host's).
 """
 
 from __future__ import annotations
@@ -26,6 +33,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _checks, _pieces
@@ -36,14 +44,18 @@ from .diagnostics import gradient_norm_by_distance
 from .optim import clip_grad_value
 from .tape import Tape
 
-__all__ = ["TBPTT", "StatefulBatches", "StepResult", "gradient_norm_by_distance", "stateful_batches"]
+__all__ = ["TBPTT", "NonFiniteError", "StatefulBatches", "StepResult", "gradient_norm_by_distance", "stateful_batches"]
 
 Array = NDArray[Any]
 Loss = Callable[..., tuple[float, Array]]
 
 
+class NonFiniteError(ValueError, FloatingPointError):
+    """A gradient was not finite, so no update was made; says which array had the first NaN or infinity."""
+
+
 class StepResult(NamedTuple):
-    """What one update was.
+    """What one window's step was.
 
     Attributes
     ----------
@@ -57,12 +69,19 @@ class StepResult(NamedTuple):
     state
         The state carried out of the window, in the model's structure and where the model lies. It is the trainer's own:
         copy it to change it.
+    updated : bool
+        Whether there was an update: not if the gradient was not finite and ``nonfinite="skip"``, nor if every target
+        was masked.
+    skipped : int
+        How many windows this trainer has skipped so far because their gradients were not finite.
     """
 
     loss: float
     grad_norm: Any
     steps: int
     state: Any
+    updated: bool = True
+    skipped: int = 0
 
 
 class _Carried(NamedTuple):
@@ -76,12 +95,20 @@ class _Carried(NamedTuple):
     """The steps that the next pass repeats."""
     restart: Array | None = None
     """The rows [B] that begin anew at the next step, though the pass starts before it."""
+    windows: int = 0
+    """How many came before."""
+    skipped: int = 0
+    """How many of them were skipped because their gradients were not finite."""
+
+    def anew(self, state: Any) -> _Carried:
+        """From a state, with nothing before it."""
+        return _Carried(state, state, windows=self.windows, skipped=self.skipped)
 
     def begin_rows(self, chosen: Array, xp: Any) -> _Carried:
         """With zeros for some rows, by a mask [B]."""
         state = states.zero_rows(self.state, chosen, xp)
         if not self.context:
-            return _Carried(state, state)
+            return self.anew(state)
         return self._replace(state=state, restart=chosen if self.restart is None else self.restart | chosen)
 
 
@@ -103,6 +130,12 @@ class TBPTT:
         Steps that the gradient flows back, at least k1, which is the default.
     clip_norm, clip_value : float, optional
         Bounds for the gradient's norm and then for its elements.
+    nonfinite : {"raise", "skip", "apply"}
+        What becomes of a window whose gradient has a NaN or an infinity in it. "raise": `NonFiniteError`; parameters,
+        optimiser and carried state stay as they are. "skip": the same without the error, and training goes on with the
+        next window from the state before this one (rows that begin a new sequence in this one begin anew);
+        `StepResult.skipped` counts. "apply": the update is made all the same. On a CUDA device the first two wait for
+        each window's gradient.
     logits : bool
         Hand ``logits=True`` to the model (its head then skips the activation), for a loss that takes logits.
     num_threads : int, optional
@@ -124,6 +157,7 @@ class TBPTT:
         k2: int | None = None,
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        nonfinite: str = "raise",
         logits: bool = False,
         num_threads: int | None = None,
     ) -> None:
@@ -146,6 +180,7 @@ class TBPTT:
         self._model, self._loss, self._optimizer = model, loss, optimizer
         self._clip_norm = _bound("clip_norm", clip_norm)
         self._clip_value = _bound("clip_value", clip_value)
+        self._nonfinite = _checks.choice("nonfinite", nonfinite, ("raise", "skip", "apply"))
         self._options: dict[str, Any] = {"num_threads": _checks.threads(num_threads)} | (
             {"logits": True} if _checks.truth("logits", logits) else {}
         )
@@ -163,7 +198,7 @@ class TBPTT:
     @state.setter
     def state(self, state: Any) -> None:
         owned = self._owned("state", state)
-        self._carried = _Carried(owned, owned)
+        self._carried = self._carried.anew(owned)
 
     def reset(self, rows: ArrayLike | None = None) -> None:
         """Zero the carried state, so that the next window begins a new sequence.
@@ -179,7 +214,7 @@ class TBPTT:
             There are no such rows.
         """
         if rows is None:
-            self._carried = _Carried()
+            self._carried = self._carried.anew(None)
         elif (count := states.rows(self.state)) is not None:
             with self._device.active():
                 chosen = self._moved("rows", _checks.rows("rows", rows, count))
@@ -195,7 +230,7 @@ class TBPTT:
         lengths: ArrayLike | None = None,
         following: int | None = None,
     ) -> StepResult:
-        """Train on one window: one update.
+        """Train on one window: one update, or none if the gradient is not finite or every target is masked.
 
         Parameters
         ----------
@@ -224,6 +259,9 @@ class TBPTT:
         ------
         TypeError, ValueError
             An argument is of a wrong kind, shape or range; no parameter and no carried state has changed.
+        NonFiniteError
+            The gradient is not finite, and `nonfinite` is "raise"; nothing has changed. It is a ValueError and a
+            FloatingPointError.
         """
         with self._device.active():
             window = self._window(x, resets, lengths)
@@ -236,15 +274,18 @@ class TBPTT:
             y = self._end(early + late, window.steps)
             loss, dy = self._differentiated(y, target, weights)
             self._backward(before + after, dy)
-            norm = self._clip()
-            self._optimizer.step(self._gradients)
+            norm = self._clip_to_norm()
 
-            carried = _Carried(state, start_state, _pieces.joined(after))
-            if self._carried.restart is not None and window.lengths is not None:
-                # Rows without a step in this window have not begun anew yet.
-                carried = carried.begin_rows(self._carried.restart & (window.lengths == 0), self._device.xp)
+            if self._nonfinite != "apply" and not math.isfinite(norm):
+                if self._nonfinite == "raise":
+                    raise self._error(window, y, dy, norm)
+                self._carried = self._skipped(window)
+                return self._result(loss, norm, window, updated=False)
+            carried = self._after(window, after, start_state, state)
+            if learns := self._has_targets(weights):
+                self._update()
             self._carried = carried
-            return StepResult(loss, norm, window.steps, self.state)
+            return self._result(loss, norm, window, updated=learns)
 
     def run(
         self,
@@ -375,7 +416,7 @@ class TBPTT:
             raise ValueError(
                 f"state_dict: expected a context of less than k2 = {self.k2} steps, got one of other k1 and k2"
             )
-        self._carried = _Carried(state, start_state, context, restart)
+        self._carried = self._carried.anew(state)._replace(start_state=start_state, context=context, restart=restart)
 
     # What comes in
 
@@ -504,13 +545,72 @@ class TBPTT:
             dstate = grads.state
             stop -= piece.steps
 
-    def _clip(self) -> Any:
-        """Clip the gradient; its norm before."""
+    def _clip_to_norm(self) -> Any:
+        """Scale the gradient to the largest norm; the norm before. One that is not finite scales nothing."""
         limit = math.inf if self._clip_norm is None else self._clip_norm
-        norm = self._device.clip_norm(self._gradients.flat, limit)
+        return self._device.clip_norm(self._gradients.flat, limit)
+
+    def _update(self) -> None:
         if self._clip_value is not None:
             clip_grad_value(self._gradients, self._clip_value)
-        return norm
+        self._optimizer.step(self._gradients)
+
+    def _has_targets(self, weights: Array | None) -> bool:
+        """Whether any target counts, as far as one may look."""
+        if weights is None or (self._device.waits and self._nonfinite == "apply"):
+            return True
+        return bool(weights.any())
+
+    # What is carried on
+
+    def _after(self, window: Piece, context: list[Piece], start_state: Any, state: Any) -> _Carried:
+        """What is carried out of a window; the next pass starts from `start_state` and repeats `context`."""
+        old = self._carried
+        carried = old.anew(state)._replace(
+            start_state=start_state, context=_pieces.joined(context), windows=old.windows + 1
+        )
+        if old.restart is None or window.lengths is None:
+            return carried
+        # Rows without a step in this window have not begun anew yet.
+        return carried.begin_rows(old.restart & (window.lengths == 0), self._device.xp)
+
+    def _skipped(self, window: Piece) -> _Carried:
+        """What is carried past a window that was skipped: what was before, without the sequences that ended in it."""
+        old = self._carried
+        carried = old._replace(windows=old.windows + 1, skipped=old.skipped + 1)
+        if window.resets is None:
+            return carried
+        within = window.within()
+        begun: Any = window.resets if within is None else window.resets & within
+        return carried.begin_rows(begun.any(axis=self._time), self._device.xp)
+
+    def _result(self, loss: float, norm: Any, window: Piece, *, updated: bool) -> StepResult:
+        return StepResult(loss, norm, window.steps, self.state, updated, self._carried.skipped)
+
+    def _error(self, window: Piece, y: Array, dy: Array, norm: Any) -> NonFiniteError:
+        """Names the first array with a number that is not finite, in the order of the computation."""
+        within = window.within()
+        ended = within is not None and window.x.ndim == 3
+        x = self._device.xp.where(within[..., None], window.x, 0) if ended else window.x  # type: ignore[index]
+        arrays = [
+            ("x", x),
+            *(("state", array) for array in states.arrays(self._carried.start_state)),
+            *self._model.params.items(),
+            ("the prediction", y),
+            ("the loss's gradient", dy),
+            *((f"the gradient of {name}", array) for name, array in self._gradients.items()),
+        ]
+        found = f"gradient: expected a finite norm, got {float(norm)}"
+        for name, array in arrays:
+            values = np.asarray(self._device.to_host(array))
+            if not (finite := np.isfinite(values)).all():
+                where = tuple(map(int, np.argwhere(~finite)[0]))
+                found = f"{name}: expected finite numbers, got {values[where]} at {list(where)}"
+                break
+        return NonFiniteError(
+            f"{found}, in window {self._carried.windows} of this trainer (the first is 0); no update was made, and "
+            "nothing has changed (nonfinite='skip' would go on with the next window)"
+        )
 
 
 class StatefulBatches:

@@ -12,7 +12,7 @@ from registry import KINDS, assert_close, assert_same, assert_same_bits, make_la
 from rnnfast import GRU, LSTM, TBPTT, Dense, Model, _core, reference
 from rnnfast.losses import mean_squared_error, softmax_cross_entropy
 from rnnfast.optim import SGD, Adam
-from rnnfast.tbptt import stateful_batches
+from rnnfast.tbptt import NonFiniteError, stateful_batches
 
 T, B, I, H, O = 13, 4, 3, 5, 2  # noqa: E741
 WINDOWS = [(4, 4), (4, 7), (4, 8), (3, 11), (5, 13), (1, 1), (1, 6), (13, 13), (4, 20), (20, 30)]
@@ -320,11 +320,161 @@ def test_clipping():
     assert np.abs(model.params.flat - before).max() == pytest.approx(1e-4)
 
 
-def test_a_norm_that_is_not_finite_is_shown():
+# Gradients that are not finite, and windows without targets
+
+
+def everything(model, optimizer, trainer):
+    """All that a step changes, as copies."""
+    return copy.deepcopy((dict(model.params), optimizer.state_dict(), trainer.state_dict()))
+
+
+def poisoned(where, value=np.nan):
+    """Two windows of data, the second with a number in it that is not finite."""
+    x, target = data(8)
+    (x if where == "x" else target)[5, 1, 0] = value
+    return x, target
+
+
+@pytest.mark.parametrize("clip", [{}, {"clip_norm": 1.0}, {"clip_value": 0.1}])
+@pytest.mark.parametrize("k2", [4, 7])
+@pytest.mark.parametrize(
+    ("where", "message"), [("x", r"x: .* got nan at \[1, 1, 0\]"), ("target", "the loss's gradient: .* got nan at")]
+)
+def test_a_gradient_that_is_not_finite_is_refused(where, message, k2, clip):
+    model, twin = make(), make()
+    optimizer = Adam(model.params, 0.01)
+    trainer = TBPTT(model, mean_squared_error, optimizer, k1=4, k2=k2, **clip)
+    other = TBPTT(twin, mean_squared_error, Adam(twin.params, 0.01), k1=4, k2=k2, **clip)
+    x, target = poisoned(where)
+    for one in (trainer, other):
+        one.step(x[:4], target[:4])
+    before = everything(model, optimizer, trainer)
+    with pytest.raises(NonFiniteError, match=rf"^{message}.* in window 1 of this trainer") as caught:
+        trainer.step(x[4:], target[4:])
+    assert isinstance(caught.value, ValueError)
+    assert isinstance(caught.value, FloatingPointError)
+    assert_same(everything(model, optimizer, trainer), before)
+    x, target = data(8)
+    for one in (trainer, other):
+        one.step(x[4:], target[4:])
+    assert_same_bits(np.array(model.params.flat), np.array(twin.params.flat))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda model, trainer: model.update({"head.bias": [0, np.inf]}), r"head.bias: .* got inf at \[1\]"),
+        (
+            lambda model, trainer: setattr(
+                trainer, "state", {"rnn": (np.full((1, B, H), np.nan), np.zeros((1, B, H)))}
+            ),
+            r"state: .* got nan at \[0, 0, 0\]",
+        ),
+        (
+            lambda model, trainer: setattr(trainer, "_loss", lambda y, target: (0.0, np.full_like(y, 1e308))),
+            "the gradient of .* got -?(inf|nan)",
+        ),
+    ],
+)
+def test_the_error_names_the_first_array_that_is_not_finite(spoil, message):
     model = make()
+    trainer = trainer_of(model, 4)
+    spoil(model, trainer)
+    with pytest.raises(NonFiniteError, match=message):
+        trainer.step(*data(4))
+
+
+def test_what_lies_beyond_the_lengths_is_not_blamed():
     x, target = data(4)
-    target[0, 0, 0] = np.inf
-    assert not np.isfinite(trainer_of(model, 4, clip_norm=1.0).step(x, target).grad_norm)
+    x[2:, 0], target[0, 0, 0] = np.nan, np.inf
+    with pytest.raises(NonFiniteError, match=r"^the loss's gradient"):
+        trainer_of(make(), 4).step(x, target, lengths=[2, 4, 4, 4])
+
+
+@pytest.mark.parametrize("k2", [4, 7])
+def test_skipped_windows_leave_no_trace(k2):
+    model, twin = make(), make()
+    optimizer = Adam(model.params, 0.01)
+    trainer = TBPTT(model, mean_squared_error, optimizer, k1=4, k2=k2, nonfinite="skip")
+    other = TBPTT(twin, mean_squared_error, Adam(twin.params, 0.01), k1=4, k2=k2)
+    x, target = poisoned("x", np.inf)
+    first = trainer.step(x[:4], target[:4])
+    before = everything(model, optimizer, trainer)
+    results = [trainer.step(x[4:], target[4:]) for _ in range(2)]
+    assert [(result.updated, result.skipped) for result in [first, *results]] == [(True, 0), (False, 1), (False, 2)]
+    assert not any(np.isfinite(result.grad_norm) for result in results)
+    assert_same(results[-1].state, first.state)
+    assert_same(everything(model, optimizer, trainer), before)
+    x, target = data(8)
+    other.step(x[:4], target[:4])
+    last = trainer.step(x[4:], target[4:])
+    other.step(x[4:], target[4:])
+    assert (last.updated, last.skipped) == (True, 2)
+    assert_same_bits(np.array(model.params.flat), np.array(twin.params.flat))
+    trainer.reset()
+    assert trainer.step(x[4:], target[4:]).skipped == 2
+
+
+@pytest.mark.parametrize("k2", [4, 7])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_rows_that_begin_in_a_skipped_window_begin_anew(k2, batch_first):
+    """Row 0 began a sequence in it, row 1 would have, but beyond its length; the others go on from before."""
+    layers = [LSTM(I, O, dtype=np.float64, rng=0, batch_first=batch_first) for _ in range(2)]
+    x, target = poisoned("x")
+    resets = np.zeros((4, B), bool)
+    resets[2, 0] = resets[3, 1] = True
+    trainer = trainer_of(layers[0], 4, k2, nonfinite="skip")
+    other = trainer_of(layers[1], 4, k2)
+
+    def arrange(array):
+        return array.swapaxes(0, 1) if batch_first else array
+
+    for one in (trainer, other):
+        one.step(arrange(x[:4]), arrange(target[:4]))
+    trainer.step(arrange(x[4:]), arrange(target[4:]), resets=arrange(resets), lengths=[4, 3, 4, 4])
+    other.reset([0])
+    assert_same(trainer.state, other.state)
+    x, target = data(8)
+    for one in (trainer, other):
+        one.step(arrange(x[4:]), arrange(target[4:]))
+    assert_same(trainer.state, other.state)
+    assert_same_bits(np.array(layers[0].params.flat), np.array(layers[1].params.flat))
+
+
+def test_applied_is_what_is_asked_for():
+    model = make()
+    x, target = poisoned("target", np.inf)
+    result = trainer_of(model, 4, clip_norm=1.0, nonfinite="apply").step(x[4:], target[4:])
+    assert not np.isfinite(result.grad_norm)
+    assert (result.updated, result.skipped) == (True, 0)
+    assert not np.isfinite(model.params.flat).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"nonfinite": "apply"}, {"nonfinite": "skip"}])
+@pytest.mark.parametrize("masked", [{"mask": np.zeros((4, B))}, {"lengths": np.zeros(B, int)}])
+def test_a_window_without_targets_moves_no_parameter(masked, options):
+    model = make()
+    optimizer = Adam(model.params, 0.01, weight_decay=0.1)
+    trainer = TBPTT(model, mean_squared_error, optimizer, k1=4, **options)
+    x, target = data(8)
+    trainer.step(x[:4], target[:4])
+    params, kept = model.params.flat.copy(), optimizer.state_dict()
+    expected = model(x[4:], trainer.state, lengths=masked.get("lengths"))[1]
+    result = trainer.step(x[4:], target[4:], **masked)
+    assert (result.loss, result.grad_norm, result.updated, result.skipped) == (0.0, 0.0, False, 0)
+    assert_same_bits(model.params.flat.copy(), params)
+    assert_same(optimizer.state_dict(), kept)
+    assert_same(trainer.state, expected)  # time goes on
+    assert trainer.step(x[4:], target[4:], mask=np.eye(4, B)).updated
+
+
+def test_a_gradient_of_zero_is_an_update_where_there_are_targets():
+    model = make()
+    optimizer = SGD(model.params, 0.1, weight_decay=0.5)
+    trainer = TBPTT(model, lambda y, target: (0.0, np.zeros_like(y)), optimizer, k1=4)
+    before = model.params.flat.copy()
+    assert trainer.step(*data(4)).updated
+    assert_close(model.params.flat, before * 0.95, 1e-12)
 
 
 # Memory and checkpoints
@@ -438,6 +588,12 @@ def test_constructor_arguments():
         (ValueError, "clip_value: expected a finite number", lambda: trainer_of(model, 4, clip_value=np.nan)),
         (TypeError, "clip_norm: expected a real number", lambda: trainer_of(model, 4, clip_norm="1")),
         (TypeError, "clip_norm: expected a real number", lambda: trainer_of(model, 4, clip_norm=True)),
+        (
+            ValueError,
+            "nonfinite: expected one of 'raise', 'skip', 'apply'",
+            lambda: trainer_of(model, 4, nonfinite="no"),
+        ),
+        (TypeError, "nonfinite: expected one of", lambda: trainer_of(model, 4, nonfinite=None)),
         (TypeError, "logits: expected True or False", lambda: trainer_of(model, 4, logits="no")),
         (TypeError, "optimizer: expected an optimiser", lambda: TBPTT(model, max, None, k1=4)),
         (ValueError, "num_threads: expected an integer", lambda: trainer_of(model, 4, num_threads=0)),
