@@ -209,8 +209,11 @@ def rows(name: str, value: Any, count: int) -> Array:
         raise TypeError(f"{name}: expected row numbers below {count} or a mask [{count}], got {value}")
     chosen = np.zeros(count, np.bool_)
     try:
-        chosen[np.asarray(value, None if np.size(value) else np.intp)] = True
-    except (IndexError, ValueError, TypeError) as error:
+        index = np.asarray(value, None if np.size(value) else np.intp)
+        if index.dtype.kind == "u" and (index >= count).any():  # NumPy takes 2**64 - 1 for -1
+            raise IndexError(f"got {index.max()}")
+        chosen[index] = True
+    except (IndexError, ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{name}: expected row numbers below {count} or a mask [{count}]: {error}") from error
     return chosen
 
@@ -235,7 +238,7 @@ def number(name: str, value: Any) -> float:
         raise TypeError(f"{name}: expected a real number, got {describe(value)}")
     try:
         result = float(value)
-    except (TypeError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(f"{name}: expected a real number, got {describe(value)}") from error
     if not math.isfinite(result):
         raise ValueError(f"{name}: expected a finite number, got {result}")

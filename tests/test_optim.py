@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import pickle
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -512,6 +513,30 @@ def test_only_gradients_are_clipped(bad: Any) -> None:
     for clip in (optim.clip_grad_norm, optim.clip_grad_value):
         with pytest.raises(TypeError, match="gradients: expected a Gradients"):
             clip(bad, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("key", "bad"),
+    [
+        ("name", np.zeros(3)),
+        ("name", None),
+        ("lr", np.array("a")),
+        ("lr", types),
+        ("step", memoryview(b"1")),
+        ("square_avg", memoryview(b"1")),
+        ("square_avg", types),
+        ("square_avg", (i for i in range(3))),
+        ("square_avg", ["a"] * SIZE),
+        ("centered", np.zeros(2)),
+    ],
+)
+def test_a_state_dictionary_with_something_else_in_it(key: str, bad: Any) -> None:
+    params = parameters(np.float64)
+    optimizer = optim.RMSprop(params)
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises((TypeError, ValueError), match=rf"^({key}|state): expected"):
+        optimizer.load_state_dict(optimizer.state_dict() | {key: bad})
+    assert repr(optimizer.state_dict()) == repr(before)
 
 
 FLAT_CALLS: dict[str, tuple[int, Callable[..., object]]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import types
 from functools import partial
 
 import numpy as np
@@ -549,6 +550,40 @@ def test_a_state_dict_that_is_none_changes_nothing():
         with pytest.raises((TypeError, ValueError), match=message):
             trainer.load_state_dict(bad)
     assert_same(trainer.step(x[6:], target[6:]).state, other.step(x[6:], target[6:]).state)
+
+
+@pytest.mark.parametrize("bad", [memoryview(b"1234"), types, (i for i in range(3)), object(), [[1, [2]]], b"zeros"])
+def test_what_is_no_array_of_numbers_is_refused(bad):
+    x, target = data(10)
+    trainer, other = trainer_of(make(), 4, 8), trainer_of(make(), 4, 8)
+    for one in (trainer, other):
+        list(one.run(x[:6], target[:6]))
+        one.reset([1])
+    good = trainer.state_dict()
+    piece = good["context"][0]
+    for argument, call in [
+        ("state", lambda: setattr(trainer, "state", bad)),
+        ("state", lambda: setattr(trainer, "state", {"rnn": (bad, bad)})),
+        ("rows", lambda: trainer.reset([bad])),
+        ("state", lambda: trainer.load_state_dict(good | {"state": {"rnn": (bad, bad)}})),
+        ("start_state", lambda: trainer.load_state_dict(good | {"start_state": bad})),
+        ("restart", lambda: trainer.load_state_dict(good | {"restart": bad})),
+        ("x", lambda: trainer.load_state_dict(good | {"context": [piece | {"x": bad}]})),
+        ("resets", lambda: trainer.load_state_dict(good | {"context": [piece | {"resets": bad}]})),
+        ("lengths", lambda: trainer.load_state_dict(good | {"context": [piece | {"lengths": bad}]})),
+    ]:
+        with pytest.raises((TypeError, ValueError), match=rf"^{argument}: expected"):
+            call()
+    assert_same(trainer.step(x[6:], target[6:]).state, other.step(x[6:], target[6:]).state)
+
+
+@pytest.mark.parametrize("bad", [2**64 - 1, 2**63, -(2**63) - 1, 2**200, [2**64 - 1], [2**200], -B - 1])
+def test_row_numbers_beyond_every_integer(bad):
+    trainer = trainer_of(make(), 4)
+    state = trainer.step(*data(4)).state
+    with pytest.raises(ValueError, match=r"^rows: expected row numbers below 4"):
+        trainer.reset(bad)
+    assert_same(trainer.state, state)
 
 
 def test_a_state_of_another_kind_is_refused_when_it_is_set():
