@@ -88,7 +88,7 @@ def real(name: str, value: Any, dtype: np.dtype[Any], *, contiguous: bool = Fals
 
     It is the caller's memory where that already fits, unless `copy`; else it is converted, once.
     """
-    return _converted(numbers(name, value), dtype, contiguous, copy)
+    return _in_range(name, _converted, numbers(name, value), dtype, contiguous, copy)
 
 
 def _converted(array: Array, dtype: np.dtype[Any], contiguous: bool, copy: bool) -> Array:
@@ -96,7 +96,17 @@ def _converted(array: Array, dtype: np.dtype[Any], contiguous: bool, copy: bool)
     fits = flags.c_contiguous or (not contiguous and (array.shape[-1] == 1 or array.strides[-1] == array.itemsize))
     if array.dtype == dtype and flags.aligned and fits and not copy:
         return array
-    return np.array(array, dtype=dtype, order="C")
+    with np.errstate(over="raise", under="ignore"):
+        return np.array(array, dtype=dtype, order="C")
+
+
+def _in_range(name: str, converted: Callable[..., Array], array: Array, dtype: np.dtype[Any], *options: Any) -> Array:
+    """`converted`, or a ValueError where a finite number would become infinite."""
+    try:
+        return converted(array, dtype, *options)
+    except FloatingPointError as error:
+        largest = np.abs(array[np.isfinite(array)]).max()
+        raise ValueError(f"{name}: expected numbers within the range of {dtype}, got one of size {largest}") from error
 
 
 def shape(name: str, array: Array, expected: tuple[int, ...], letters: str = "") -> None:
@@ -122,7 +132,7 @@ def shaped(numbers: Callable[..., Array], converted: Callable[..., Array]) -> Ca
         """`real` of one shape, which is checked before anything is converted."""
         array = numbers(name, value)
         shape(name, array, expected, letters)
-        return converted(array, dtype, contiguous, copy)
+        return _in_range(name, converted, array, dtype, contiguous, copy)
 
     return real_of_shape
 

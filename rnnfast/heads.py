@@ -265,7 +265,7 @@ class Dense(Part):
             activation, y = kept.activated
             dy_rows, dz = dz, tape.buffer("dz", dz.shape, self.dtype)
             dz[...] = dy_rows
-            with FlushDenormals():
+            with np.errstate(under="ignore"), FlushDenormals():
                 activation.differentiate(y, dz)
         panels = tape.buffer("dpanels", (self._packed.kernel.panel_size,), self.dtype)
         self._packed.load_gradients(into, panels)
@@ -280,7 +280,7 @@ class Dense(Part):
         y = self._device.empty((len(rows), self.output_size), self.dtype)
         self._packed.kernel.forward(self._packed.forward(), rows, y, num_threads or 0)
         if activation is not None:
-            with FlushDenormals():
+            with np.errstate(under="ignore"), FlushDenormals():
                 activation.apply(self._device.xp, y)
         return y, activation
 
