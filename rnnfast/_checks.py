@@ -88,7 +88,7 @@ def real(name: str, value: Any, dtype: np.dtype[Any], *, contiguous: bool = Fals
 
     It is the caller's memory where that already fits, unless `copy`; else it is converted, once.
     """
-    return _converted(numbers(name, value), dtype, contiguous, copy)
+    return _in_range(name, _converted, numbers(name, value), dtype, contiguous, copy)
 
 
 def _converted(array: Array, dtype: np.dtype[Any], contiguous: bool, copy: bool) -> Array:
@@ -96,7 +96,17 @@ def _converted(array: Array, dtype: np.dtype[Any], contiguous: bool, copy: bool)
     fits = flags.c_contiguous or (not contiguous and (array.shape[-1] == 1 or array.strides[-1] == array.itemsize))
     if array.dtype == dtype and flags.aligned and fits and not copy:
         return array
-    return np.array(array, dtype=dtype, order="C")
+    with np.errstate(over="raise", under="ignore"):
+        return np.array(array, dtype=dtype, order="C")
+
+
+def _in_range(name: str, converted: Callable[..., Array], array: Array, dtype: np.dtype[Any], *options: Any) -> Array:
+    """`converted`, or a ValueError where a finite number would become infinite."""
+    try:
+        return converted(array, dtype, *options)
+    except FloatingPointError as error:
+        largest = np.abs(array[np.isfinite(array)]).max()
+        raise ValueError(f"{name}: expected numbers within the range of {dtype}, got one of size {largest}") from error
 
 
 def shape(name: str, array: Array, expected: tuple[int, ...], letters: str = "") -> None:
@@ -122,7 +132,7 @@ def shaped(numbers: Callable[..., Array], converted: Callable[..., Array]) -> Ca
         """`real` of one shape, which is checked before anything is converted."""
         array = numbers(name, value)
         shape(name, array, expected, letters)
-        return converted(array, dtype, contiguous, copy)
+        return _in_range(name, converted, array, dtype, contiguous, copy)
 
     return real_of_shape
 
@@ -209,8 +219,11 @@ def rows(name: str, value: Any, count: int) -> Array:
         raise TypeError(f"{name}: expected row numbers below {count} or a mask [{count}], got {value}")
     chosen = np.zeros(count, np.bool_)
     try:
-        chosen[np.asarray(value, None if np.size(value) else np.intp)] = True
-    except (IndexError, ValueError, TypeError) as error:
+        index = np.asarray(value, None if np.size(value) else np.intp)
+        if index.dtype.kind == "u" and (index >= count).any():  # NumPy takes 2**64 - 1 for -1
+            raise IndexError(f"got {index.max()}")
+        chosen[index] = True
+    except (IndexError, ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{name}: expected row numbers below {count} or a mask [{count}]: {error}") from error
     return chosen
 
@@ -235,7 +248,7 @@ def number(name: str, value: Any) -> float:
         raise TypeError(f"{name}: expected a real number, got {describe(value)}")
     try:
         result = float(value)
-    except (TypeError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(f"{name}: expected a real number, got {describe(value)}") from error
     if not math.isfinite(result):
         raise ValueError(f"{name}: expected a finite number, got {result}")

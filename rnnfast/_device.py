@@ -238,11 +238,7 @@ class Host(Device):
         rng.random(dtype=mask.dtype.type, out=mask)
 
     def clip_norm(self, flat: Array, limit: float) -> float:
-        norm = math.sqrt(_flat.sum_of_squares(flat))
-        coefficient = limit / (norm + 1e-6)
-        if math.isfinite(norm) and coefficient < 1:
-            _flat.scale(flat, coefficient)
-        return norm
+        return _flat.scale_to_norm(flat, limit)
 
 
 HOST: Device = Host()

@@ -11,18 +11,84 @@ C) Sums go into `LANES` independent float64 accumulators (element i into lane i 
    the order depends on the size alone, and still fills vectors.
 D) GCC puts square roots into vectors only with -fno-math-errno, which makes Adam four times as fast. No other option
    that changes arithmetic is needed, and every element's result is the same bits with or without vectors.
+E) Denormals count as zeros inside the loops, and the caller's mode is put back. An average over many zero gradients
+   would else fall to a denormal and stay there for ever, and arithmetic on denormals is up to 100 times as slow.
 
 Rejected: NumPy expressions (six to ten passes and temporaries per step); threads (the loops are memory-bound, and sums
 would depend on the number of threads); the NumPy C headers (typed memoryviews do all that is needed); loops per
-instruction set (without fused multiply-add the results would be the same bits, and the time is spent on memory).
+instruction set (without fused multiply-add the results would be the same bits, and the time is spent on memory);
+comparing with the smallest normal number instead of a mode of the processor (a second operation per element, and what
+the comparison lets through can still become a denormal).
 """
 
 from cython cimport floating
-from libc.math cimport pow, sqrt, sqrtf
+from libc.float cimport DBL_MIN, FLT_MIN
+from libc.math cimport fabs, isfinite, pow, sqrt, sqrtf
 from libc.stdint cimport uintptr_t
+
+cdef extern from *:
+    """
+    #if defined(__SSE2__)
+    #include <immintrin.h>
+    typedef unsigned arithmetic_mode;
+    static inline void set_mode(arithmetic_mode mode) { _mm_setcsr(mode); }
+    static inline arithmetic_mode flush_denormals(void) {
+        const arithmetic_mode caller = _mm_getcsr();
+        set_mode(caller | 0x8040);
+        return caller;
+    }
+    #elif defined(__aarch64__)
+    #include <stdint.h>
+    typedef uint64_t arithmetic_mode;
+    static inline void set_mode(arithmetic_mode mode) { __asm__ volatile("msr fpcr, %0" ::"r"(mode) : "memory"); }
+    static inline arithmetic_mode flush_denormals(void) {
+        arithmetic_mode caller;
+        __asm__ volatile("mrs %0, fpcr" : "=r"(caller));
+        set_mode(caller | (arithmetic_mode)1 << 24);
+        return caller;
+    }
+    #else
+    typedef int arithmetic_mode;
+    static inline void set_mode(arithmetic_mode mode) { (void)mode; }
+    static inline arithmetic_mode flush_denormals(void) { return 0; }
+    #endif
+    """
+    ctypedef unsigned long long arithmetic_mode
+    arithmetic_mode flush_denormals() noexcept nogil  # the mode before, to be put back
+    void set_mode(arithmetic_mode mode) noexcept nogil
+
 
 cdef enum:
     LANES = 8
+
+
+cdef class FlushDenormals:
+    """A `with` block in which this thread's arithmetic, NumPy's included, takes denormals for zeros.
+
+    For a few array expressions of our own, and not for the caller's code, which is to find its own mode. (A signal
+    handler written in Python that happens to run in the middle of the block is the exception.)
+    """
+
+    cdef arithmetic_mode caller
+
+    def __enter__(self):
+        self.caller = flush_denormals()
+
+    def __exit__(self, *error):
+        set_mode(self.caller)
+
+
+cdef inline floating smallest(floating a) noexcept nogil:
+    """The smallest normal number of the type of `a`."""
+    if floating is float:
+        return FLT_MIN
+    else:
+        return DBL_MIN
+
+
+cdef inline floating normal(double a, floating like) noexcept nogil:
+    """A number > 0 of the type of `like` that is not flushed; 0 stays 0."""
+    return smallest(like) if 0 < a < smallest(like) else <floating>a
 
 
 cdef inline floating root(floating a) noexcept nogil:
@@ -77,8 +143,11 @@ def sgd(
     cdef floating* p = <floating*>data("params", params, size)
     cdef const floating* g = data("gradients", gradients, size)
     cdef floating* velocity = <floating*>data("momentum_buffer", momentum_buffer, size)
+    cdef arithmetic_mode caller
     with nogil:
+        caller = flush_denormals()
         sgd_loop(size, p, g, velocity, <floating>lr, <floating>momentum, nesterov, <floating>weight_decay)
+        set_mode(caller)
 
 
 cdef void rmsprop_loop(
@@ -115,11 +184,15 @@ def rmsprop(
     cdef floating* square = <floating*>data("square_avg", square_avg, size)
     cdef floating* mean = <floating*>data("grad_avg", grad_avg, size)
     cdef floating* velocity = <floating*>data("momentum_buffer", momentum_buffer, size)
+    cdef floating safe = normal[floating](eps, 0)
+    cdef arithmetic_mode caller
     with nogil:
+        caller = flush_denormals()
         rmsprop_loop(
-            size, p, g, square, mean, velocity, <floating>lr, <floating>alpha, <floating>(1 - alpha), <floating>eps,
+            size, p, g, square, mean, velocity, <floating>lr, <floating>alpha, <floating>(1 - alpha), safe,
             <floating>momentum, <floating>weight_decay,
         )
+        set_mode(caller)
 
 
 cdef void adam_loop(
@@ -155,41 +228,58 @@ def adam(
     cdef double scale = 1 / sqrt(1 - pow(beta2, step))
     cdef double keep = 1 - lr * weight_decay if decoupled else 1
     cdef double coupled = 0 if decoupled else weight_decay
+    cdef floating safe = normal[floating](eps, 0)
+    cdef arithmetic_mode caller
     with nogil:
+        caller = flush_denormals()
         adam_loop(
             size, p, g, mean, square, <floating>beta1, <floating>(1 - beta1), <floating>beta2, <floating>(1 - beta2),
-            <floating>step_size, <floating>scale, <floating>eps, <floating>coupled, <floating>keep,
+            <floating>step_size, <floating>scale, safe, <floating>coupled, <floating>keep,
         )
+        set_mode(caller)
 
 
 # --- sums and clipping ------------------------------------------------------------------------------------------------
 
 
-cdef double sum_of_squares_loop(Py_ssize_t size, const floating* a) noexcept nogil:
+cdef double sum_of_squares_loop(Py_ssize_t size, const floating* a, double unit) noexcept nogil:
+    """Of a[i] / unit."""
     cdef double lane[LANES]
     cdef double d
     cdef Py_ssize_t k, _, rest = size % LANES
+    cdef bint divides = unit != 1
     for k in range(LANES):
         lane[k] = 0
     for _ in range(size // LANES):
         for k in range(LANES):
-            d = a[k]
+            d = a[k] / unit if divides else a[k]
             lane[k] += d * d
         a += LANES
     for k in range(rest):
-        d = a[k]
+        d = a[k] / unit if divides else a[k]
         lane[k] += d * d
     return ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]))
 
 
-def sum_of_squares(const floating[::1] array not None):
-    """The sum of the squares, in float64, in an order that depends on the size alone."""
-    cdef Py_ssize_t size = array.shape[0]
-    cdef const floating* a = data("array", array, size)
-    cdef double total
-    with nogil:
-        total = sum_of_squares_loop(size, a)
-    return total
+cdef double largest_loop(Py_ssize_t size, const floating* a) noexcept nogil:
+    """The largest magnitude; NaN counts as 0."""
+    cdef Py_ssize_t i
+    cdef double largest = 0
+    for i in range(size):
+        largest = max(largest, fabs(a[i]))
+    return largest
+
+
+cdef double norm_of(Py_ssize_t size, const floating* a) noexcept nogil:
+    """The L2 norm. Where the squares overflow or vanish, which only those of float64 do, of multiples of the largest."""
+    cdef double squares = sum_of_squares_loop(size, a, 1)
+    cdef double largest
+    if squares > 0 and isfinite(squares) or squares != squares:
+        return sqrt(squares)
+    largest = largest_loop(size, a)
+    if largest == 0 or not isfinite(largest):
+        return largest
+    return largest * sqrt(sum_of_squares_loop(size, a, largest))
 
 
 cdef void scale_loop(Py_ssize_t size, floating* a, floating factor) noexcept nogil:
@@ -198,12 +288,28 @@ cdef void scale_loop(Py_ssize_t size, floating* a, floating factor) noexcept nog
         a[i] *= factor
 
 
-def scale(floating[::1] array not None, double factor):
-    """Multiply by `factor` in place."""
+def scale_to_norm(floating[::1] array not None, double max_norm):
+    """Scale in place so that the L2 norm is at most `max_norm` (infinity only measures); the norm before.
+
+    The sum is in float64, in an order that depends on the size alone. If the norm is not finite, nothing is scaled.
+    A factor that would be flushed goes in two steps.
+    """
     cdef Py_ssize_t size = array.shape[0]
     cdef floating* a = <floating*>data("array", array, size)
+    cdef arithmetic_mode caller
+    cdef double norm, factor
     with nogil:
-        scale_loop(size, a, <floating>factor)
+        caller = flush_denormals()
+        norm = norm_of(size, a)
+        factor = max_norm / (norm + 1e-6)
+        if isfinite(norm) and factor < smallest[floating](0):
+            factor = sqrt(max_norm) / sqrt(norm + 1e-6)
+            scale_loop(size, a, <floating>factor)
+            scale_loop(size, a, <floating>factor)
+        elif isfinite(norm) and factor < 1:
+            scale_loop(size, a, <floating>factor)
+        set_mode(caller)
+    return norm
 
 
 cdef void clamp_loop(Py_ssize_t size, floating* a, floating bound) noexcept nogil:
@@ -220,5 +326,8 @@ def clamp(floating[::1] array not None, double bound):
     """Clamp to `[-bound, bound]` in place; NaN stays NaN."""
     cdef Py_ssize_t size = array.shape[0]
     cdef floating* a = <floating*>data("array", array, size)
+    cdef arithmetic_mode caller
     with nogil:
+        caller = flush_denormals()
         clamp_loop(size, a, <floating>bound)
+        set_mode(caller)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _checks
+from . import _state as states
 from ._device import holder
 from .layers import Recurrent
 
@@ -73,7 +74,7 @@ def gradient_norm_by_distance(layer: Any, x: ArrayLike, dy_last: ArrayLike, stat
     for tape in reversed(tapes[1:]):
         dstate = layer.backward(tape, dy, dstate, into=scratch, input_gradient=False).state
         dy = None
-        norms.append(_norm(dstate[0] if isinstance(dstate, tuple) else dstate))
+        norms.append(_norm(next(states.arrays(dstate))))
     return np.array(norms[: len(tapes)])
 
 

@@ -43,7 +43,10 @@ class _Encoder:
         return len(self._entries)
 
     def __contains__(self, entry: object) -> bool:
-        return isinstance(entry, Hashable) and entry in self._ids
+        try:
+            return entry in self._ids
+        except TypeError:  # nothing that has no hash is in a list of hashables, nor is a tuple with such a thing in it
+            return False
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Encoder) and type(other) is type(self) and other._entries == self._entries
@@ -103,8 +106,10 @@ class SymbolEncoder(_Encoder):
 
     def __init__(self, symbols: Iterable[Hashable], *, unknown: Hashable | None = None) -> None:
         listed = _hashables("symbols", symbols)
-        if unknown is not None and unknown not in listed:
-            listed.append(*_hashables("unknown", [unknown]))
+        if unknown is not None:
+            (unknown,) = _hashables("unknown", [unknown])
+            if unknown not in listed:
+                listed.append(unknown)
         super().__init__(listed)
         self._unknown = unknown
         self._unknown_id = None if unknown is None else self._ids[unknown]

@@ -1,7 +1,8 @@
 """Dense: the affine head with its activation, forward and backward.
 
 The affine part is a kernel (packed weights, the same GEMM as the layers'); the activation is NumPy in place on its
-output, because it is applied once per sequence and not once per step.
+output, because it is applied once per sequence and not once per step. Numbers below the smallest normal one
+are zeros there, as they are in the kernels.
 
 Rejected: recomputing the activation in backward from the input (a second GEMM), and keeping a reference to the output
 instead of a copy (it is the caller's, who may write to it).
@@ -19,6 +20,7 @@ from . import _checks
 from . import init as initialisation
 from ._checks import Array
 from ._device import Port, choose
+from ._flat import FlushDenormals
 from ._part import Packed, Part
 from .parameters import Gradients, Parameters
 from .tape import Grads, Tape, begin, recording
@@ -266,7 +268,8 @@ class Dense(Part):
             activation, y = kept.activated
             dy_rows, dz = dz, tape.buffer("dz", dz.shape, self.dtype)
             dz[...] = dy_rows
-            activation.differentiate(y, dz)
+            with np.errstate(under="ignore"), FlushDenormals():
+                activation.differentiate(y, dz)
         panels = tape.buffer("dpanels", (self._packed.kernel.panel_size,), self.dtype)
         self._packed.load_gradients(into, panels)
         self._packed.kernel.backward(self._packed.panels_backward(), kept.x, dz, dx, panels, threads or 0)
@@ -280,7 +283,8 @@ class Dense(Part):
         y = self._device.empty((len(rows), self.output_size), self.dtype)
         self._packed.kernel.forward(self._packed.panels(), rows, y, num_threads or 0)
         if activation is not None:
-            activation.apply(self._device.xp, y)
+            with np.errstate(under="ignore"), FlushDenormals():
+                activation.apply(self._device.xp, y)
         return y, activation
 
     def _check_call(self, x: Any, logits: Any, num_threads: Any) -> tuple[Array, Port, tuple[int, ...]]:

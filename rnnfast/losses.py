@@ -12,6 +12,8 @@ C) Sums over features, entries and blocks are in float64, in an order that depen
 D) A prediction on a CUDA device is handed to `rnnfast.cuda.losses`: the other arrays must lie there too, the gradient
    does, and the loss is the one number that is waited for. Values out of range make it NaN there.
 E) Stable at any magnitude: log-sum-exp around the maximum; sigmoids and their logarithms through exp(-|z|).
+F) Numbers below the smallest normal one are zeros in the loops over blocks, as they are in the kernels: a prediction
+   that is sure of itself would else take many times as long.
 
 Rejected: a class per loss (there is no state); reduction "none" (the gradient would be that of the sum anyway: weights
 do it); broadcasting the target (`[N, 1]` against `[N]` is the commonest silent mistake in training code); `np.log1p`
@@ -32,6 +34,7 @@ from numpy.typing import ArrayLike
 
 from . import _checks
 from ._checks import Array
+from ._flat import FlushDenormals
 
 __all__ = ["binary_cross_entropy", "mean_squared_error", "softmax_cross_entropy"]
 
@@ -107,16 +110,17 @@ def softmax_cross_entropy(
     gradient = _gradient(out, ("logits", z), ("ids", classes))
     _check_range("ids", classes, z.shape[-1] - 1, active)
     loss = 0.0
-    for block in _blocks(z, classes, gradient, active, scale):
-        work = block.gradient
-        of_class = (np.arange(len(work)), block.target.astype(np.intp))
-        np.subtract(block.prediction, block.prediction.max(axis=1, keepdims=True), out=work)
-        shifted = work[of_class]
-        np.exp(work, out=work)
-        sums = work.sum(axis=1, dtype=np.float64)
-        loss += float(np.sum((np.log(sums) - shifted) * block.scale))
-        work *= (block.scale / sums).astype(work.dtype)[:, None]
-        work[of_class] -= block.scale.astype(work.dtype)
+    with FlushDenormals():
+        for block in _blocks(z, classes, gradient, active, scale):
+            work = block.gradient
+            of_class = (np.arange(len(work)), block.target.astype(np.intp))
+            np.subtract(block.prediction, block.prediction.max(axis=1, keepdims=True), out=work)
+            shifted = work[of_class]
+            np.exp(work, out=work)
+            sums = work.sum(axis=1, dtype=np.float64)
+            loss += float(np.sum((np.log(sums) - shifted) * block.scale))
+            work *= (block.scale / sums).astype(work.dtype)[:, None]
+            work[of_class] -= block.scale.astype(work.dtype)
     return loss, gradient
 
 
@@ -168,11 +172,12 @@ def mean_squared_error(
     active, scale = _entries("prediction", y, mask, lengths, batch_first, reduction, features=y.shape[-1])
     gradient = _gradient(out, ("prediction", y), ("target", wanted))
     loss = 0.0
-    for block in _blocks(y, wanted, gradient, active, scale):
-        work = block.gradient
-        np.subtract(block.prediction, block.target.astype(y.dtype, copy=False), out=work)
-        loss += float(np.sum(np.einsum("no,no->n", work, work, dtype=np.float64) * block.scale))
-        work *= (2 * block.scale).astype(work.dtype)[:, None]
+    with FlushDenormals():
+        for block in _blocks(y, wanted, gradient, active, scale):
+            work = block.gradient
+            np.subtract(block.prediction, block.target.astype(y.dtype, copy=False), out=work)
+            loss += float(np.sum(np.einsum("no,no->n", work, work, dtype=np.float64) * block.scale))
+            work *= (2 * block.scale).astype(work.dtype)[:, None]
     return loss, gradient
 
 
@@ -235,11 +240,12 @@ def binary_cross_entropy(
         _check_range("prediction", y, 1, active)
     derive = _bce_of_logits if from_logits else _bce_of_probabilities
     loss = 0.0
-    for block in _blocks(y, wanted, gradient, active, scale):
-        work = block.gradient
-        values = derive(block.prediction, block.target.astype(y.dtype, copy=False), work)
-        loss += float(np.sum(values.sum(axis=1, dtype=np.float64) * block.scale))
-        work *= block.scale.astype(work.dtype)[:, None]
+    with FlushDenormals():
+        for block in _blocks(y, wanted, gradient, active, scale):
+            work = block.gradient
+            values = derive(block.prediction, block.target.astype(y.dtype, copy=False), work)
+            loss += float(np.sum(values.sum(axis=1, dtype=np.float64) * block.scale))
+            work *= block.scale.astype(work.dtype)[:, None]
     return loss, gradient
 
 

@@ -7,23 +7,28 @@ A) An update is made after every window of (at most) k1 steps; its gradient flow
 B) So each pass is cut where the next window's pass will start. Every piece has its tape, and backward runs from the
    last piece to the first into one `Gradients`. Chunking changes no bit, hence neither does the cut; with k1 = k2 = T
    there is one piece, and this is full BPTT, bitwise.
-C) Between windows the trainer keeps the inputs and masks that the next pass repeats (the *context*, less than k2
-   steps) as pieces which each have one set of lengths. A row that ends within one window and goes on in the next
-   can't be described by one set, so such windows stay separate pieces; all others are joined, and a pass has three
-   pieces at most.
+C) Between windows the trainer keeps the inputs and masks that the next pass repeats: the *context*, less than k2 steps.
+   It is a list of pieces (`_pieces.py`), joined where that can be, so a pass has three pieces at most where no row ends
+   and goes on.
 D) Memory is bounded by k2: the tapes are handed back for reuse, and all windows share one `Gradients`.
 E) With a model on a CUDA device all of this lies there. NumPy windows are moved over when they come; nothing is read
-   back but the loss, so `grad_norm` and `state` are device arrays. Lengths that lie on the device are not looked at,
-   and pieces with any are not joined.
+   back but the loss and the gradient's norm, so `grad_norm` and `state` are device arrays. Lengths that lie on the
+   device are not looked at, and pieces with any are not joined.
+F) A gradient that is not finite makes no update (`nonfinite=`). It is judged by its norm, which is at hand anyway; the
+   array to blame is looked for only when there is an error to raise. On a CUDA device the norm must be waited for, once
+   per window, before the optimiser may begin; with ``nonfinite="apply"`` it is not.
+G) A window in which every target is masked makes no update either: an optimiser's momentum and weight decay would move
+   the parameters for no reason in the data. (A gradient that is zero where there are targets does make one.)
 
 Rejected: keeping the previous window's tapes and running only the new steps (cheaper, but half of the pass would
 belong to older parameters, and the result would be the gradient of nothing); a flag on the state that detaches it
-(the caller would have to remember).
+(the caller would have to remember); a skipped window whose state is carried on (one NaN in it would be in all windows
+to come); an update on the device that makes itself void (the step count, the carried state and the error are the
+host's).
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -31,20 +36,26 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _checks
+from . import _checks, _pieces
+from . import _state as states
 from ._device import Device, holder
+from ._pieces import Piece
 from .diagnostics import gradient_norm_by_distance
 from .optim import clip_grad_value
 from .tape import Tape
 
-__all__ = ["TBPTT", "StatefulBatches", "StepResult", "gradient_norm_by_distance", "stateful_batches"]
+__all__ = ["TBPTT", "NonFiniteError", "StatefulBatches", "StepResult", "gradient_norm_by_distance", "stateful_batches"]
 
 Array = NDArray[Any]
 Loss = Callable[..., tuple[float, Array]]
 
 
+class NonFiniteError(ValueError, FloatingPointError):
+    """A gradient was not finite, so no update was made; says which array had the first NaN or infinity."""
+
+
 class StepResult(NamedTuple):
-    """What one update was.
+    """What one window's step was.
 
     Attributes
     ----------
@@ -58,21 +69,47 @@ class StepResult(NamedTuple):
     state
         The state carried out of the window, in the model's structure and where the model lies. It is the trainer's own:
         copy it to change it.
+    updated : bool
+        Whether there was an update: not if the gradient was not finite and ``nonfinite="skip"``, nor if every target
+        was masked.
+    skipped : int
+        How many windows this trainer has skipped so far because their gradients were not finite.
     """
 
     loss: float
     grad_norm: Any
     steps: int
     state: Any
+    updated: bool = True
+    skipped: int = 0
 
 
-class _Piece(NamedTuple):
-    """Consecutive steps that one forward call can take."""
+class _Carried(NamedTuple):
+    """What goes from one window to the next."""
 
-    x: Array
-    resets: Array | None
-    lengths: Array | None
-    steps: int
+    state: Any = None
+    """After the last window, in the model's structure; None is zeros."""
+    start_state: Any = None
+    """Where the next pass starts: before the context."""
+    context: tuple[Piece, ...] | list[Piece] = ()
+    """The steps that the next pass repeats."""
+    restart: Array | None = None
+    """The rows [B] that begin anew at the next step, though the pass starts before it."""
+    windows: int = 0
+    """How many came before."""
+    skipped: int = 0
+    """How many of them were skipped because their gradients were not finite."""
+
+    def anew(self, state: Any) -> _Carried:
+        """From a state, with nothing before it."""
+        return _Carried(state, state, windows=self.windows, skipped=self.skipped)
+
+    def begin_rows(self, chosen: Array, xp: Any) -> _Carried:
+        """With zeros for some rows, by a mask [B]."""
+        state = states.zero_rows(self.state, chosen, xp)
+        if not self.context:
+            return self.anew(state)
+        return self._replace(state=state, restart=chosen if self.restart is None else self.restart | chosen)
 
 
 class TBPTT:
@@ -93,6 +130,12 @@ class TBPTT:
         Steps that the gradient flows back, at least k1, which is the default.
     clip_norm, clip_value : float, optional
         Bounds for the gradient's norm and then for its elements.
+    nonfinite : {"raise", "skip", "apply"}
+        What becomes of a window whose gradient has a NaN or an infinity in it. "raise": `NonFiniteError`; parameters,
+        optimiser and carried state stay as they are. "skip": the same without the error, and training goes on with the
+        next window from the state before this one (rows that begin a new sequence in this one begin anew);
+        `StepResult.skipped` counts. "apply": the update is made all the same. On a CUDA device the first two wait for
+        each window's gradient.
     logits : bool
         Hand ``logits=True`` to the model (its head then skips the activation), for a loss that takes logits.
     num_threads : int, optional
@@ -114,6 +157,7 @@ class TBPTT:
         k2: int | None = None,
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        nonfinite: str = "raise",
         logits: bool = False,
         num_threads: int | None = None,
     ) -> None:
@@ -136,31 +180,25 @@ class TBPTT:
         self._model, self._loss, self._optimizer = model, loss, optimizer
         self._clip_norm = _bound("clip_norm", clip_norm)
         self._clip_value = _bound("clip_value", clip_value)
+        self._nonfinite = _checks.choice("nonfinite", nonfinite, ("raise", "skip", "apply"))
         self._options: dict[str, Any] = {"num_threads": _checks.threads(num_threads)} | (
             {"logits": True} if _checks.truth("logits", logits) else {}
         )
         self._time = 1 if model.batch_first else 0
         self._device: Device = model.params.device
         self._gradients = model.params.zeros()
-        self._tapes: list[Tape] = []
-        self._forget(None)
-
-    def _forget(self, state: Any) -> None:
-        """Begin anew from a state."""
-        self._state = self._start_state = state
-        self._context: list[_Piece] = []
-        self._restart: NDArray[np.bool_] | None = None
+        self._tapes: list[Tape | None] = []
+        self._carried = _Carried()
 
     @property
     def state(self) -> Any:
         """The carried state, in the model's structure; None is zeros. To set it is to begin anew, from there."""
-        return self._state
+        return self._carried.state
 
     @state.setter
     def state(self, state: Any) -> None:
-        owned = self._owned(state)
-        _rows(owned)
-        self._forget(owned)
+        owned = self._owned("state", state)
+        self._carried = self._carried.anew(owned)
 
     def reset(self, rows: ArrayLike | None = None) -> None:
         """Zero the carried state, so that the next window begins a new sequence.
@@ -176,36 +214,11 @@ class TBPTT:
             There are no such rows.
         """
         if rows is None:
-            self._forget(None)
-            return
-        count = _rows(self._state)
-        if count is None:
-            return
-        with self._device.active():
-            self._begin_rows(self._moved("rows", _checks.rows("rows", rows, count)))
-
-    def _owned(self, state: Any) -> Any:
-        """A copy of a caller's state, where the model lies."""
-
-        def own(array: Any) -> Any:
-            port = self._device.port(array)
-            return copy.deepcopy(array) if port.direct else port.bring("state", array)
-
-        with self._device.active():
-            return _map_state(own, state)
-
-    def _moved(self, name: str, value: Any) -> Any:
-        """A caller's array where the model lies; what lies there already, as it came."""
-        return self._device.port(value).bring(name, value)
-
-    def _begin_rows(self, fresh: NDArray[np.bool_]) -> None:
-        """Zero the carried state of rows; passes that begin earlier will zero it when they come to this point."""
-        where = self._device.xp.where
-        self._state = _map_state(lambda a: where(fresh[:, None], a.dtype.type(0), a), self._state)
-        if self._context:
-            self._restart = fresh if self._restart is None else self._restart | fresh
-        else:
-            self._start_state = self._state
+            self._carried = self._carried.anew(None)
+        elif (count := states.rows(self.state)) is not None:
+            with self._device.active():
+                chosen = self._moved("rows", _checks.rows("rows", rows, count))
+                self._carried = self._carried.begin_rows(chosen, self._device.xp)
 
     def step(
         self,
@@ -217,12 +230,15 @@ class TBPTT:
         lengths: ArrayLike | None = None,
         following: int | None = None,
     ) -> StepResult:
-        """Train on one window: one update.
+        """Train on one window: one update, or none if the gradient is not finite or every target is masked.
 
         Parameters
         ----------
         x : array_like
-            [T, B, I] or ids [T, B] with 1 <= T <= k1 (first two axes swapped if the model is batch-first; so below).
+            [T, B, I] or ids [T, B] with 1 <= T <= k1; [B, T, I] or [B, T] if the model is batch-first, and so below.
+            The shape can't always tell one from the other: `batches` and ``stateful_batches(..., batch_first=)`` make
+            windows of the right layout. A first window with less than k1 steps and k1 rows is refused unless there are
+            `lengths` or a state to tell its rows by.
         target : array_like
             [T, B, ...], what the loss takes.
         mask : array_like, optional
@@ -243,32 +259,33 @@ class TBPTT:
         ------
         TypeError, ValueError
             An argument is of a wrong kind, shape or range; no parameter and no carried state has changed.
+        NonFiniteError
+            The gradient is not finite, and `nonfinite` is "raise"; nothing has changed. It is a ValueError and a
+            FloatingPointError.
         """
         with self._device.active():
-            return self._step(x, target, mask, resets, lengths, following)
+            window = self._window(x, resets, lengths)
+            weights, target = self._weights(mask, window), self._moved("target", target)
+            following = self.k1 if following is None else min(self.k1, _checks.integer("following", following))
+            before, after = self._cut_pass(window, following)
 
-    def _step(self, x: Any, target: Any, mask: Any, resets: Any, lengths: Any, following: Any) -> StepResult:
-        window = self._piece(x, resets, lengths)
-        if not 1 <= window.steps <= self.k1:
-            raise ValueError(f"x: expected 1 to k1 = {self.k1} steps, got {window.steps}")
-        self._check_rows(window)
-        weights, target = self._weights(mask, window), self._moved("target", target)
-        following = self.k1 if following is None else min(self.k1, _checks.integer("following", following))
-        before, after = self._pieces(self._restarted(window), following)
-        y, state, start_state = self._forward(before, after, window.steps)
-        result = self._loss(y, target) if weights is None else self._loss(y, target, mask=weights)
-        if not isinstance(result, tuple | list) or len(result) != 2:
-            raise TypeError(f"loss: expected it to return (loss, gradient), got {_checks.describe(result)}")
-        loss, dy = result
-        dy = self._device.checks.numbers("the loss's gradient", dy)
-        _checks.shape("the loss's gradient", dy, y.shape)
-        self._backward(before + after, dy)
-        norm = self._update()
-        waiting = self._restart
-        self._state, self._start_state, self._context, self._restart = state, start_state, self._joined(after), None
-        if waiting is not None and window.lengths is not None:
-            self._begin_rows(waiting & (window.lengths == 0))  # rows that had no step at which to begin anew
-        return StepResult(loss, norm, window.steps, self._state)
+            start_state, early = self._forward(before, self._carried.start_state, 0)
+            state, late = self._forward(after, start_state, len(before))
+            y = self._end(early + late, window.steps)
+            loss, dy = self._differentiated(y, target, weights)
+            self._backward(before + after, dy)
+            norm = self._clip_to_norm()
+
+            if self._nonfinite != "apply" and not math.isfinite(norm):
+                if self._nonfinite == "raise":
+                    raise self._error(window, y, dy, norm)
+                self._carried = self._skipped(window)
+                return self._result(loss, norm, window, updated=False)
+            carried = self._after(window, after, start_state, state)
+            if learns := self._has_targets(weights):
+                self._update()
+            self._carried = carried
+            return self._result(loss, norm, window, updated=learns)
 
     def run(
         self,
@@ -287,7 +304,8 @@ class TBPTT:
         Parameters
         ----------
         x, targets, mask, resets
-            As for `step`, of any number of steps.
+            As for `step`, of any number of steps: [T, B, ...], or [B, T, ...] if the model is batch-first. Most
+            shapes can be either, so nothing tells if the axes were exchanged.
         lengths : array_like of int, optional
             [B]: the rows' whole lengths, 0..T.
 
@@ -303,23 +321,55 @@ class TBPTT:
         """
         with self._device.active():
             whole = self._piece(x, resets, lengths)
+            self._check_rows(whole)
             goals = self._device.bring("targets", targets)
             weights = None if mask is None else self._device.bring("mask", mask)
-        self._check_rows(whole)
         for name, array in (("targets", goals), ("mask", weights)):
             if array is not None and array.shape[:2] != whole.x.shape[:2]:
                 expected = f"leading axes {list(whole.x.shape[:2])} as in x"
                 raise ValueError(f"{name}: expected {expected}, got shape {list(array.shape)}")
         return self._windows(whole, goals, weights)
 
-    def _windows(self, whole: _Piece, targets: Array, mask: Array | None) -> Iterator[StepResult]:
+    def batches(self, stream: ArrayLike, batch_size: int) -> StatefulBatches:
+        """Windows of one long stream for this trainer: `stateful_batches` with its `k1` and its model's layout.
+
+        Parameters
+        ----------
+        stream : array_like, shape [N, ...]
+            Ids or features.
+        batch_size : int
+            B, the number of contiguous rows.
+
+        Returns
+        -------
+        StatefulBatches
+            A sequence of ``(x, target)`` for `step`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `stateful_batches`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from rnnfast import LSTM, TBPTT, losses, optim
+        >>> layer = LSTM(2, 4, batch_first=True, rng=0)
+        >>> trainer = TBPTT(layer, losses.mean_squared_error, optim.SGD(layer.params, 0.1), k1=5)
+        >>> x, target = trainer.batches(np.zeros((31, 2)), 3)[0]
+        >>> x.shape
+        (3, 5, 2)
+        """
+        return StatefulBatches(stream, batch_size, self.k1, batch_first=bool(self._time))
+
+    def _windows(self, whole: Piece, targets: Array, mask: Array | None) -> Iterator[StepResult]:
         for start in range(0, whole.steps, self.k1):
             stop = min(start + self.k1, whole.steps)
-            piece = self._cut(whole, start, stop)
+            piece = whole.cut(start, stop)
             yield self.step(
                 piece.x,
-                _steps(targets, start, stop, self._time),
-                mask=None if mask is None else _steps(mask, start, stop, self._time),
+                _pieces.along(targets, start, stop, self._time),
+                mask=None if mask is None else _pieces.along(mask, start, stop, self._time),
                 resets=piece.resets,
                 lengths=piece.lengths,
                 following=min(self.k1, whole.steps - stop) or None,
@@ -333,9 +383,11 @@ class TBPTT:
         -------
         dict
         """
-        context = [{"x": piece.x, "resets": piece.resets, "lengths": piece.lengths} for piece in self._context]
-        carried = {"state": self._state, "start_state": self._start_state, "context": context, "restart": self._restart}
-        return copy.deepcopy(_map_state(self._device.to_host, carried))
+        carried = self._carried
+        context = [{name: getattr(piece, name) for name in _KEPT} for piece in carried.context]
+        kept = {"state": carried.state, "start_state": carried.start_state, "restart": carried.restart}
+        on_host: dict[str, Any] = states.map_arrays(self._on_host, kept)
+        return on_host | {"context": [states.map_arrays(self._on_host, piece) for piece in context]}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Carry on from what `state_dict` returned.
@@ -354,22 +406,41 @@ class TBPTT:
         if not isinstance(state_dict["context"], tuple | list):
             raise TypeError(f"context: expected a list, got {_checks.describe(state_dict['context'])}")
         for piece in state_dict["context"]:
-            _check_keys("context", piece, {"x", "resets", "lengths"})
-        carried = copy.deepcopy(dict(state_dict))
-        rows, _ = _rows(carried["state"]), _rows(carried["start_state"])
+            _check_keys("context", piece, set(_KEPT))
+        state, start_state = (self._owned(name, state_dict[name]) for name in ("state", "start_state"))
         with self._device.active():
-            context = [self._piece(**piece) for piece in carried["context"]]
-            restart = self._moved("restart", _checks.flags("restart", carried["restart"], (rows or 0,), "[B]"))
-        if sum(piece.steps for piece in context) >= self.k2:
+            context = _pieces.joined([self._piece(**piece) for piece in state_dict["context"]])
+            flags = _checks.flags("restart", state_dict["restart"], (states.rows(state) or 0,), "[B]")
+            restart = None if flags is None else self._moved("restart", flags.copy())
+        if _pieces.total(context) >= self.k2:
             raise ValueError(
                 f"state_dict: expected a context of less than k2 = {self.k2} steps, got one of other k1 and k2"
             )
-        self._forget(self._owned(carried["state"]))
-        self._start_state, self._context, self._restart = self._owned(carried["start_state"]), context, restart
+        self._carried = self._carried.anew(state)._replace(start_state=start_state, context=context, restart=restart)
 
-    # One pass
+    # What comes in
 
-    def _piece(self, x: ArrayLike, resets: ArrayLike | None, lengths: ArrayLike | None) -> _Piece:
+    def _moved(self, name: str, value: Any) -> Any:
+        """A caller's array where the model lies; what lies there already, as it came."""
+        return self._device.port(value).bring(name, value)
+
+    def _on_host(self, array: Any) -> Any:
+        """A copy of an array that lies where the model does."""
+        return self._device.to_host(array.copy())
+
+    def _owned(self, name: str, state: Any) -> Any:
+        """A copy of a caller's state, where the model lies."""
+
+        def own(array: Any) -> Any:
+            taken = self._device.bring(name, array).copy()
+            if taken.ndim != 3:
+                raise ValueError(f"{name}: expected arrays [L, B, H], got {_checks.describe(array)}")
+            return taken
+
+        with self._device.active():
+            return states.map_arrays(own, state)
+
+    def _piece(self, x: ArrayLike, resets: ArrayLike | None, lengths: ArrayLike | None) -> Piece:
         """Checked arguments, where the model lies; lengths that end nothing are dropped."""
         port = self._device.port(x)
         checks = port.checks
@@ -382,140 +453,171 @@ class TBPTT:
         if not port.direct and array.ndim == 2:  # what can't be seen any more when it is on the device
             checks.ids("x", array.T if self._time else array, self._model.input_size, counts)
         counts = checks.ragged(counts, steps)
-        return _Piece(port.enter(array), port.enter(flags), port.enter(counts), steps)
+        return Piece(port.enter(array), port.enter(flags), port.enter(counts), self._time, self._device)
 
-    def _check_rows(self, piece: _Piece) -> None:
-        rows, carried = piece.x.shape[1 - self._time], _rows(self._state)
-        if carried not in (None, rows):
-            raise ValueError(f"x: expected {carried} rows, as the carried state has, got {rows}; reset() forgets it")
-
-    def _restarted(self, window: _Piece) -> _Piece:
-        """The window, with resets at its first step for the rows that `reset` was called for."""
-        if self._restart is None:
-            return window
-        fresh = self._device.xp.expand_dims(self._restart, self._time)
-        resets = self._device.zeros(window.x.shape[:2], np.bool_)
-        if window.resets is not None:
-            resets[...] = window.resets
-        _steps(resets, 0, 1, self._time)[...] |= fresh
-        return window._replace(resets=resets)
-
-    def _pieces(self, window: _Piece, following: int) -> tuple[list[_Piece], list[_Piece]]:
-        """The context and the window, cut in two where the pass of the next window, of `following` steps, starts."""
-        pieces = [*self._context, window]
-        before: list[_Piece] = []
-        left = max(0, sum(piece.steps for piece in pieces) - (self.k2 - following))
-        while left:
-            piece = pieces.pop(0)
-            if piece.steps > left:
-                pieces.insert(0, self._cut(piece, left, piece.steps))
-                piece = self._cut(piece, 0, left)
-            before.append(piece)
-            left -= piece.steps
-        return before, pieces
-
-    def _forward(self, before: list[_Piece], after: list[_Piece], window_steps: int) -> tuple[Array, Any, Any]:
-        """The window's prediction, the state after it, and the state between `before` and `after`."""
-        pieces = before + after
-        to_come = sum(piece.steps for piece in pieces)
-        outputs = []
-        state = start_state = self._start_state
-        for number, piece in enumerate(pieces):
-            old = self._tapes[number] if number < len(self._tapes) else None
-            y, state, tape = self._model.forward(
-                piece.x, state, resets=piece.resets, lengths=piece.lengths, tape=old, **self._options
+    def _window(self, x: ArrayLike, resets: ArrayLike | None, lengths: ArrayLike | None) -> Piece:
+        """A checked window, in which the rows that `reset` was called for begin anew."""
+        window = self._piece(x, resets, lengths)
+        if not 1 <= window.steps <= self.k1:
+            raise ValueError(
+                f"x: expected 1 to k1 = {self.k1} steps, got {window.steps} in shape {list(window.x.shape)}, "
+                f"which is {self._axes}"
             )
-            if old is None:
-                self._tapes.append(tape)
-            if number + 1 == len(before):
-                start_state = state
-            if to_come <= window_steps:
-                outputs.append(y)
-            to_come -= piece.steps
-        y = outputs[0] if len(outputs) == 1 else self._device.xp.concatenate(outputs, axis=self._time)
-        return y, state, start_state
+        self._check_rows(window)
+        if self.state is None and lengths is None and window.steps < self.k1 == window.rows:
+            raise ValueError(
+                f"x: expected {self._axes}, got shape {list(window.x.shape)}: a first window of less than "
+                f"k1 = {self.k1} steps, and as many rows, looks as if its axes were exchanged; for windows that short "
+                "choose a lower k1"
+            )
+        restart = self._carried.restart
+        return window if restart is None else window.restarted(restart)
 
-    def _backward(self, pieces: list[_Piece], dy: Array) -> None:
+    @property
+    def _axes(self) -> str:
+        """The axes of a window, for messages."""
+        return f"[{'B, T' if self._time else 'T, B'}, ...], the model's batch_first being {bool(self._time)}"
+
+    def _check_rows(self, piece: Piece) -> None:
+        carried = states.rows(self.state)
+        if carried not in (None, piece.rows):
+            raise ValueError(
+                f"x: expected {carried} rows, as the carried state has, got {piece.rows} in shape "
+                f"{list(piece.x.shape)}, which is {self._axes}; reset() forgets the state"
+            )
+
+    def _weights(self, mask: ArrayLike | None, window: Piece) -> Array | None:
+        """The mask for the loss: the caller's, and nothing where rows have ended."""
+        weights = None if mask is None else self._device.bring("mask", mask)
+        if weights is not None:
+            _checks.shape("mask", weights, window.x.shape[:2])
+        within = window.within()
+        if weights is None or within is None:
+            return within if weights is None else weights
+        return self._device.xp.where(within, weights, weights.dtype.type(0))  # type: ignore[no-any-return]
+
+    # One pass
+
+    def _cut_pass(self, window: Piece, following: int) -> tuple[list[Piece], list[Piece]]:
+        """The context and the window, cut in two where the pass of the next window, of `following` steps, starts."""
+        pieces = [*self._carried.context, window]
+        return _pieces.split(pieces, max(0, _pieces.total(pieces) - (self.k2 - following)))
+
+    def _forward(self, pieces: list[Piece], state: Any, first_tape: int) -> tuple[Any, list[Array]]:
+        """The state after the pieces, and the prediction for each."""
+        outputs = []
+        for number, piece in enumerate(pieces, first_tape):
+            self._tapes += [None] * (number + 1 - len(self._tapes))
+            y, state, self._tapes[number] = self._model.forward(
+                piece.x, state, resets=piece.resets, lengths=piece.lengths, tape=self._tapes[number], **self._options
+            )
+            outputs.append(y)
+        return state, outputs
+
+    def _end(self, outputs: list[Array], steps: int) -> Array:
+        """The last steps of the outputs, which begin where an output does."""
+        first = len(outputs)
+        while steps > 0:
+            first -= 1
+            steps -= outputs[first].shape[self._time]
+        own = outputs[first:]
+        return own[0] if len(own) == 1 else self._device.xp.concatenate(own, axis=self._time)
+
+    def _differentiated(self, y: Array, target: Any, weights: Array | None) -> tuple[float, Array]:
+        """The loss and its gradient, checked, because it may be a function of the caller's own."""
+        result = self._loss(y, target) if weights is None else self._loss(y, target, mask=weights)
+        if not isinstance(result, tuple | list) or len(result) != 2:
+            raise TypeError(f"loss: expected it to return (loss, gradient), got {_checks.describe(result)}")
+        dy = self._device.checks.numbers("the loss's gradient", result[1])
+        _checks.shape("the loss's gradient", dy, y.shape)
+        return result[0], dy
+
+    def _backward(self, pieces: list[Piece], dy: Array) -> None:
         """The gradient of the pass into `self._gradients`; the steps of the context have no loss of their own."""
         self._gradients.zero()
         dstate = None
         stop = dy.shape[self._time]
         for tape, piece in reversed(list(zip(self._tapes, pieces, strict=False))):
-            own = _steps(dy, stop - piece.steps, stop, self._time) if stop > 0 else None
+            own = _pieces.along(dy, stop - piece.steps, stop, self._time) if stop > 0 else None
             grads = self._model.backward(
                 tape, own, dstate, into=self._gradients, input_gradient=False, num_threads=self._options["num_threads"]
             )
             dstate = grads.state
             stop -= piece.steps
 
-    def _update(self) -> Any:
-        """Clip and step; the norm before clipping."""
+    def _clip_to_norm(self) -> Any:
+        """Scale the gradient to the largest norm; the norm before. One that is not finite scales nothing."""
         limit = math.inf if self._clip_norm is None else self._clip_norm
-        norm = self._device.clip_norm(self._gradients.flat, limit)
+        return self._device.clip_norm(self._gradients.flat, limit)
+
+    def _update(self) -> None:
         if self._clip_value is not None:
             clip_grad_value(self._gradients, self._clip_value)
         self._optimizer.step(self._gradients)
-        return norm
 
-    def _joined(self, pieces: list[_Piece]) -> list[_Piece]:
-        """The pieces joined where one call can take them; copies, because the caller may use the arrays again."""
-        groups: list[list[_Piece]] = []
-        for piece in pieces:
-            if groups and self._joinable(groups[-1][-1], piece):
-                groups[-1].append(piece)
-            else:
-                groups.append([piece])
-        return [self._join(group) for group in groups]
+    def _has_targets(self, weights: Array | None) -> bool:
+        """Whether any target counts, as far as one may look."""
+        if weights is None or (self._device.waits and self._nonfinite == "apply"):
+            return True
+        return bool(weights.any())
 
-    # Pieces
+    # What is carried on
 
-    def _cut(self, piece: _Piece, start: int, stop: int) -> _Piece:
-        """Some of a piece's steps, as views."""
-        resets = None if piece.resets is None else _steps(piece.resets, start, stop, self._time)
-        lengths = None if piece.lengths is None else self._device.xp.clip(piece.lengths - start, 0, stop - start)
-        return _Piece(_steps(piece.x, start, stop, self._time), resets, lengths, stop - start)
+    def _after(self, window: Piece, context: list[Piece], start_state: Any, state: Any) -> _Carried:
+        """What is carried out of a window; the next pass starts from `start_state` and repeats `context`."""
+        old = self._carried
+        carried = old.anew(state)._replace(
+            start_state=start_state, context=_pieces.joined(context), windows=old.windows + 1
+        )
+        if old.restart is None or window.lengths is None:
+            return carried
+        # Rows without a step in this window have not begun anew yet.
+        return carried.begin_rows(old.restart & (window.lengths == 0), self._device.xp)
 
-    def _joinable(self, a: _Piece, b: _Piece) -> bool:
-        """Whether one call can take both: no row goes on after it had ended, as far as it can be told."""
-        if a.x.ndim != b.x.ndim or a.x.dtype != b.x.dtype:
-            return False
-        if a.lengths is None or self._device.waits:
-            return a.lengths is None
-        goes_on = True if b.lengths is None else b.lengths > 0
-        return not np.any((a.lengths < a.steps) & goes_on)
+    def _skipped(self, window: Piece) -> _Carried:
+        """What is carried past a window that was skipped: what was before, without the sequences that ended in it."""
+        old = self._carried
+        carried = old._replace(windows=old.windows + 1, skipped=old.skipped + 1)
+        if window.resets is None:
+            return carried
+        within = window.within()
+        begun: Any = window.resets if within is None else window.resets & within
+        return carried.begin_rows(begun.any(axis=self._time), self._device.xp)
 
-    def _join(self, pieces: list[_Piece]) -> _Piece:
-        device, axis = self._device, self._time
-        x = device.xp.concatenate([piece.x for piece in pieces], axis=axis)
-        resets = lengths = None
-        if any(piece.resets is not None for piece in pieces):
-            with_resets = [
-                device.zeros(piece.x.shape[:2], np.bool_) if piece.resets is None else piece.resets for piece in pieces
-            ]
-            resets = device.xp.concatenate(with_resets, axis=axis)
-        if any(piece.lengths is not None for piece in pieces):
-            lengths = device.zeros((x.shape[1 - axis],), np.int64)
-            for piece in pieces:
-                lengths += piece.steps if piece.lengths is None else piece.lengths
-        return _Piece(x, resets, lengths, x.shape[axis])
+    def _result(self, loss: float, norm: Any, window: Piece, *, updated: bool) -> StepResult:
+        return StepResult(loss, norm, window.steps, self.state, updated, self._carried.skipped)
 
-    def _weights(self, mask: ArrayLike | None, window: _Piece) -> Array | None:
-        """The mask for the loss: the caller's, and nothing where rows have ended."""
-        weights = None if mask is None else self._device.bring("mask", mask)
-        if weights is not None:
-            _checks.shape("mask", weights, window.x.shape[:2])
-        if window.lengths is None:
-            return weights
-        xp, axis = self._device.xp, self._time
-        steps = self._device.arange(window.steps)
-        active: Array = xp.expand_dims(steps, 1 - axis) < xp.expand_dims(window.lengths, axis)
-        return active if weights is None else xp.where(active, weights, weights.dtype.type(0))
+    def _error(self, window: Piece, y: Array, dy: Array, norm: Any) -> NonFiniteError:
+        """Names the first array with a number that is not finite, in the order of the computation."""
+        within = window.within()
+        ended = within is not None and window.x.ndim == 3
+        x = self._device.xp.where(within[..., None], window.x, 0) if ended else window.x  # type: ignore[index]
+        arrays = [
+            ("x", x),
+            *(("state", array) for array in states.arrays(self._carried.start_state)),
+            *self._model.params.items(),
+            ("the prediction", y),
+            ("the loss's gradient", dy),
+            *((f"the gradient of {name}", array) for name, array in self._gradients.items()),
+        ]
+        found = f"gradient: expected a finite norm, got {float(norm)}"
+        for name, array in arrays:
+            values = np.asarray(self._device.to_host(array))
+            if not (finite := np.isfinite(values)).all():
+                where = tuple(map(int, np.argwhere(~finite)[0]))
+                found = f"{name}: expected finite numbers, got {values[where]} at {list(where)}"
+                break
+        return NonFiniteError(
+            f"{found}, in window {self._carried.windows} of this trainer (the first is 0); no update was made, and "
+            "nothing has changed (nonfinite='skip' would go on with the next window)"
+        )
 
 
 class StatefulBatches:
     """One long stream as B rows that are read side by side, window by window; see `stateful_batches`."""
 
-    def __init__(self, stream: ArrayLike, batch_size: int, k1: int) -> None:
+    def __init__(self, stream: ArrayLike, batch_size: int, k1: int, *, batch_first: bool = False) -> None:
+        self._batch_first = _checks.truth("batch_first", batch_first)
         array = holder(stream).checks.numbers("stream", stream)
         rows, self._k1 = _checks.integer("batch_size", batch_size), _checks.integer("k1", k1)
         if array.ndim < 1 or len(array) <= rows:
@@ -523,8 +625,7 @@ class StatefulBatches:
         self._length = (len(array) - 1) // rows
         end = rows * self._length
         self._x, self._target = (
-            part.reshape(rows, self._length, *array.shape[1:]).swapaxes(0, 1)
-            for part in (array[:end], array[1 : end + 1])
+            part.reshape(rows, self._length, *array.shape[1:]) for part in (array[:end], array[1 : end + 1])
         )
 
     def __len__(self) -> int:
@@ -532,16 +633,20 @@ class StatefulBatches:
 
     def __getitem__(self, index: int) -> tuple[Array, Array]:
         start = range(0, self._length, self._k1)[index]
-        x, target = (part[start : start + self._k1].copy(order="C") for part in (self._x, self._target))
-        return x, target
+        x, target = (part[:, start : start + self._k1] for part in (self._x, self._target))
+        if not self._batch_first:
+            x, target = x.swapaxes(0, 1), target.swapaxes(0, 1)
+        return x.copy(order="C"), target.copy(order="C")
 
     def __iter__(self) -> Iterator[tuple[Array, Array]]:
         return (self[index] for index in range(len(self)))
 
 
-def stateful_batches(stream: ArrayLike, batch_size: int, k1: int) -> StatefulBatches:
+def stateful_batches(stream: ArrayLike, batch_size: int, k1: int, *, batch_first: bool = False) -> StatefulBatches:
     """Cut one long stream into rows for stateful training: row b of a window goes on where row b of the window before
     stopped.
+
+    `TBPTT.batches` does the same with the trainer's own `k1` and its model's layout, so that they can't differ.
 
     Parameters
     ----------
@@ -552,53 +657,24 @@ def stateful_batches(stream: ArrayLike, batch_size: int, k1: int) -> StatefulBat
         have no place.
     k1 : int
         Steps per window; the last window is shorter if the rows don't divide.
+    batch_first : bool
+        As the model has it: windows [B, T, ...].
 
     Returns
     -------
     StatefulBatches
-        A sequence (it has a length and an index, and can be gone through again) of ``(x, target)``, each [T, B, ...];
-        the target is the stream one step on.
+        A sequence (it has a length and an index, and can be gone through again) of ``(x, target)``, each [T, B, ...],
+        or [B, T, ...] with `batch_first`; the target is the stream one step on.
 
     Raises
     ------
     TypeError, ValueError
         An argument is of a wrong kind or range, or the stream is too short for so many rows.
     """
-    return StatefulBatches(stream, batch_size, k1)
+    return StatefulBatches(stream, batch_size, k1, batch_first=batch_first)
 
 
-# Arrays and states along time
-
-
-def _steps(array: Array, start: int, stop: int, axis: int) -> Array:
-    """A view of some steps."""
-    return array[:, start:stop] if axis else array[start:stop]
-
-
-def _leaves(state: Any) -> Iterator[Any]:
-    """The arrays of a state, whatever its structure."""
-    if isinstance(state, Mapping | tuple):
-        for part in state.values() if isinstance(state, Mapping) else state:
-            yield from _leaves(part)
-    elif state is not None:
-        yield state if hasattr(state, "shape") else _checks.numbers("state", state)
-
-
-def _map_state(function: Callable[[Any], Any], state: Any) -> Any:
-    """A state of the same structure, made array by array."""
-    if isinstance(state, Mapping):
-        return {name: _map_state(function, part) for name, part in state.items()}
-    if isinstance(state, tuple | list):
-        return type(state)(_map_state(function, part) for part in state)
-    return None if state is None else function(state)
-
-
-def _rows(state: Any) -> int | None:
-    """The rows of a batched state [L*D, B, H]; None where there is no array to tell by."""
-    array = next(_leaves(state), None)
-    if array is not None and len(array.shape) < 3:
-        raise ValueError(f"state: expected arrays [L, B, H], got {_checks.describe(array)}")
-    return None if array is None else int(array.shape[-2])
+_KEPT = ("x", "resets", "lengths")  # of a piece, in a state dictionary
 
 
 def _check_keys(name: str, value: Any, keys: set[str]) -> None:

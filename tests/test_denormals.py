@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from registry import DTYPES, FUSED, ISAS, TOLERANCES, Case, map_state, oracle, parts
 
-from rnnfast import _core
+from rnnfast import Dense, _core, _flat, losses, optim
+from rnnfast.parameters import Parameters
 
 DENORMAL = {np.float32: 1e-40, np.float64: 1e-310}
 
@@ -67,6 +68,122 @@ def test_denormals_survive_in_the_threads_of_openmp():
     layer.backward(tape, y, num_threads=3)
     ctypes.CDLL("libgomp.so.1").GOMP_parallel(region, None, 3, 0)
     assert found == [True] * 3
+
+
+def test_a_block_that_flushes_puts_the_mode_back():
+    """Also after an exception, and inside a block like it."""
+    with _flat.FlushDenormals():
+        assert not denormals_work()
+        with pytest.raises(ZeroDivisionError), _flat.FlushDenormals():
+            assert not denormals_work()
+            _ = 1 / 0
+        assert not denormals_work()
+    assert denormals_work()
+
+
+OPTIMIZERS = {
+    "adam": lambda params: optim.Adam(params, betas=(0.9, 0.95)),
+    "adamw": lambda params: optim.AdamW(params, betas=(0.9, 0.95)),
+    "rmsprop": lambda params: optim.RMSprop(params, alpha=0.9, centered=True, momentum=0.9),
+    "sgd": lambda params: optim.SGD(params, 0.1, momentum=0.9),
+    "nesterov": lambda params: optim.SGD(params, 0.1, momentum=0.9, nesterov=True),
+}
+
+
+def params_of(dtype, size=37):
+    params = Parameters({"a": (size,)}, dtype)
+    params.assign(np.random.default_rng(0).standard_normal(size))
+    return params
+
+
+def has_denormals(*arrays):
+    return any(((array != 0) & (np.abs(array) < np.finfo(array.dtype).tiny)).any() for array in arrays)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=list(OPTIMIZERS))
+def test_averages_fall_to_zero(make, dtype):
+    """And not to denormals, where they would stay, and each step would take many times as long."""
+    params = params_of(dtype)
+    optimizer, gradients = make(params), params.zeros()
+    gradients.flat[:] = np.random.default_rng(1).standard_normal(params.size)
+    optimizer.step(gradients)
+    gradients.zero()
+    for _ in range(2000 if dtype == np.float32 else 15000):
+        optimizer.step(gradients)
+        assert not has_denormals(*optimizer._arrays.values())
+    assert optimizer._arrays
+    assert not any(array.any() for array in optimizer._arrays.values())
+    assert np.isfinite(params.flat).all()
+    assert denormals_work()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_optimisers_and_clipping_flush_for_themselves_only(dtype):
+    def work():
+        params = params_of(dtype)
+        gradients = params.zeros()
+        for make in OPTIMIZERS.values():
+            gradients.flat[:] = DENORMAL[dtype]
+            make(params).step(gradients)
+        assert optim.clip_grad_norm(gradients, 1.0) == 0
+        optim.clip_grad_value(gradients, 1.0)
+        with pytest.raises(TypeError):
+            _flat.clamp(gradients.flat.astype(np.int64), 1.0)
+
+    work()
+    assert denormals_work()
+    with _flat.FlushDenormals():  # the mode of a caller who had it set
+        work()
+        assert not denormals_work()
+
+
+@pytest.mark.parametrize("make", [optim.Adam, optim.RMSprop])
+def test_an_eps_that_is_a_denormal_still_keeps_zero_from_being_divided_by_zero(make):
+    params = params_of(np.float32)
+    optimizer = make(params, eps=1e-42)
+    optimizer.step(params.zeros())
+    assert np.isfinite(params.flat).all()
+
+
+def loss_calls(dtype):
+    """Predictions so sure that exp of them, or their product with a small weight, is a denormal."""
+    z = np.array([[0, -0.99, -1.001, -1.01, -1.02], [0, 0.1, -0.5, -0.9, -0.95]]) * -np.log(np.finfo(dtype).tiny)
+    z = z.astype(dtype)
+    target = np.zeros_like(z)
+    return {
+        "cross entropy": lambda: losses.softmax_cross_entropy(z, np.zeros(2, int)),
+        "squares": lambda: losses.mean_squared_error(np.full_like(z, np.finfo(dtype).tiny), target),
+        "binary": lambda: losses.binary_cross_entropy(z, target, logits=True),
+        "probabilities": lambda: losses.binary_cross_entropy(np.full_like(z, np.finfo(dtype).tiny), target),
+    }
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", loss_calls(np.float32))
+def test_gradients_of_losses_have_no_denormals(name, dtype):
+    loss, gradient = loss_calls(dtype)[name]()
+    assert np.isfinite(loss)
+    assert not has_denormals(gradient)
+    assert denormals_work()
+
+
+def test_a_loss_that_refuses_its_arguments_leaves_the_mode():
+    with pytest.raises(ValueError, match="ids"):
+        losses.softmax_cross_entropy(np.zeros((2, 3)), [0, 3])
+    assert denormals_work()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax", "tanh"])
+def test_heads_have_no_denormals(activation, dtype):
+    dense = Dense(1, 5, activation=activation, dtype=dtype, rng=0)
+    scale = -np.log(np.finfo(dtype).tiny)
+    dense.load({"weight": np.array([[0, -0.99, -1.001, -1.01, -1.02]]).T * scale, "bias": np.zeros(5)})
+    y, tape = dense.forward(np.ones((1, 1)))
+    grads = dense.backward(tape, np.array([[1e-3, -1e-3, 1e-3, 1e-3, 1e-3]]))
+    assert not has_denormals(y, grads.x, grads.params.flat)
+    assert denormals_work()
 
 
 # Results --------------------------------------------------------------------------------------------------------------

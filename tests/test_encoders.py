@@ -247,3 +247,26 @@ def test_vectors_that_are_not_one_hot(bad: list[float]) -> None:
     for value, kind in ((1, ValueError), (["a"], TypeError), (np.ones((2, 2)) * 1j, TypeError)):
         with pytest.raises(kind, match="vectors"):
             from_one_hot(value)
+
+
+@pytest.mark.parametrize(
+    "bad", [np.zeros(3), np.array("a"), [1], ("a", np.zeros(2))], ids=["1-D", "0-D", "list", "tuple"]
+)
+def test_an_array_is_no_symbol(bad):
+    encoder = SymbolEncoder(["a", ("a", 1)])
+    for argument, call in [
+        ("unknown", lambda: SymbolEncoder("abc", unknown=bad)),
+        ("unknown", lambda: SymbolEncoder.fit("abc", unknown=bad)),
+        ("unknown", lambda: SymbolEncoder.from_dict({"symbols": "abc", "unknown": bad})),
+        ("symbols", lambda: SymbolEncoder(["a", bad])),
+        ("text", lambda: encoder.encode([bad])),
+        ("labels", lambda: LabelEncoder.fit(["a", bad])),
+    ]:
+        with pytest.raises(TypeError, match=f"^{argument}: expected hashable"):
+            call()
+    assert bad not in encoder
+
+
+def test_numpys_scalars_can_stand_for_the_unknown():
+    assert SymbolEncoder([1, 2], unknown=np.float64("nan")).encode([1, 5]).tolist() == [0, 2]
+    assert SymbolEncoder([1, 2], unknown=np.int64(2)).symbols == (1, 2)

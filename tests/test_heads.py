@@ -104,3 +104,37 @@ def test_gradients_add_up_and_tapes_are_reused(rng):
     np.testing.assert_allclose(into.flat, 1 + grads.params.flat, rtol=1e-13)
     _, tape = dense.forward(x[:2], tape=tape)
     assert dense.backward(tape, dy[:2]).x.shape == (2, 3)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_caller_who_wants_exceptions_gets_none_for_what_underflows(activation, dtype):
+    """exp of what is far below zero, and products with it, are 0 by intention."""
+    dense = rnnfast.Dense(1, 4, activation=activation, dtype=dtype, rng=0)
+    dense.load({"weight": [[800.0], [-800.0], [90.0], [0.0]], "bias": np.zeros(4)})
+    with np.errstate(all="raise"):
+        y, tape = dense.forward(np.array([[1.0], [-1.0], [0.01]], dtype))
+        dense.backward(tape, np.full_like(y, np.finfo(dtype).tiny))
+    assert np.isfinite(y).all()
+
+
+@pytest.mark.parametrize("errors", ["raise", "warn", "ignore"])
+def test_numbers_beyond_float32_are_named(errors):
+    dense, layer = rnnfast.Dense(2, 2, rng=0), rnnfast.LSTM(2, 2, rng=0)
+    x, tiny = np.array([[1.0, -1e300]]), np.full((3, 1, 2), 1e-300)
+    before = layer.params.flat.copy()
+    with np.errstate(all=errors):
+        for name, call in {
+            "x": lambda: dense(x),
+            "x ": lambda: layer(x),
+            "dy": lambda: dense.backward(dense.forward(np.ones((1, 2)))[1], x),
+            r"state\[1\]": lambda: layer(np.zeros((1, 1, 2)), (np.zeros((1, 1, 2)), x[None])),
+            "bias_hh_l0": lambda: layer.update({"bias_hh_l0": np.full(8, 1e300)}),
+        }.items():
+            with pytest.raises(
+                ValueError, match=rf"^{name.strip()}: expected numbers within the range of float32, got"
+            ):
+                call()
+        assert not dense.backward(dense.forward(tiny)[1], tiny).params["weight"].any()
+        assert np.isinf(dense(np.array([[np.inf, 0]]))).any()
+    np.testing.assert_array_equal(layer.params.flat, before)

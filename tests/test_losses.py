@@ -489,3 +489,17 @@ def test_pytorch(loss: Loss, dtype: Any, reduction: str) -> None:
     assert value == pytest.approx(expected.item(), rel=rel)
     # PyTorch's 1e-12 is a float32, also in float64.
     assert np.allclose(gradient, leaf.grad.numpy(), rtol=max(10 * rel, 1e-8 if loss.probabilities else 0), atol=rel)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_no_floating_point_errors_for_a_caller_who_wants_exceptions(dtype):
+    z = np.array([[800.0, -800.0, 0.0], [90.0, -90.0, 1e-30]], dtype)
+    with np.errstate(all="raise"):
+        for loss, dz in (
+            losses.softmax_cross_entropy(z, [0, 1]),
+            losses.mean_squared_error(z * np.finfo(dtype).eps, z),
+            losses.binary_cross_entropy(z, np.zeros_like(z), logits=True),
+            losses.binary_cross_entropy(np.array([0, 1, np.finfo(dtype).tiny], dtype), np.ones(3)),
+        ):
+            assert np.isfinite(loss)
+            assert np.isfinite(dz).all()

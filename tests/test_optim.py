@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import pickle
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -472,11 +473,70 @@ def test_bad_limits(bad: Any) -> None:
         optim.clip_grad_value(gradients, bad)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "magnitude", "limit"),
+    [
+        (np.float64, 1e154, 1.0),  # from here on the squares overflow
+        (np.float64, 1e200, 1e-3),
+        (np.float64, 1e306, 5.0),
+        (np.float64, 1e300, 1e-12),  # where limit / norm is a denormal
+        (np.float32, 1e36, 1e-3),
+        (np.float32, 1e37, 1e-9),
+    ],
+)
+def test_the_largest_gradients_are_clipped(dtype: Any, magnitude: float, limit: float) -> None:
+    (gradients,) = gradients_of(parameters(dtype), 1)
+    gradients.flat[:] /= np.abs(gradients.flat).max()
+    direction = gradients.flat.astype(np.longdouble)
+    gradients.flat[:] *= dtype(magnitude)
+    expected = float(np.sqrt((direction**2).sum()) * magnitude)
+    assert optim.clip_grad_norm(gradients, limit) == pytest.approx(expected, rel=1e-6)
+    clipped = gradients.flat.astype(np.longdouble)
+    assert float(np.sqrt((clipped**2).sum())) == pytest.approx(limit, rel=1e-5)
+    assert np.allclose((clipped / limit).astype(float), (direction * magnitude / expected).astype(float), rtol=1e-5)
+
+
+def test_the_norm_of_the_smallest_and_of_the_infinite() -> None:
+    gradients = parameters(np.float64).zeros()
+    assert optim.clip_grad_norm(gradients, 1.0) == 0
+    gradients.flat[:2] = 3e-200, 4e-200  # whose squares are 0
+    assert optim.clip_grad_norm(gradients, math.inf) == pytest.approx(5e-200)
+    gradients.flat[:2] = math.inf, 1e300
+    assert optim.clip_grad_norm(gradients, 1.0) == math.inf
+    gradients.flat[:2] = math.nan, 1e300
+    assert math.isnan(optim.clip_grad_norm(gradients, 1.0))
+    assert gradients.flat[1] == 1e300
+
+
 @pytest.mark.parametrize("bad", [None, np.zeros(3), {"p": np.zeros(3)}])
 def test_only_gradients_are_clipped(bad: Any) -> None:
     for clip in (optim.clip_grad_norm, optim.clip_grad_value):
         with pytest.raises(TypeError, match="gradients: expected a Gradients"):
             clip(bad, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("key", "bad"),
+    [
+        ("name", np.zeros(3)),
+        ("name", None),
+        ("lr", np.array("a")),
+        ("lr", types),
+        ("step", memoryview(b"1")),
+        ("square_avg", memoryview(b"1")),
+        ("square_avg", types),
+        ("square_avg", (i for i in range(3))),
+        ("square_avg", ["a"] * SIZE),
+        ("centered", np.zeros(2)),
+    ],
+)
+def test_a_state_dictionary_with_something_else_in_it(key: str, bad: Any) -> None:
+    params = parameters(np.float64)
+    optimizer = optim.RMSprop(params)
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises((TypeError, ValueError), match=rf"^({key}|state): expected"):
+        optimizer.load_state_dict(optimizer.state_dict() | {key: bad})
+    assert repr(optimizer.state_dict()) == repr(before)
 
 
 FLAT_CALLS: dict[str, tuple[int, Callable[..., object]]] = {
@@ -486,12 +546,11 @@ FLAT_CALLS: dict[str, tuple[int, Callable[..., object]]] = {
         4,
         lambda *a: _flat.adam(*a, step=1, lr=0.1, beta1=0.9, beta2=0.9, eps=1e-8, weight_decay=0.1, decoupled=False),
     ),
-    "sum_of_squares": (1, lambda *a: _flat.sum_of_squares(*a)),
-    "scale": (1, lambda *a: _flat.scale(*a, 2.0)),
+    "scale_to_norm": (1, lambda *a: _flat.scale_to_norm(*a, 1.0)),
     "clamp": (1, lambda *a: _flat.clamp(*a, 1.0)),
 }
 OPTIONAL = {("sgd", 2), ("rmsprop", 3), ("rmsprop", 4)}
-READ_ONLY = {("sgd", 1), ("rmsprop", 1), ("adam", 1), ("sum_of_squares", 0)}
+READ_ONLY = {("sgd", 1), ("rmsprop", 1), ("adam", 1)}
 
 
 @each_dtype

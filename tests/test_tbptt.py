@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import types
 from functools import partial
 
 import numpy as np
@@ -12,7 +13,7 @@ from registry import FUSED, assert_close, assert_same, assert_same_bits, make_la
 from rnnfast import GRU, LSTM, TBPTT, Dense, Model, _core, reference
 from rnnfast.losses import mean_squared_error, softmax_cross_entropy
 from rnnfast.optim import SGD, Adam
-from rnnfast.tbptt import stateful_batches
+from rnnfast.tbptt import NonFiniteError, stateful_batches
 
 T, B, I, H, O = 13, 4, 3, 5, 2  # noqa: E741
 WINDOWS = [(4, 4), (4, 7), (4, 8), (3, 11), (5, 13), (1, 1), (1, 6), (13, 13), (4, 20), (20, 30)]
@@ -320,11 +321,161 @@ def test_clipping():
     assert np.abs(model.params.flat - before).max() == pytest.approx(1e-4)
 
 
-def test_a_norm_that_is_not_finite_is_shown():
+# Gradients that are not finite, and windows without targets
+
+
+def everything(model, optimizer, trainer):
+    """All that a step changes, as copies."""
+    return copy.deepcopy((dict(model.params), optimizer.state_dict(), trainer.state_dict()))
+
+
+def poisoned(where, value=np.nan):
+    """Two windows of data, the second with a number in it that is not finite."""
+    x, target = data(8)
+    (x if where == "x" else target)[5, 1, 0] = value
+    return x, target
+
+
+@pytest.mark.parametrize("clip", [{}, {"clip_norm": 1.0}, {"clip_value": 0.1}])
+@pytest.mark.parametrize("k2", [4, 7])
+@pytest.mark.parametrize(
+    ("where", "message"), [("x", r"x: .* got nan at \[1, 1, 0\]"), ("target", "the loss's gradient: .* got nan at")]
+)
+def test_a_gradient_that_is_not_finite_is_refused(where, message, k2, clip):
+    model, twin = make(), make()
+    optimizer = Adam(model.params, 0.01)
+    trainer = TBPTT(model, mean_squared_error, optimizer, k1=4, k2=k2, **clip)
+    other = TBPTT(twin, mean_squared_error, Adam(twin.params, 0.01), k1=4, k2=k2, **clip)
+    x, target = poisoned(where)
+    for one in (trainer, other):
+        one.step(x[:4], target[:4])
+    before = everything(model, optimizer, trainer)
+    with pytest.raises(NonFiniteError, match=rf"^{message}.* in window 1 of this trainer") as caught:
+        trainer.step(x[4:], target[4:])
+    assert isinstance(caught.value, ValueError)
+    assert isinstance(caught.value, FloatingPointError)
+    assert_same(everything(model, optimizer, trainer), before)
+    x, target = data(8)
+    for one in (trainer, other):
+        one.step(x[4:], target[4:])
+    assert_same_bits(np.array(model.params.flat), np.array(twin.params.flat))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda model, trainer: model.update({"head.bias": [0, np.inf]}), r"head.bias: .* got inf at \[1\]"),
+        (
+            lambda model, trainer: setattr(
+                trainer, "state", {"rnn": (np.full((1, B, H), np.nan), np.zeros((1, B, H)))}
+            ),
+            r"state: .* got nan at \[0, 0, 0\]",
+        ),
+        (
+            lambda model, trainer: setattr(trainer, "_loss", lambda y, target: (0.0, np.full_like(y, 1e308))),
+            "the gradient of .* got -?(inf|nan)",
+        ),
+    ],
+)
+def test_the_error_names_the_first_array_that_is_not_finite(spoil, message):
     model = make()
+    trainer = trainer_of(model, 4)
+    spoil(model, trainer)
+    with pytest.raises(NonFiniteError, match=message):
+        trainer.step(*data(4))
+
+
+def test_what_lies_beyond_the_lengths_is_not_blamed():
     x, target = data(4)
-    target[0, 0, 0] = np.inf
-    assert not np.isfinite(trainer_of(model, 4, clip_norm=1.0).step(x, target).grad_norm)
+    x[2:, 0], target[0, 0, 0] = np.nan, np.inf
+    with pytest.raises(NonFiniteError, match=r"^the loss's gradient"):
+        trainer_of(make(), 4).step(x, target, lengths=[2, 4, 4, 4])
+
+
+@pytest.mark.parametrize("k2", [4, 7])
+def test_skipped_windows_leave_no_trace(k2):
+    model, twin = make(), make()
+    optimizer = Adam(model.params, 0.01)
+    trainer = TBPTT(model, mean_squared_error, optimizer, k1=4, k2=k2, nonfinite="skip")
+    other = TBPTT(twin, mean_squared_error, Adam(twin.params, 0.01), k1=4, k2=k2)
+    x, target = poisoned("x", np.inf)
+    first = trainer.step(x[:4], target[:4])
+    before = everything(model, optimizer, trainer)
+    results = [trainer.step(x[4:], target[4:]) for _ in range(2)]
+    assert [(result.updated, result.skipped) for result in [first, *results]] == [(True, 0), (False, 1), (False, 2)]
+    assert not any(np.isfinite(result.grad_norm) for result in results)
+    assert_same(results[-1].state, first.state)
+    assert_same(everything(model, optimizer, trainer), before)
+    x, target = data(8)
+    other.step(x[:4], target[:4])
+    last = trainer.step(x[4:], target[4:])
+    other.step(x[4:], target[4:])
+    assert (last.updated, last.skipped) == (True, 2)
+    assert_same_bits(np.array(model.params.flat), np.array(twin.params.flat))
+    trainer.reset()
+    assert trainer.step(x[4:], target[4:]).skipped == 2
+
+
+@pytest.mark.parametrize("k2", [4, 7])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_rows_that_begin_in_a_skipped_window_begin_anew(k2, batch_first):
+    """Row 0 began a sequence in it, row 1 would have, but beyond its length; the others go on from before."""
+    layers = [LSTM(I, O, dtype=np.float64, rng=0, batch_first=batch_first) for _ in range(2)]
+    x, target = poisoned("x")
+    resets = np.zeros((4, B), bool)
+    resets[2, 0] = resets[3, 1] = True
+    trainer = trainer_of(layers[0], 4, k2, nonfinite="skip")
+    other = trainer_of(layers[1], 4, k2)
+
+    def arrange(array):
+        return array.swapaxes(0, 1) if batch_first else array
+
+    for one in (trainer, other):
+        one.step(arrange(x[:4]), arrange(target[:4]))
+    trainer.step(arrange(x[4:]), arrange(target[4:]), resets=arrange(resets), lengths=[4, 3, 4, 4])
+    other.reset([0])
+    assert_same(trainer.state, other.state)
+    x, target = data(8)
+    for one in (trainer, other):
+        one.step(arrange(x[4:]), arrange(target[4:]))
+    assert_same(trainer.state, other.state)
+    assert_same_bits(np.array(layers[0].params.flat), np.array(layers[1].params.flat))
+
+
+def test_applied_is_what_is_asked_for():
+    model = make()
+    x, target = poisoned("target", np.inf)
+    result = trainer_of(model, 4, clip_norm=1.0, nonfinite="apply").step(x[4:], target[4:])
+    assert not np.isfinite(result.grad_norm)
+    assert (result.updated, result.skipped) == (True, 0)
+    assert not np.isfinite(model.params.flat).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"nonfinite": "apply"}, {"nonfinite": "skip"}])
+@pytest.mark.parametrize("masked", [{"mask": np.zeros((4, B))}, {"lengths": np.zeros(B, int)}])
+def test_a_window_without_targets_moves_no_parameter(masked, options):
+    model = make()
+    optimizer = Adam(model.params, 0.01, weight_decay=0.1)
+    trainer = TBPTT(model, mean_squared_error, optimizer, k1=4, **options)
+    x, target = data(8)
+    trainer.step(x[:4], target[:4])
+    params, kept = model.params.flat.copy(), optimizer.state_dict()
+    expected = model(x[4:], trainer.state, lengths=masked.get("lengths"))[1]
+    result = trainer.step(x[4:], target[4:], **masked)
+    assert (result.loss, result.grad_norm, result.updated, result.skipped) == (0.0, 0.0, False, 0)
+    assert_same_bits(model.params.flat.copy(), params)
+    assert_same(optimizer.state_dict(), kept)
+    assert_same(trainer.state, expected)  # time goes on
+    assert trainer.step(x[4:], target[4:], mask=np.eye(4, B)).updated
+
+
+def test_a_gradient_of_zero_is_an_update_where_there_are_targets():
+    model = make()
+    optimizer = SGD(model.params, 0.1, weight_decay=0.5)
+    trainer = TBPTT(model, lambda y, target: (0.0, np.zeros_like(y)), optimizer, k1=4)
+    before = model.params.flat.copy()
+    assert trainer.step(*data(4)).updated
+    assert_close(model.params.flat, before * 0.95, 1e-12)
 
 
 # Memory and checkpoints
@@ -337,7 +488,7 @@ def test_memory_is_bounded_by_k2_and_reused(k1, k2):
     trainer = trainer_of(model, k1, k2)
 
     def held():
-        context = sum(piece.x.nbytes for piece in trainer._context)
+        context = sum(piece.x.nbytes for piece in trainer._carried.context)
         tapes = [(id(tape), tape.nbytes) for tape in trainer._tapes]
         assert context <= (k2 - 1) * B * I * 8
         return context, tapes, id(trainer._gradients.flat)
@@ -401,6 +552,40 @@ def test_a_state_dict_that_is_none_changes_nothing():
     assert_same(trainer.step(x[6:], target[6:]).state, other.step(x[6:], target[6:]).state)
 
 
+@pytest.mark.parametrize("bad", [memoryview(b"1234"), types, (i for i in range(3)), object(), [[1, [2]]], b"zeros"])
+def test_what_is_no_array_of_numbers_is_refused(bad):
+    x, target = data(10)
+    trainer, other = trainer_of(make(), 4, 8), trainer_of(make(), 4, 8)
+    for one in (trainer, other):
+        list(one.run(x[:6], target[:6]))
+        one.reset([1])
+    good = trainer.state_dict()
+    piece = good["context"][0]
+    for argument, call in [
+        ("state", lambda: setattr(trainer, "state", bad)),
+        ("state", lambda: setattr(trainer, "state", {"rnn": (bad, bad)})),
+        ("rows", lambda: trainer.reset([bad])),
+        ("state", lambda: trainer.load_state_dict(good | {"state": {"rnn": (bad, bad)}})),
+        ("start_state", lambda: trainer.load_state_dict(good | {"start_state": bad})),
+        ("restart", lambda: trainer.load_state_dict(good | {"restart": bad})),
+        ("x", lambda: trainer.load_state_dict(good | {"context": [piece | {"x": bad}]})),
+        ("resets", lambda: trainer.load_state_dict(good | {"context": [piece | {"resets": bad}]})),
+        ("lengths", lambda: trainer.load_state_dict(good | {"context": [piece | {"lengths": bad}]})),
+    ]:
+        with pytest.raises((TypeError, ValueError), match=rf"^{argument}: expected"):
+            call()
+    assert_same(trainer.step(x[6:], target[6:]).state, other.step(x[6:], target[6:]).state)
+
+
+@pytest.mark.parametrize("bad", [2**64 - 1, 2**63, -(2**63) - 1, 2**200, [2**64 - 1], [2**200], -B - 1])
+def test_row_numbers_beyond_every_integer(bad):
+    trainer = trainer_of(make(), 4)
+    state = trainer.step(*data(4)).state
+    with pytest.raises(ValueError, match=r"^rows: expected row numbers below 4"):
+        trainer.reset(bad)
+    assert_same(trainer.state, state)
+
+
 def test_a_state_of_another_kind_is_refused_when_it_is_set():
     x, target = data(4)
     trainer = trainer_of(make(), 4)
@@ -438,6 +623,12 @@ def test_constructor_arguments():
         (ValueError, "clip_value: expected a finite number", lambda: trainer_of(model, 4, clip_value=np.nan)),
         (TypeError, "clip_norm: expected a real number", lambda: trainer_of(model, 4, clip_norm="1")),
         (TypeError, "clip_norm: expected a real number", lambda: trainer_of(model, 4, clip_norm=True)),
+        (
+            ValueError,
+            "nonfinite: expected one of 'raise', 'skip', 'apply'",
+            lambda: trainer_of(model, 4, nonfinite="no"),
+        ),
+        (TypeError, "nonfinite: expected one of", lambda: trainer_of(model, 4, nonfinite=None)),
         (TypeError, "logits: expected True or False", lambda: trainer_of(model, 4, logits="no")),
         (TypeError, "optimizer: expected an optimiser", lambda: TBPTT(model, max, None, k1=4)),
         (ValueError, "num_threads: expected an integer", lambda: trainer_of(model, 4, num_threads=0)),
@@ -507,6 +698,73 @@ def test_stateful_batches_cover_the_stream(size, rows, k1):
     np.testing.assert_array_equal(batches[0][0], x[:k1])
 
 
+@pytest.mark.parametrize("features", [(), (3,)])
+def test_stateful_batches_of_either_layout(features):
+    stream = np.random.default_rng(0).standard_normal((50, *features))
+    for (x, target), (x_first, target_first) in zip(
+        stateful_batches(stream, 4, 5), stateful_batches(stream, 4, 5, batch_first=True), strict=True
+    ):
+        assert_same_bits(x_first, x.swapaxes(0, 1).copy())
+        assert_same_bits(target_first, target.swapaxes(0, 1).copy())
+        assert x_first.flags.c_contiguous
+        assert target_first.flags.c_contiguous
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("rows", [2, 4, 6])
+def test_a_trainers_batches_have_its_layout(batch_first, rows):
+    """The rows are fewer than k1, as many, or more: no shape gives it away where they are as many."""
+    stream = np.random.default_rng(0).standard_normal((61, I))
+    trained = []
+    for first in (batch_first, False):
+        layer = LSTM(I, I, dtype=np.float64, rng=0, batch_first=first)
+        trainer = trainer_of(layer, 4)
+        for x, target in trainer.batches(stream, rows):
+            trainer.step(x, target)
+        assert trainer.state[0].shape == (1, rows, I)
+        trained.append(layer.params.flat)
+    assert_close(*trained, 1e-13)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "message"), [(2, "looks as if its axes"), (3, "looks as if"), (6, "expected 1 to k1")]
+)
+def test_windows_of_the_other_layout_are_refused(batch_first, rows, message):
+    stream = np.random.default_rng(0).standard_normal((121, I))
+    layer = LSTM(I, I, dtype=np.float64, rng=0, batch_first=batch_first)
+    before = layer.params.flat.copy()
+    trainer = trainer_of(layer, 4)
+    windows = stateful_batches(stream, rows, 4, batch_first=not batch_first)
+    with pytest.raises(ValueError, match=f"x: .*{message}"):
+        trainer.step(*windows[0])
+    assert_same_bits(layer.params.flat.copy(), before)
+    assert trainer.state is None
+
+
+def test_windows_of_the_other_layout_can_be_told_by_the_carried_state():
+    """With as many rows as steps the first windows pass; the shorter one at the end does not."""
+    stream = np.random.default_rng(0).standard_normal((59, I))
+    layer = LSTM(I, I, dtype=np.float64, rng=0, batch_first=True)
+    trainer = trainer_of(layer, 4)
+    *windows, last = stateful_batches(stream, 4, 4)
+    for window in windows:
+        trainer.step(*window)
+    with pytest.raises(ValueError, match=r"x: expected 4 rows.*got 2 in shape \[2, 4, 3\], which is \[B, T, ...\]"):
+        trainer.step(*last)
+
+
+def test_a_short_first_window_is_welcome_where_its_rows_are_known():
+    x, target = data(2)
+    for known in ({"lengths": [2, 1, 2, 0]}, {}):
+        trainer = trainer_of(make(), 4)
+        if not known:
+            trainer.state = {"rnn": tuple(np.zeros((1, B, H)) for _ in range(2))}
+        assert trainer.step(x, target, **known).steps == 2
+    assert trainer_of(make(), 3).step(x, target).steps == 2
+    assert [result.steps for result in trainer_of(make(), 2).run(x[:1], target[:1])] == [1]
+
+
 def test_stateful_batches_of_features():
     stream = np.random.default_rng(0).standard_normal((50, 3))
     (x, target), *_ = stateful_batches(stream, 4, 5)
@@ -521,5 +779,7 @@ def test_stateful_batches_arguments():
         stateful_batches(np.arange(4), 0, 2)
     with pytest.raises(ValueError, match="k1: expected"):
         stateful_batches(np.arange(4), 1, 0)
+    with pytest.raises(TypeError, match="batch_first: expected True or False"):
+        stateful_batches(np.arange(4), 1, 1, batch_first=1)
     with pytest.raises(IndexError):
         stateful_batches(np.arange(9), 1, 4)[2]

@@ -70,7 +70,7 @@ def test_models(batch_first):
 
 @pytest.mark.parametrize("k2", [2, 5])
 def test_training_stays_on_the_device(k2, no_way_back):
-    """The same training as on the host, from windows of either place; nothing but losses is read back."""
+    """The same training as on the host, from windows of either place; nothing but losses and norms is read back."""
     rng = np.random.default_rng(0)
     ids, targets = rng.integers(0, I, (7, B)), rng.integers(0, I, (7, B))
     masks = {"resets": rng.random((7, B)) < 0.2, "lengths": np.array([7, 5, 6])}
@@ -90,6 +90,33 @@ def test_training_stays_on_the_device(k2, no_way_back):
     for numbers, flat in results[1:]:
         np.testing.assert_allclose(numbers, results[0][0], rtol=1e-4)
         assert_close(flat, results[0][1].astype(np.float64), 1e-4)
+
+
+def test_gradients_that_are_not_finite():
+    """They are refused, skipped or applied as on the host."""
+    x, target = normal(4, B, I), normal(4, B, I)
+    x[3, 1, 0] = np.nan
+    resets = np.zeros((2, B), bool)
+    resets[0, 1] = True
+    for as_given in (np.asarray, to_device):
+        model = list(models())[1]
+        trainer = rnnfast.TBPTT(model, losses.mean_squared_error, optim.Adam(model.params), k1=2, nonfinite="skip")
+        windows = [[as_given(array[t : t + 2]) for array in (x, target)] for t in (0, 2)]
+        trainer.step(*windows[0])
+        before, state = to_host(model.params.flat).copy(), to_host(trainer.state["rnn"][0]).copy()
+        result = trainer.step(*windows[1], resets=as_given(resets))
+        assert (result.updated, result.skipped) == (False, 1)
+        assert not np.isfinite(float(result.grad_norm))
+        found = to_host(trainer.state["rnn"][0])
+        assert not found[:, 1].any()
+        assert_same_bits(found[:, 0].copy(), state[:, 0].copy())
+        assert_same_bits(to_host(model.params.flat), before)
+        trainer._nonfinite = "raise"
+        with pytest.raises(rnnfast.tbptt.NonFiniteError, match=r"x: expected finite numbers, got nan at \[1, 1, 0\]"):
+            trainer.step(*windows[1])
+        assert_same_bits(to_host(model.params.flat), before)
+        assert not trainer.step(*windows[0], mask=as_given(np.zeros((2, B)))).updated
+        assert_same_bits(to_host(model.params.flat), before)
 
 
 def test_a_trainers_state_goes_through_the_host():
