@@ -35,7 +35,7 @@ template <class T> class ProgramBackward : ProgramPass<T> {
 
   public:
     ProgramBackward(const Backward<T> &call_, Carver &carver)
-        : Base(call_, carver), call(call_), chunk(chunk_steps()), order(Share<T>::carve(call_, carver)),
+        : Base(call_, true, carver), call(call_), chunk(chunk_steps()), order(Share<T>::carve(call_, carver)),
           records(at, call_.steps, call_.batch, call_.tape, 1, carver),
           scratch(carver.take<T>(call_.batch * at.scratch)) {
         const index B = call.batch, rows = call.threads * chunk * B;

@@ -36,7 +36,7 @@ template <class T, class W = T> class ProgramForward : ProgramPass<T> {
 
   public:
     ProgramForward(const Forward<T> &call_, Carver &carver)
-        : Base(call_, carver), call(call_), stages(call_.training ? program.forward : program.inference),
+        : Base(call_, false, carver), call(call_), stages(call_.training ? program.forward : program.inference),
           hoisted(hoist()), chunk(chunk_steps()), order(Share<T>::carve(call_, carver)),
           biases(carver.take<T>(biases_size)), records(at, call_.steps, call_.batch, call_.tape, power(chunk), carver) {
         const index rows = call.threads * call.batch;

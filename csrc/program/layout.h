@@ -60,22 +60,24 @@ template <class T> class ProgramLayout {
     index first_term_[most_products * 2];
 
   public:
-    explicit ProgramLayout(const Sizes &s) : program(*s.program), sizes(s) {
+    // Forward alone needs nothing of backward's panels and scratch rows: a stream's step would pay for them.
+    explicit ProgramLayout(const Sizes &s, bool backward = true) : program(*s.program), sizes(s) {
         for (int r = 0; r < program.regions.count; ++r) {
             region[r] = row;
             row += padded(program.regions[r].domain) * program.regions[r].slots;
         }
         scalars = row;
         row += (program.scalars + C - 1) / C * C;
-        for (int i = 0; i < program.scratch.count; ++i) {
-            scratch_row[i] = scratch;
-            scratch += padded(program.scratch[i]);
-        }
         for (int j = 0; j < program.products.count; ++j) lay_out(j);
         for (int k = 0; k < program.parameters.count; ++k) {
             if (program.parameters[k].kind != ParameterKind::vector) continue;
             vector_[k] = size;
             size += padded(program.parameters[k].domain);
+        }
+        if (!backward) return;
+        for (int i = 0; i < program.scratch.count; ++i) {
+            scratch_row[i] = scratch;
+            scratch += padded(program.scratch[i]);
         }
         int terms = 0;
         each_back_product([&](const BackProductSpec &b) {
@@ -111,8 +113,9 @@ template <class T> class ProgramLayout {
     int segments(const ProductSpec &p) const { return p.u ? int(heads(program.parameters[p.u.parameter])) : 1; }
     Segment segment(const ProductSpec &p, int s) const {
         const index count = segments(p), all = vectors(domain_of(p));
-        const index depth = p.u ? columns(program.parameters[p.u.parameter]) / count : 0;
-        return {s * (all / count), all / count, s * depth, depth};
+        const index depth = p.u ? columns(program.parameters[p.u.parameter]) : 0;
+        if (count == 1) return {0, all, 0, depth};
+        return {s * (all / count), all / count, s * (depth / count), depth / count};
     }
     // Of a back product: as its terms have, if they agree.
     int segments(const BackProductSpec &b) const {

@@ -79,8 +79,8 @@ template <class T> class ProgramPass {
     GivenStates<T> initial, reset;
     const Interpreter<T> interpreter;
 
-    ProgramPass(const Sequence<T> &call, Carver &carver)
-        : sequence(call), at(call.sizes), program(*call.sizes.program), masks(call),
+    ProgramPass(const Sequence<T> &call, bool backward, Carver &carver)
+        : sequence(call), at(call.sizes, backward), program(*call.sizes.program), masks(call),
           initial(call.state, at, call.batch, carver), reset(call.reset_state, at, call.batch, carver),
           interpreter{at, call.panels, call.seed, std::uint64_t(call.layer), call.first_step} {}
 
