@@ -78,8 +78,8 @@ template <class T> class StackOf final : public Stack {
         call.panels = static_cast<const T *>(panels);
         call.pairs = pairs;
         const Sizes s = handle.sizes;
-        // Rejected: counting less of it in bfloat16, because two threads gave such steps 0.86 to 0.95 of the speed of
-        // one in one run (1.4 to 1.8 times in three later ones; at slow times float32 beside it was slow as well).
+        // Rejected: counting less of it in bfloat16 (two threads were slower than one in one measurement, and faster in
+        // three later ones).
         const double work = double(kernel->gates) * double(s.hidden) * double(s.hidden + s.input) * double(batch_);
         layers_.push_back({kernel, call, work, handle.threads});
     }
