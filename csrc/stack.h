@@ -82,8 +82,8 @@ template <class T> class StackOf final : public Stack {
         call.sizes = handle.sizes;
         call.panels = static_cast<const T *>(panels);
         call.pairs = pairs;
-        // Rejected: counting less of it in bfloat16, because two threads gave such steps 0.86 to 0.95 of the speed of
-        // one in one run (1.4 to 1.8 times in three later ones; at slow times float32 beside it was slow as well).
+        // Rejected: counting less of it in bfloat16 (two threads were slower than one in one measurement, and faster in
+        // three later ones).
         layers_.push_back({kernel, call, handle, handle.work * double(batch_)});
     }
 

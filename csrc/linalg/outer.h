@@ -5,9 +5,8 @@
 
 namespace rnnfast::RNNFAST_ISA {
 
-// How many rows one pass of outer_product takes: their right operand's panel is to stay in L1/L2, and each pass reads
-// and writes the whole result once (LSTM of H = 512, AVX-512: 512 rows 3 to 4 % faster than 256, 1024 1 to 3; AVX2: the
-// same). How many of the left operand's columns.
+// How many rows one pass of outer_product takes: few enough that their right operand's panel stays in L1 or L2, many
+// enough because each pass reads and writes the whole result once. And how many of the left operand's columns.
 constexpr index outer_rows = RNNFAST_VECTOR_BYTES == 64 ? 512 : 256, outer_columns = 512;
 
 // What outer_product needs besides, carved once per thread.
@@ -109,8 +108,8 @@ template <int N, int W> RNNFAST_INLINE Range share_panels(const Team &team, cons
 // result[panel][k][n] += sum_m left[m][k] * d(m, block, gate) and bias[block * bias_stride + gate] += sum_m d(m, block,
 // gate), m rising. With left null the left operand is one-hot: ids[m] is the k that row m adds to. The left operand is
 // turned first, so that a tile reads its columns as neighbours. Rejected: broadcasts from the rows as they lie (a cache
-// line for each, and rows at a power of two share few sets: 76 % of peak against 90), threads that have whole blocks
-// (an LSTM's come by three: of 8 blocks one of two threads had 5).
+// line for each, and rows at a power of two share few sets of the cache), threads that have whole blocks (an LSTM's
+// come by three: of 8 blocks one of two threads had 5).
 template <int N, class T, class D>
 RNNFAST_INLINE void outer_product(Team &team, index count, const T *const *left, const std::int64_t *ids, index k,
                                   index blocks, D d, T *result, T *bias, index bias_stride,

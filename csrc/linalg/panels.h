@@ -3,7 +3,7 @@
 // a panel each block; of an LSTM's four, three blocks (a bundle) share four panels, and the one or two blocks left over
 // have panels of two. Missing units of the last block are zero. Gradients of weights have the same layout, so one
 // transfer serves both ways. Rejected: plain row-major weights (a broadcast per weight instead of per input), panels of
-// four vectors and tiles of three rows (16 rows, LSTM of H = 128 and 256: 1.07 to 1.13 times the time in the products).
+// four vectors and tiles of three rows (slower).
 //
 // In bfloat16 (a float's upper half) two neighbours in k share a word, [panel][k / 2][vector][lane], the even one
 // below: one load, a shift and a mask make two vectors. Rejected: one bfloat16 after the other (a widening shuffle for
@@ -17,9 +17,10 @@ namespace rnnfast::RNNFAST_ISA {
 
 template <class T> constexpr index blocks(index units) { return (units + lanes<T> - 1) / lanes<T>; }
 
-// What is kept of a step lies in *canonical blocks* of 64 bytes of units, whatever the vectors are: a row of several
-// slots is [canonical block][slot][unit]. Backward's products run over their slots' units in this order, so it is a
-// part of the result: with a vector's units in the place of a canonical block's, each instruction set had its own bits.
+// What a step leaves for backward lies in *canonical blocks* of 64 bytes of units, whatever the vectors are: a row of
+// several slots is [canonical block][slot][unit]. Backward's products run over their slots' units in this order, so it
+// is a part of the result: with a vector's units in the place of a canonical block's, each instruction set had its own
+// bits.
 template <class T> constexpr int canonical = 64 / int(sizeof(T));
 template <class T> constexpr int vectors_of_block = canonical<T> / lanes<T>;
 template <class T> constexpr index canonical_blocks(index units) { return (units + canonical<T> - 1) / canonical<T>; }
@@ -102,8 +103,7 @@ template <int N, class T> Place place(index block, int n, index of, index k) {
 
 // Panels <- matrix [gates * units, k] (rows of `gate_begin` .. `gate_begin + N - 1`), or the other way.
 // A null matrix packs as zero and unpacks to nowhere. Rejected: a square of vectors at a time, transposed in registers
-// (packing 1.2 to 1.8, unpacking 2 to 5 times as fast alone, no difference in a training step, where both wait for
-// memory; the compiled module 3 % larger).
+// (faster alone, no difference in a training step, where both wait for memory).
 template <int N, bool unpack, class Panel, class M>
 void transfer(Panel *panels, M *matrix, index units, index k, int gate_begin) {
     using T = std::remove_const_t<M>;

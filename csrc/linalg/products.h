@@ -6,8 +6,8 @@
 
 namespace rnnfast::RNNFAST_ISA {
 
-// A tile's sums pass through memory (L1), where one copy of the loop per shape serves all cells and products.
-// Vector by vector: a memcpy of the whole tile became rep movs through the stack, 270 cycles a tile.
+// A tile's sums come from memory (L1) and go back there, so that one copy of the loop per shape serves all cells and
+// products. They are copied vector by vector: GCC turns a memcpy of the whole tile into a slow rep movs.
 template <class T, int R, int Q, int N, class Loop>
 RNNFAST_INLINE void on_registers(vec<T> *sums, index pitch, Loop loop) {
     vec<T> acc[R][Q][N];
@@ -24,24 +24,21 @@ RNNFAST_INLINE void on_registers(vec<T> *sums, index pitch, Loop loop) {
     }
 }
 
-// A piece of a group of panels, which stays in L1 beside the sums and rows of the tiles that pass. Half as much costs 3
-// to 6 % backward (each piece costs a tile some 30 cycles) and 1 to 3 % for an LSTM of H = 512; half as much again
-// costs that LSTM 8 % on one thread, 18 on two.
+// Long panels are read in pieces. A piece stays in L1 while all tiles of rows use it. Smaller pieces cost more, because
+// each tile stores and loads its sums once a piece; larger ones leave L1 (docs/lab/cpu-tuning.md).
 constexpr index piece_bytes = 16384;
 constexpr index piece_depth(int vectors) { return piece_bytes / (vectors * RNNFAST_VECTOR_BYTES); }
-// So many pieces, and no more, pass as one. Tiles of four rows take a panel from L2 twice as often as tiles of eight:
-// with AVX2 an LSTM of H = 512 loses 7 % if its 96 KB pass whole (also where L2 has 1 MB), and sums in registers win 2
-// to 6 % below. With AVX-512 whole panels win 4 to 11 % forward and 2 to 8 % in training, up to half of the 1 MB that
-// its L2 has; more than that, whole, loses 4 to 15 %.
+// Panels of at most this many pieces are read as a whole. The bound is higher with AVX-512, because its tiles have
+// twice as many rows and so read a panel from L2 half as often: there it is half of an L2 cache of 1 MB.
 constexpr int whole_pieces = RNNFAST_VECTOR_BYTES == 64 ? 32 : 3;
 RNNFAST_INLINE bool in_pieces(index k, int vectors) { return k > whole_pieces * piece_depth(vectors); }
 
-// Asks for the next piece of q panels, a bit with each tile that works on this one. Without it pieces gain nothing.
+// Prefetches the next piece of q panels, a part with each tile that works on this one. Without it pieces gain nothing.
 template <class W> struct Coming {
     const W *place;
     index bit, stride; // elements for each tile, and from panel to panel
 
-    RNNFAST_INLINE void ask(int q) {
+    RNNFAST_INLINE void prefetch(int q) {
         constexpr index line = 64 / index(sizeof(W));
         for (int j = 0; j < q; ++j) {
             for (index i = 0; i < bit; i += line) __builtin_prefetch(place + j * stride + i, 0, 2);
@@ -51,30 +48,30 @@ template <class W> struct Coming {
 };
 
 // sums[row][q][n] += rows times q panels, rows of sums `pitch` vectors apart. Where several tiles of rows pass, k comes
-// in pieces of the panels that stay in L1 meanwhile, and the next piece is asked for: L3 and L2 have the time of all
+// in pieces of the panels that stay in L1 meanwhile, and the next piece is prefetched: L3 and L2 have the time of all
 // tiles to send it. `next` is what the next call multiplies with.
 template <class T, int N, class W>
 RNNFAST_SHARED void multiply(vec<T> *sums, index pitch, const T *const *row, index rows, int q, Span k, const W *panel,
                              index stride, const W *next) {
-    const Deal deal(rows, Shape<N>::rows);
-    const index piece = deal.tiles > 2 && in_pieces(k.depth(), q * N) ? k.piece(piece_depth(q * N)) : k.units();
+    const Partition split(rows, Shape<N>::rows);
+    const index piece = split.tiles > 2 && in_pieces(k.depth(), q * N) ? k.piece(piece_depth(q * N)) : k.units();
     const auto start = [&](index unit) RNNFAST_LAMBDA { return panel + depth<W>(k.depth(unit)) * N * lanes<T>; };
     for (index begin = 0; begin < k.units(); begin += piece) {
         const W *const weights = start(begin);
         const bool last = begin + piece >= k.units();
         Coming<W> coming{last ? next : start(begin + piece), 0, stride};
-        if (piece < k.units()) coming.bit = (start(piece) - panel + deal.tiles - 1) / deal.tiles;
+        if (piece < k.units()) coming.bit = (start(piece) - panel + split.tiles - 1) / split.tiles;
         const Span part = k.part(begin, piece);
         const index offset = k.offset(begin);
         index first = 0;
         // One loop over the two heights: each call of with_shape is a copy of all shapes.
-        for (int higher = deal.larger ? 1 : 0; higher >= 0; --higher) {
-            const index count = higher ? deal.larger : deal.tiles - deal.larger;
-            with_shape<N>(int(deal.size) + higher, q, [&]<int R, int Q>() RNNFAST_LAMBDA {
+        for (int higher = split.larger ? 1 : 0; higher >= 0; --higher) {
+            const index count = higher ? split.larger : split.tiles - split.larger;
+            with_shape<N>(int(split.size) + higher, q, [&]<int R, int Q>() RNNFAST_LAMBDA {
                 for (const index end = first + count * R; first < end; first += R) {
                     const T *left[R];
                     RNNFAST_UNROLL for (int i = 0; i < R; ++i) left[i] = row[first + i] + offset;
-                    coming.ask(Q);
+                    coming.prefetch(Q);
                     on_registers<T, R, Q, N>(sums + first * pitch, pitch, [&](auto &acc) RNNFAST_LAMBDA {
                         const W *panels = weights;
                         for (index o = 0; o < part.outer; ++o, panels += depth<W>(part.inner) * N * lanes<T>) {
@@ -100,8 +97,8 @@ RNNFAST_PRODUCTS(extern template, RNNFAST_REAL, RNNFAST_REAL)
 RNNFAST_PRODUCTS(extern template, float, Pair)
 #endif
 
-// So many rows of a product have their sums in L1 (with AVX-512: in L2 in part) at once. Half as many cost an LSTM of H
-// = 512 5 %.
+// How many rows of a product have their sums in L1 at once (with AVX-512 some of them in L2). Fewer rows are slower:
+// each piece of the panels is read once for all of them.
 constexpr index at_once = 64;
 
 // One term of a product: rows on the left, panels of unit blocks of N vectors on the right.

@@ -32,7 +32,7 @@ template <class T, class W> struct Step {
 // Tiles of R rows and Q panels of `width` vectors, from `panel` on, in registers from the first chain's begin to the
 // last one's end. One copy for all cells of N gates. Rejected: a copy for each, with closures for what is the cell's
 // own (more machine code; the seam the same), weights as memory operands where GCC likes (it then loads some three
-// times over: LSTM and GRU 5 to 12 % slower).
+// times over).
 template <int N, int width, int R, int Q, bool apart, class T, class W>
 RNNFAST_SHARED void tiles(const Step<T, W> &step, const Group &group, int panel, Range rows, vec<T> *sums) {
     constexpr int V = lanes<T>;
@@ -80,17 +80,29 @@ RNNFAST_SHARED void tiles(const Step<T, W> &step, const Group &group, int panel,
 template <int N, bool apart, class T, class W>
 RNNFAST_INLINE void multiply_in_registers(Range rows, vec<T> *sums, const Group &group, const Step<T, W> &step) {
     with_width<N>(group, [&]<int width>() RNNFAST_LAMBDA {
-        const Deal deal(rows.end - rows.begin, Shape<width>::rows);
-        const index larger = deal.larger * (deal.size + 1);
+        const Partition split(rows.end - rows.begin, Shape<width>::rows);
+        const index larger = split.larger * (split.size + 1);
         for (int panel = 0; panel < group.panels; panel += group.together) {
             for (int higher = larger ? 1 : 0; higher >= 0; --higher) {
                 const Range part =
                     higher ? Range{rows.begin, rows.begin + larger} : Range{rows.begin + larger, rows.end};
                 vec<T> *const first = higher ? sums : sums + larger * group.blocks * N;
-                with_shape<width>(int(deal.size) + higher, group.together, [&]<int R, int Q>() RNNFAST_LAMBDA {
+                with_shape<width>(int(split.size) + higher, group.together, [&]<int R, int Q>() RNNFAST_LAMBDA {
                     tiles<N, width, R, Q, apart>(step, group, panel, part, first);
                 });
             }
+        }
+    });
+}
+
+// The same for a single row, inlined: a stream's step of few units notices every call.
+template <int N, bool apart, class T, class W>
+RNNFAST_INLINE void multiply_row(vec<T> *sums, const Group &group, const Step<T, W> &step) {
+    with_width<N>(group, [&]<int width>() RNNFAST_LAMBDA {
+        for (int panel = 0; panel < group.panels; panel += group.together) {
+            with_shape<width, 1, Shape<width>::panels(1)>(1, group.together, [&]<int R, int Q>() RNNFAST_LAMBDA {
+                tiles<N, width, R, Q, apart>(step, group, panel, {0, 1}, sums);
+            });
         }
     });
 }
@@ -149,19 +161,21 @@ RNNFAST_STEPS(extern template, float, Pair)
 // whose rows overlap,
 //   activate(sums)            of each output
 //   finish(row, block, sums)  of each output
-// Rejected: gates activated and finished in each tile, whose sums then never leave the registers (LSTM 2 to 5 % slower
-// for 16 and 32 rows, GRU and Elman 1 to 5; half as much machine code again; only a row alone gains, up to 5 % for H =
-// 16), one pass (LSTM 3 % slower), a pass for each operation (the same), one division for i * g and one for o * tanh(c)
-// (the same: divisions are not what the activations wait for), the next panel prefetched here or in the loops (nothing
-// gained, up to 7 % lost), a tile's activations strewn into the next tile's loop (260 instructions a tile more: LSTM 5
-// to 8 % slower, Elman 15 to 27 %).
+// Rejected (the times are in docs/lab/cpu-tuning.md): gates activated and finished in each tile, whose sums then never
+// leave the registers (slower but for a single row, and half as much machine code again), one pass (slower), a pass for
+// each operation (no difference), one division for i * g and one for o * tanh(c) (no difference: divisions are not what
+// the activations wait for), the next panel prefetched here or in the loops (slower), a tile's activations between the
+// instructions of the next tile's loop (slower).
 template <int N, bool apart, class T, class W, class Activate, class Finish>
 RNNFAST_INLINE void step_product(Team &team, index many, Range blocks, bool falling, const Step<T, W> &step,
                                  Activate activate, Finish finish) {
     each_group<N>(team, many, blocks, falling, [&](const Group &group) RNNFAST_LAMBDA {
         in_parts<T>(
             {0, many},
-            [&](Range part, vec<T> *sums) RNNFAST_LAMBDA { step_sums<N, apart>(many, part, sums, group, step); },
+            [&](Range part, vec<T> *sums) RNNFAST_LAMBDA {
+                if (many == 1) return multiply_row<N, apart>(sums, group, step);
+                step_sums<N, apart>(many, part, sums, group, step);
+            },
             [&](Range part, vec<T> *sums) RNNFAST_LAMBDA {
                 each_output<N, T>(part, group, sums, [&](index, index, vec<T> *sum) RNNFAST_LAMBDA { activate(sum); });
                 each_output<N, T>(part, group, sums, finish);

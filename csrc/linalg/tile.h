@@ -15,11 +15,9 @@
 namespace rnnfast::RNNFAST_ISA {
 
 // Tile shapes for panels of N vectors: as many accumulators as the register file holds beside the operands, and four
-// rows of three vectors where they are 12, because batches are multiples of four more often than of three.
-// Rejected: twelve panels in place of eight for an Elman's row alone (1.4 to 1.7 times the time from H = 128 on; with
-// AVX-512 up to 1.2, sixteen up to 1.9); six rows of two panels for an Elman (half of the weights' way from L2: no
-// difference); four rows of three panels for one vector (Elman and backward: H = 256 up to 1.05 times as fast, H = 128
-// 0.96 to 1.02: 16 panels leave groups of two).
+// rows of three vectors where they are 12, because batches are multiples of four more often than of three. Rejected:
+// twelve panels in place of eight for a single row of an Elman layer (slower), six rows of two panels for an Elman
+// layer (no difference), four rows of three panels of one vector (faster for some sizes, slower for others).
 template <int N> struct Shape {
     static constexpr int budget = RNNFAST_ACCUMULATORS; // 12 of 16 registers, 24 of 32
     static constexpr int rows = N < 3 ? budget / 4 : budget / 3;
@@ -70,8 +68,8 @@ RNNFAST_INLINE void multiply_add(vec<T> (&acc)[R][Q][N], Left a, Weight w) {
 // acc[r][q][n] += sum_k row[r][k] * panel[q][k][n]
 template <class T, int R, int Q, int N>
 RNNFAST_INLINE void accumulate(vec<T> (&acc)[R][Q][N], const T *const *row, index k, const T *panel, index stride) {
-    // A tenth fewer instructions: 3 to 8 % of the time where the core is ours, up to 10 where another's thread shares
-    // it. A row alone waits for its loads; 2 at once costs half as much again (GCC spills), 8 are as good as 4.
+    // Four terms in each round of the loop, because that saves a tenth of the instructions. A single row waits for its
+    // loads and gains nothing. Rejected: two terms (GCC spills registers), eight (no faster).
     constexpr int terms = R > 1 && RNNFAST_VECTOR_BYTES >= 32 ? 4 : 1;
     const auto add = [&](index i, int j) RNNFAST_LAMBDA {
         multiply_add<T>(
@@ -87,7 +85,7 @@ RNNFAST_INLINE void accumulate(vec<T> (&acc)[R][Q][N], const T *const *row, inde
     for (; i < k; ++i, panel += N * lanes<T>) add(i, 0);
 }
 
-// The same chains with weights in bfloat16. Rejected: each word loaded once for both of its weights (10 % slower).
+// The same chains with weights in bfloat16. Rejected: each word loaded once for both of its weights (slower).
 template <class T, int R, int Q, int N>
 RNNFAST_INLINE void accumulate(vec<T> (&acc)[R][Q][N], const T *const *row, index k, const Pair *panel, index stride) {
     const auto add = [&](index i, auto upper) RNNFAST_LAMBDA {
@@ -112,31 +110,32 @@ RNNFAST_INLINE void with_shape(int r, int q, F &&f) {
         if (r == R) return with_shape<N, R, Q - 1>(r, q, f);
     }
     if constexpr (R > 1) return with_shape<N, R - 1>(r, q, f);
-    __builtin_trap(); // a Deal's tiles and each_group's groups have no other shape
+    __builtin_trap(); // a Partition's tiles and each_group's groups have no other shape
 }
 
-// Rows dealt to tiles as evenly as they go: `larger` tiles of size + 1 and then the others, so that no tile is left
-// with one row for which a fourth of the registers would do.
-struct Deal {
+// A partition of rows into tiles of nearly equal height: `larger` tiles of size + 1, then the others of `size`. So no
+// tile is left with a single row that would use a fourth of the registers.
+struct Partition {
     index tiles, size, larger;
 
-    Deal(index rows, index height)
+    Partition(index rows, index height)
         : tiles(rows <= height ? 1 : (rows + height - 1) / height), size(tiles == 1 ? rows : rows / tiles),
           larger(rows - size * tiles) {}
 };
 
-// The vectors of a group, at most: what a row alone has registers for; and with more rows, four panels or a bundle's.
+// The largest number of vectors in a group: for a single row as many as there are registers, for more rows four panels
+// or a bundle's.
 constexpr int most_vectors = RNNFAST_ACCUMULATORS, most_of_rows = 4 * widest;
 static_assert(most_vectors >= most_of_rows && most_of_rows >= 4 * bundle<4>);
 static_assert(Shape<1>::panels(2) <= most_of_rows && 2 * Shape<2>::panels(2) <= most_of_rows &&
               3 * Shape<3>::panels(2) <= most_of_rows);
 
-// Panels that pass all rows before the next come: those of whole unit blocks.
+// The panels that all rows are multiplied with before the next ones are read: those of some whole unit blocks.
 struct Group {
     index block, next; // the first block, and that of the group after this one
     int blocks, width; // of a panel
     int panels;
-    int together; // so many of them pass at once: as many as have registers, and no rest
+    int together; // how many of them one tile takes: as many as there are registers for, a divisor of `panels`
 };
 
 // Calls f<W>() with the width of a group's panels, blocks having N vectors.
@@ -177,8 +176,9 @@ RNNFAST_INLINE void each_group(Team &team, index rows, Range blocks, bool fallin
         each((count + bundle<N> - 1) / bundle<N>,
              [&](index g) RNNFAST_LAMBDA { return g * bundle<N> < count ? g * bundle<N> : count; });
     } else {
-        const Deal deal(count, Shape<N>::fitting(rows));
-        each(deal.tiles, [&](index g) RNNFAST_LAMBDA { return g * deal.size + (g < deal.larger ? g : deal.larger); });
+        const Partition split(count, Shape<N>::fitting(rows));
+        each(split.tiles,
+             [&](index g) RNNFAST_LAMBDA { return g * split.size + (g < split.larger ? g : split.larger); });
     }
 }
 

@@ -22,8 +22,8 @@ namespace rnnfast::RNNFAST_ISA {
 // alone and lets the others wait for ever. (Walking on to the end with nothing to do is no way out either: on a busy
 // machine every barrier on the way can cost milliseconds.)
 struct Barrier {
-    // Looks before others get the core, 3 us or so. Threads that were just woken often share one for some milliseconds:
-    // with 2000 looks, 100 steps of H = 256 after a pause took 10 ms in place of 1.
+    // How often a waiting thread looks before it yields the core, about 3 us. More would be worse: threads that were
+    // just woken often share one core for some milliseconds.
     static constexpr int patience = 128;
     int waiting = 0, generation = 0;
     bool halted = false;

@@ -71,7 +71,7 @@ template <class Cell, class T> struct Layout {
 
     index pairs() const { return padded * G * (depth<Pair>(I) + depth<Pair>(H)); }
 
-    // Whole bundles of blocks in every phase: what a thread gets where units are shared out.
+    // Whole bundles of blocks in every phase: the smallest part of a partition of the units.
     static constexpr index unit = bundle<phase_gates<Cell>(0)>;
     static_assert(Cell::phases == 1 || unit % bundle<phase_gates<Cell>(Cell::phases - 1)> == 0);
 
@@ -124,8 +124,8 @@ template <class T> struct History {
     T *row(index t, index b) const { return data + ((depth ? t & (depth - 1) : t) * batch + b) * width; }
 };
 
-// Asks L2 for so many vectors at `distance` from here; they may lie beyond an end, nothing is read.
-template <class T> RNNFAST_INLINE void ask_for(const T *here, index distance, int vectors) {
+// Prefetches so many vectors at `distance` from here into L2. They may lie beyond an end: nothing is read.
+template <class T> RNNFAST_INLINE void prefetch(const T *here, index distance, int vectors) {
     const auto there = reinterpret_cast<std::uintptr_t>(here) + std::uintptr_t(distance * index(sizeof(T)));
     for (int i = 0; i < vectors * RNNFAST_VECTOR_BYTES; i += 64) {
         __builtin_prefetch(reinterpret_cast<const char *>(there + std::uintptr_t(i)), 0, 2);
@@ -172,7 +172,7 @@ template <class Cell, class T> struct States {
     State<T> initial[Cell::states], reset[Cell::states];
 
     States(const Sequence<T> &call, const Layout<Cell, T> &at, Carver &carver) : zero(carver.take<T>(at.padded)) {
-        for (int s = 0; s < Cell::states; ++s) {
+        RNNFAST_UNROLL for (int s = 0; s < Cell::states; ++s) {
             initial[s] = State<T>::carve(carver, call.state[s], zero, call.batch, at.padded);
             reset[s] = State<T>::carve(carver, call.reset_state[s], zero, call.batch, at.padded);
         }
@@ -180,7 +180,7 @@ template <class Cell, class T> struct States {
 
     void fill(const Sequence<T> &call, const Layout<Cell, T> &at) const {
         for (index i = 0; i < at.padded; ++i) zero[i] = 0;
-        for (int s = 0; s < Cell::states; ++s) {
+        RNNFAST_UNROLL for (int s = 0; s < Cell::states; ++s) {
             initial[s].fill(call.state[s], call.batch, at.H);
             reset[s].fill(call.reset_state[s], call.batch, at.H);
         }

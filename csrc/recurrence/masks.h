@@ -33,7 +33,7 @@ template <class T> class Masks {
     }
 };
 
-// This thread's blocks, dealt out by `unit` of them.
+// This thread's blocks, in a partition whose parts are whole multiples of `unit` blocks.
 inline Range share_blocks(const Team &team, index blocks, index unit) {
     const Range units = team.share((blocks + unit - 1) / unit);
     const auto clipped = [&](index u) { return u * unit < blocks ? u * unit : blocks; };
@@ -41,10 +41,9 @@ inline Range share_blocks(const Team &team, index blocks, index unit) {
 }
 
 // Which rows and unit blocks are this thread's in the time loop. Rows need no waiting; units wait once a step, and
-// serve batches too small to be shared out by rows. A thread's rows are neighbours in memory, as many as have about its
-// part of all steps. Rejected: every n-th row of the whole batch, longest first (a core's prefetcher then asks for the
-// lines behind each row, which the other core is writing: two threads take 1.05 times as long for an LSTM of H = 128,
-// 1.16 for an Elman, 1.25 for one of 1000 steps).
+// serve batches too small to be partitioned by rows. A thread's rows are neighbours in memory, as many as have about
+// its part of all steps. Rejected: every n-th row of the whole batch, longest first (a core then prefetches the lines
+// behind each row, which the other core is writing: two threads are slower).
 template <class T> class Share {
     const Sequence<T> &call_;
     index *order_ = nullptr;  // this thread's rows, longest first; null: all have length T
@@ -54,7 +53,7 @@ template <class T> class Share {
     const bool by_units;
     const Range panels, rows;
 
-    // Blocks are dealt out by `unit` of them. `memory` is all threads'.
+    // Parts of blocks are whole multiples of `unit`. `memory` is all threads'.
     Share(const Team &team, const Sequence<T> &call, index blocks, index unit, index *memory)
         : call_(call), by_units(team.size > 1 && call.batch < 2 * team.size),
           panels(by_units ? share_blocks(team, blocks, unit) : Range{0, blocks}),
@@ -76,7 +75,8 @@ template <class T> class Share {
         return active_ ? active_[t] : count();
     }
 
-    // Where units are dealt out: until all have finished theirs. False: the call is to end early.
+    // A barrier where threads have parts of the units, because each then reads what the others wrote. False: the call
+    // is to end early.
     [[nodiscard]] bool wait(Team &team) const { return by_units ? team.wait() : !team.stopped(); }
 
   private:

@@ -73,8 +73,7 @@ template <class T> RNNFAST_INLINE vec<T> load(const T *p) {
 template <class T> RNNFAST_INLINE void store(T *p, vec<T> v) { __builtin_memcpy(p, &v, sizeof v); }
 
 // The first n lanes; the others are zero on load, untouched on store. Rejected: AVX's masked load, here and for the
-// states that a step copies in (60 of 2000 instructions less in a step of H = 1, the times the same within their
-// noise).
+// states that a step copies in (fewer instructions, the same times).
 template <class T> RNNFAST_INLINE vec<T> load(const T *p, index n) {
     if (n >= lanes<T>) return load(p);
     vec<T> v = {};
