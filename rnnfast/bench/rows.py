@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CELLS", "GROUPS", "ROWS", "Need", "Row", "plan", "select"]
+from . import core
+from .core import BEST, Need
+
+__all__ = ["CELLS", "FMA", "GROUPS", "READ", "ROWS", "Row", "plan", "select"]
 
 CELLS = {"lstm": ("LSTM", "lstm", 4), "gru": ("GRU", "gru_after", 3), "rnn": ("RNN", "elman_tanh", 1)}
 """The cells of the table: class, kind, gates."""
@@ -38,7 +40,7 @@ GROUPS = {
     "memory": "a training call: bytes on the tape, and the process's peak above what it had before",
 }
 
-BEST, FMA, READ = "best peer", "FMA peak", "read bandwidth"
+FMA, READ = "FMA peak", "read bandwidth"
 _CHECKED_STEPS = 8  # of a row of single steps
 # ns per step of RTNeural's compiled, size-templated engine, called from C++ on a 2.5 GHz Skylake.
 _RTNEURAL = {
@@ -46,33 +48,6 @@ _RTNEURAL = {
     "gru": {16: 169, 32: 392, 64: 1557, 128: 5535},
     "rnn": {},
 }
-
-
-@dataclass(frozen=True)
-class Need:
-    """What a row must reach: `ratio` times the speed of something else.
-
-    Attributes
-    ----------
-    against : str
-        A column of the table, "best peer", "FMA peak" or "read bandwidth"; or a name for `seconds`.
-    ratio : float
-        The least ratio of the other's time to ours.
-    seconds : float, optional
-        The other's time, where it is not measured here.
-    above : float
-        It is asked only where the other takes at least so many seconds.
-    """
-
-    against: str
-    ratio: float
-    seconds: float | None = None
-    above: float = 0.0
-
-    def __str__(self) -> str:
-        if self.seconds is not None:
-            return f"{self.ratio:.3g}x {self.against}"
-        return f"{self.ratio:.0%} of {self.against}" if self.ratio < 1 else f"{self.ratio:.3g}x {self.against}"
 
 
 @dataclass(frozen=True)
@@ -253,33 +228,8 @@ ROWS = tuple(_all())
 
 
 def select(names: Iterable[str] = ()) -> list[Row]:
-    """The rows of some names, in the table's order.
-
-    Parameters
-    ----------
-    names : iterable of str
-        Names, leading parts of names (``forward``, ``forward/lstm``) or globs (``'*/gru/*'``); all rows by default.
-
-    Returns
-    -------
-    list of Row
-
-    Raises
-    ------
-    ValueError
-        A name selects nothing.
-    """
-    names = list(names)
-    for name in names:
-        if not any(_selects(name, row) for row in ROWS):
-            raise ValueError(
-                f"row: expected a name, a leading part or a glob of one (groups: {', '.join(GROUPS)}); got {name!r}"
-            )
-    return [row for row in ROWS if not names or any(_selects(name, row) for name in names)]
-
-
-def _selects(name: str, row: Row) -> bool:
-    return f"{row.name}/".startswith(f"{name.rstrip('/')}/") or fnmatchcase(row.name, name)
+    """The rows of some names, in the table's order; see `core.select`."""
+    return core.select(names, ROWS)
 
 
 def plan(names: Sequence[str] = (), threads: Sequence[int] = (1,)) -> list[tuple[Row, int]]:

@@ -17,19 +17,16 @@ from numpy.typing import NDArray
 import rnnfast
 
 from .. import reference
+from .core import compare
 from .rows import CELLS, Row
 
-__all__ = ["Answer", "Contestant", "Work", "WrongAnswer", "check"]
+__all__ = ["Answer", "Contestant", "Work", "check"]
 
 Array = NDArray[Any]
 Answer = dict[str, Array]
 """Arrays by name: "y"; with backward also "dx" and the parameters' names; of the character model its losses."""
 
 LEARNING_RATE, CLIP, CHECKED_WINDOWS = 1e-2, 1.0, 3
-
-
-class WrongAnswer(ValueError):
-    """A contestant's answer is not the oracle's; it is not timed."""
 
 
 class Work:
@@ -150,32 +147,6 @@ class Contestant(NamedTuple):
 
 
 def check(name: str, contestant: Contestant, *, forward: float, gradients: float) -> float:
-    """Compare a contestant's answer with the oracle's.
-
-    Parameters
-    ----------
-    name : str
-        For the message.
-    contestant : Contestant
-    forward, gradients : float
-        The largest error allowed, relative to the largest value of each array.
-
-    Returns
-    -------
-    float
-        The largest error.
-
-    Raises
-    ------
-    WrongAnswer
-    """
+    """The error of a contestant's answer; WrongAnswer where it is larger than allowed for y, or for all else."""
     where = f"{contestant.work.row.name}: {name}"
-    want, got = contestant.work.want, contestant.answer()
-    if {key: value.shape for key, value in got.items()} != {key: value.shape for key, value in want.items()}:
-        raise WrongAnswer(f"{where}: expected the arrays {sorted(want)}, got {sorted(got)} or other shapes; not timed")
-    errors = {key: float(np.abs(got[key] - want[key]).max() / max(np.abs(want[key]).max(), 1e-30)) for key in want}
-    for key, error in errors.items():
-        allowed = forward if key == "y" else gradients
-        if not error <= allowed:
-            raise WrongAnswer(f"{where}: error {error:.1e} in {key}, at most {allowed:.0e} is allowed; not timed")
-    return max(errors.values())
+    return compare(where, contestant.answer(), contestant.work.want, lambda key: forward if key == "y" else gradients)
