@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -42,7 +42,6 @@ __all__ = [
     "Column",
     "Need",
     "Result",
-    "Row",
     "Table",
     "Verdict",
     "WrongAnswer",
@@ -70,6 +69,9 @@ Loop = Callable[[int], object]
 """``loop(n)`` makes n calls."""
 Clock = Callable[[Loop, int], float]
 """``clock(loop, n)`` is the seconds that n calls take in all."""
+Row = TypeVar("Row", bound=Any)
+"""What is timed: a frozen dataclass with a `name` (parts with slashes between them), the name's first part as `group`,
+and `needs`, a tuple of `Need`. What is merely chosen by name needs no more than that."""
 
 
 # Rows
@@ -102,31 +104,7 @@ class Need:
         return f"{self.ratio:.3g}x {self.against}"
 
 
-class Named(Protocol):
-    """Whatever is chosen by name."""
-
-    @property
-    def name(self) -> str:
-        """Parts with slashes between them; the first is the group."""
-
-
-class Row(Named, Protocol):
-    """What is timed: a frozen dataclass with at least these."""
-
-    @property
-    def group(self) -> str:
-        """The first part of the name; the table has a heading for each."""
-
-    @property
-    def needs(self) -> tuple[Need, ...]:
-        """What it must reach."""
-
-
-AnyNamed = TypeVar("AnyNamed", bound=Named)
-AnyRow = TypeVar("AnyRow", bound=Row)
-
-
-def select(names: Iterable[str], rows: Sequence[AnyNamed], what: str = "row") -> list[AnyNamed]:
+def select(names: Iterable[str], rows: Sequence[Row], what: str = "row") -> list[Row]:
     """The rows of some names, in the table's order.
 
     Parameters
@@ -149,7 +127,7 @@ def select(names: Iterable[str], rows: Sequence[AnyNamed], what: str = "row") ->
         A name selects nothing.
     """
 
-    def selects(name: str, row: Named) -> bool:
+    def selects(name: str, row: Any) -> bool:
         return f"{row.name}/".startswith(f"{name.rstrip('/')}/") or fnmatchcase(row.name, name)
 
     names = list(names)
@@ -324,7 +302,7 @@ class Verdict(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Result(Generic[AnyRow]):
+class Result(Generic[Row]):
     """What was measured of a row.
 
     Attributes
@@ -338,7 +316,7 @@ class Result(Generic[AnyRow]):
         What else there is to say.
     """
 
-    row: AnyRow
+    row: Row
     samples: dict[str, list[float]]
     errors: dict[str, float]
     notes: tuple[str, ...] = ()
@@ -477,9 +455,9 @@ class Table:
 
     def __init__(
         self,
-        rows: Iterable[AnyRow],
+        rows: Iterable[Row],
         groups: Mapping[str, str],
-        times: Callable[[AnyRow], Iterable[str]],
+        times: Callable[[Row], Iterable[str]],
         before: Sequence[Column] = (),
         after: Sequence[Column] = (RATIO, ERROR),
     ) -> None:
@@ -499,7 +477,7 @@ class Table:
             self._group = group
             yield f"\n{group}: {self._groups[group]}"
             yield self._line(group, "row", str, lambda column: column.head, "mark", "at least")
-        rest = "; ".join([result.needs, *result.remarks])
+        rest = "; ".join(filter(None, [result.needs, *result.remarks]))
         yield self._line(group, result.row.name, result.cell, lambda column: column.text(result), result.mark, rest)
 
     def _line(
@@ -533,7 +511,7 @@ def heading(facts: Mapping[str, str]) -> str:
     return "\n".join(f"{name}: {value}" for name, value in facts.items())
 
 
-def listing(rows: Iterable[Row]) -> str:
+def listing(rows: Iterable[Any]) -> str:
     """Names and targets, without measuring."""
     rows = list(rows)
     width = max(len(row.name) for row in rows)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .. import _core
-from . import core, memory
-from .ours import OURS, tape_bytes
+from . import core, described, memory
+from .described import DESCRIBED, LSTM, PASS, PASSES, PRODUCT, RATE
+from .ours import OURS, Maker, tape_bytes
 from .peers import PEERS, installed, library, limited
 from .rows import FMA, READ, Row
-from .work import Contestant, Work, check
+from .work import Contestant, Unavailable, Work, check
 
 __all__ = ["Result", "columns", "contestants", "measure", "verify"]
 
@@ -44,7 +45,21 @@ class Result(core.Result[Row]):
     @property
     def every_peer(self) -> bool:
         """Whether all of the group were installed."""
-        return self.samples.keys() >= PEERS.get(self.row.group, {}).keys()
+        return self.row.of is not None or all(name in self.samples for name in makers(self.row) if library(name))
+
+    @property
+    def _lstm_flop(self) -> float:
+        """Of our LSTM at the same work, in the group cells."""
+        return replace(self.row, group=self.row.work, cell="lstm").flop
+
+    def other(self, need: core.Need) -> float | None:
+        """The time that a need sets against ours; the group cells has two that are computed."""
+        lstm, product, one = (self.median(name) for name in (LSTM, PRODUCT, PASS))
+        if need.against == RATE and lstm is not None:
+            return lstm * self.row.flop / self._lstm_flop
+        if need.against == PASSES and product is not None and one is not None:
+            return product + 1.5 * one
+        return super().other(need)
 
     @property
     def rate(self) -> float | None:
@@ -70,14 +85,26 @@ class Result(core.Result[Row]):
 
     @property
     def remarks(self) -> list[str]:
-        """The notes, and how far apart the cores are."""
-        return [*self.notes, *([f"cores {core.quantity(self.apart, 's')} apart"] if self.apart else [])]
+        """What our LSTM reached; the notes; and how far apart the cores are."""
+        lstm = self.median(LSTM)
+        beside = f"our LSTM {self._lstm_flop / lstm / 1e9:.1f} GFLOP/s" if lstm else ""
+        apart = f"cores {core.quantity(self.apart, 's')} apart" if self.apart else ""
+        return [line for line in (beside, *self.notes, apart) if line]
 
     def cell(self, column: str) -> str:
         """A column's median; of the group process, per step."""
         value = self.median(column)
         per = self.row.T if self.row.group == "process" else 1
         return core.quantity(None if value is None else value / per, self.row.unit)
+
+
+def makers(row: Row) -> dict[str, Maker]:
+    """What makes the contestants of a row, by column: ours first, then the peers."""
+    found = OURS[row.group] | PEERS.get(row.group, {})
+    if row.group != "cells":
+        return found
+    cell = DESCRIBED[row.cell]
+    return {name: found[name] for name in ("ours", *cell.variants, *cell.peers)}
 
 
 def columns(row: Row) -> list[str]:
@@ -87,16 +114,32 @@ def columns(row: Row) -> list[str]:
     if row.label == "tape":
         return ["ours", "bound"]
     versions = installed()
-    return [*OURS[row.group], *(name for name in PEERS.get(row.group, {}) if versions[library(name)])]
+    return [name for name in makers(row) if not library(name) or versions[library(name)]]
 
 
-def contestants(row: Row, threads: int, names: Sequence[str] | None = None) -> dict[str, Contestant]:
-    """Those of a row, by column (of `names`, or all), ready to be checked and run."""
+def contestants(
+    row: Row, threads: int, names: Sequence[str] | None = None, notes: list[str] | None = None
+) -> dict[str, Contestant]:
+    """Those of a row, by column (of `names`, or all), ready to be checked and run.
+
+    What does not run here is left out, and `notes` says so; without `notes` it raises Unavailable.
+    """
     work = Work(row.of or row)
-    makers = OURS[work.row.group] | PEERS.get(work.row.group, {})
+    known = makers(work.row)
     if row.of is not None:
-        makers["one thread"] = lambda work, _: makers["ours"](work, 1)
-    return {name: makers[name](work, threads) for name in names or columns(row) if name in makers}
+        known["one thread"] = lambda work, _: known["ours"](work, 1)
+    found = {}
+    for name in names or columns(row):
+        try:
+            if name in known:
+                found[name] = known[name](work, threads)
+        except Unavailable as error:
+            if notes is None:
+                raise
+            notes.append(str(error))
+    if notes is not None:
+        notes += (contestant.note for contestant in found.values() if contestant.note)
+    return found
 
 
 def verify(row: Row, found: Mapping[str, Contestant]) -> dict[str, float]:
@@ -130,14 +173,15 @@ def measure(row: Row, threads: int, rounds: int) -> Result:
         An answer is not the oracle's; nothing has been timed.
     """
     with limited(threads):
-        found = contestants(row, threads)
+        notes: list[str] = []
+        found = contestants(row, threads, notes=notes)
         errors = verify(row, found)
         if row.group == "memory":
             samples = _bytes(row)
         else:
             loops = {name: contestant.loop for name, contestant in found.items()}
             samples = core.alternate(loops, _probes(row, threads), rounds, PAUSE * (threads > 1))
-    return Result(row, samples, errors, threads=threads)
+    return Result(row, samples, errors, tuple(notes), threads)
 
 
 def _probes(row: Row, threads: int) -> dict[str, Callable[[], float]]:
@@ -148,6 +192,11 @@ def _probes(row: Row, threads: int) -> dict[str, Callable[[], float]]:
     elif row.ceiling == READ:
         # That of a buffer as large as what each step reads, over and over.
         probes[READ] = lambda: row.bytes_read / (_core.read_bandwidth(row.stepwise_bytes, threads=threads) * 1e9)
+    if row.group == "cells" and DESCRIBED[row.cell].kind == "diagonal" and not row.single_step:
+        # Written and read once; in training thrice, as there are three products: forward, to dx, to the weights.
+        size = 4 * described.results(row.cell, row.T, row.B, row.I, row.H)
+        moved = 2 * size * (3 if row.trains else 1)
+        probes[PASS] = lambda: moved / (_core.read_bandwidth(size, threads=threads) * 1e9)
     if threads > 1:
         probes[APART] = _core.line_transfer
     return probes
