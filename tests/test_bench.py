@@ -9,6 +9,8 @@ import json
 import statistics
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
+from typing import Dict, List  # noqa: UP035  (what TorchScript reads)
 
 import numpy as np
 import pytest
@@ -19,9 +21,10 @@ pytest.importorskip("safetensors", reason="needs the extra cli")
 
 from click.testing import CliRunner
 
-from rnnfast.bench import measure, memory, ours, peers, report, rows
-from rnnfast.bench.rows import FMA, GROUPS, READ, ROWS, Need, Row, plan, select
-from rnnfast.bench.work import CLIP, LEARNING_RATE, Contestant, Work, WrongAnswer
+from rnnfast.bench import core, described, measure, memory, ours, peers, report, rows, work
+from rnnfast.bench.core import Need, WrongAnswer
+from rnnfast.bench.rows import FMA, GROUPS, READ, ROWS, Row, plan, select
+from rnnfast.bench.work import CLIP, LEARNING_RATE, Contestant, Work
 from rnnfast.cli.app import app
 from rnnfast.cli.train import Settings
 
@@ -33,20 +36,29 @@ def tiny(row):
 
 
 def kinds():
-    """One row of each group, cell and label of memory; in the group scaling, of each group that it is about."""
+    """One row of each group, cell, work and label of memory; in the group scaling, of each group that it is about."""
     found = {}
     for row in ROWS:
-        key = row.group, row.cell, row.unit == "B" and row.label, row.of and row.of.group
+        key = row.group, row.cell, row.work, row.unit == "B" and row.label, row.of and row.of.group
         found.setdefault(key, tiny(row))
     return list(found.values())
 
 
 KINDS = kinds()
+torch = None
+if find_spec("torch"):
+    import torch
+    from torch import Tensor
+    from torch.nn.functional import linear
+
+    States = List[Tensor]  # noqa: UP006
+    Params = Dict[str, Tensor]  # noqa: UP006
+needs_torch = pytest.mark.skipif(torch is None, reason="PyTorch is the group's oracle, and is not installed")
 
 
 @pytest.fixture(autouse=True)
 def short_turns(monkeypatch):
-    monkeypatch.setattr(measure, "TURN", 1e-9)
+    monkeypatch.setattr(core, "TURN", 1e-9)
     monkeypatch.setattr(measure, "PAUSE", 0.0)
 
 
@@ -76,7 +88,9 @@ def run(*arguments, code=0):
 # Rows
 
 
-@pytest.mark.parametrize("row", [row for row in KINDS if row.label != "peak"], ids=lambda row: row.name)
+@pytest.mark.parametrize(
+    "row", [row for row in KINDS if row.label != "peak" and row.group != "cells"], ids=lambda row: row.name
+)
 def test_every_row_answers_right_and_is_measured(row):
     """`measure` raises if an answer of ours or of an installed peer is not the oracle's."""
     result = measure.measure(row, 2 if row.group in ("scaling", "python-threads") else 1, 1)
@@ -84,10 +98,149 @@ def test_every_row_answers_right_and_is_measured(row):
     assert all(value > 0 for values in result.samples.values() for value in values)
     assert result.errors["ours"] < (0.05 if "bf16" in result.row.name else 1e-4)
     assert (result.fraction is None) == (row.ceiling is None)
-    assert len(result.verdicts) == len([need for need in row.needs if not need.above])
+    asked = [need for need in row.needs if not need.above or result.other(need) >= need.above]
+    assert len(result.verdicts) == len(asked)
     line = list(report.Table([row]).lines(result))[-1]
     assert line.startswith(row.name)
     assert result.mark in line
+
+
+# Described cells
+
+
+@pytest.fixture
+def quickly(monkeypatch):
+    """Nothing is compiled: that takes seconds for each row."""
+    from rnnfast.bench import torch_cells
+
+    monkeypatch.setitem(torch_cells.STEPS, "PyTorch compiled", lambda step: step)
+    return torch_cells
+
+
+def missing(row):
+    """Why a row can't be tried: a layer that is not in the package."""
+    try:
+        described.layer(row.cell, row.I, row.H)
+    except (AttributeError, TypeError) as error:
+        return str(error)
+    return None
+
+
+@needs_torch
+@pytest.mark.parametrize("row", [row for row in KINDS if row.group == "cells"], ids=lambda row: row.name)
+def test_every_described_cell_answers_right_and_is_measured(quickly, row):
+    if said := missing(row):
+        pytest.skip(f"the package has no such layer: {said}")
+    result = measure.measure(row, 1, 1)
+    assert list(result.errors) == measure.columns(row)
+    assert result.errors["ours"] < 1e-4
+    assert len(result.verdicts) == len(row.needs)
+    assert all(verdict.ratio is not None for verdict in result.verdicts)
+
+
+def toy(x: Tensor, state: States, p: Params, given: States) -> States:
+    """The GRU that resets before its product."""
+    h = state[0]
+    H = h.shape[-1]
+    from_x = linear(x, p["weight_ih"], p["bias_ih"])
+    gates = from_x[..., : 2 * H] + linear(h, p["weight_hh"][: 2 * H], p["bias_hh"][: 2 * H])
+    r, z = gates.sigmoid().chunk(2, -1)
+    n = (from_x[..., 2 * H :] + linear(r * h, p["weight_hh"][2 * H :], p["bias_hh"][2 * H :])).tanh()
+    return [n + z * (h - n)]
+
+
+@pytest.fixture
+def cells(monkeypatch, quickly):
+    """Described cells of layers that have hand-fused kernels: one of each kind."""
+    for name in ("toy", "flat"):
+        monkeypatch.setattr(quickly, name, toy if name == "toy" else quickly.gru, raising=False)
+    monkeypatch.setattr(described, "INTERPRETED", {})
+    table = {
+        "toy": described.Described("GRU", {"reset_after": False}, "gated"),
+        "flat": described.Described("GRU", {}, "diagonal"),
+        "lstm": described.DESCRIBED["lstm"],
+    }
+    monkeypatch.setattr(rows, "DESCRIBED", table)
+    monkeypatch.setattr(measure, "DESCRIBED", table)
+    for name, found in table.items():
+        monkeypatch.setitem(described.DESCRIBED, name, found)
+    found = {(row.cell, row.work): tiny(row) for row in rows._described()}
+    assert len(found) == 9
+    return found
+
+
+@needs_torch
+@pytest.mark.parametrize("work", ["step", "forward", "training"])
+@pytest.mark.parametrize("cell", ["toy", "flat", "lstm"])
+def test_described_cells(cells, cell, work):
+    row = cells[cell, work]
+    result = measure.measure(row, 1, 1)
+    torch_columns = ["PyTorch loop", "PyTorch compiled", "PyTorch scripted"]
+    variants = {"toy": torch_columns, "flat": ["input product", *torch_columns], "lstm": ["fused"]}[cell]
+    assert list(result.errors) == ["ours", "our LSTM", *variants]
+    assert max(result.errors.values()) < 1e-5
+    assert ("one pass" in result.samples) == (cell == "flat" and work != "step")
+    assert [verdict.need for verdict in result.verdicts] == {
+        "toy": [*(["85% of our LSTM's rate"] if work != "step" else []), "20x best peer"],
+        "flat": [*(["1x input product and 1.5 passes"] if work != "step" else []), "20x best peer"],
+        "lstm": ["67% of fused"] if work == "step" else [],
+    }[cell]
+    line = list(report.Table([row]).lines(result))[-1]
+    assert "; our LSTM " in line
+    assert ("PyTorch scripted after " in line) == (cell != "lstm")
+
+
+@needs_torch
+def test_needs_of_described_cells(cells):
+    """The rate counts FLOP: the GRU has three quarters of the LSTM's."""
+    samples = {"ours": [0.75], "our LSTM": [1.0], "PyTorch loop": [20.0], "PyTorch compiled": [30.0]}
+    result = measure.Result(cells["toy", "forward"], samples, {"ours": 0.0})
+    assert [verdict.ratio for verdict in result.verdicts] == [pytest.approx(1.0), pytest.approx(20 / 0.75)]
+    assert [verdict.reached for verdict in result.verdicts] == [True, None]  # the scripted one might be faster
+    samples = {"ours": [2.4], "our LSTM": [1.0], "input product": [1.0], "one pass": [1.0], "PyTorch loop": [20.0]}
+    result = measure.Result(cells["flat", "forward"], samples, {"ours": 0.0})
+    assert [verdict.reached for verdict in result.verdicts] == [True, False]
+    assert result.verdicts[0].ratio == pytest.approx(2.5 / 2.4)
+
+
+@needs_torch
+def test_a_compiler_that_fails_is_said(cells, quickly, monkeypatch):
+    def fail(step):
+        raise RuntimeError("no C++\n compiler")
+
+    monkeypatch.setitem(quickly.STEPS, "PyTorch compiled", fail)
+    result = measure.measure(cells["toy", "forward"], 1, 1)
+    assert "PyTorch compiled" not in result.samples
+    assert "PyTorch compiled does not run here: RuntimeError: no C++ compiler" in result.notes
+    with pytest.raises(work.Unavailable):
+        measure.contestants(cells["toy", "forward"], 1, ["PyTorch compiled"])
+
+
+@needs_torch
+def test_a_described_cell_that_is_wrong_is_not_timed(cells, quickly, monkeypatch):
+    monkeypatch.setattr(quickly, "toy", lambda x, state, p, given: [one * 0.999 for one in toy(x, state, p, given)])
+    with pytest.raises(WrongAnswer, match=r"cells/toy/training/.*: ours: error .* in y"):
+        measure.measure(cells["toy", "training"], 1, 1)
+
+
+def test_described_cells_need_pytorch(monkeypatch):
+    monkeypatch.setattr(rows, "find_spec", lambda name: None)
+    assert not any(row.group == "cells" for row, _ in plan((), (1, 2)))
+    with pytest.raises(ValueError, match="row: the group cells needs PyTorch"):
+        plan(["cells/lstm"], (1,))
+
+
+def test_the_table_of_described_cells():
+    """Every cell has a step in PyTorch, every row its targets."""
+    for name, found in described.DESCRIBED.items():
+        mine = [row for row in ROWS if row.group == "cells" and row.cell == name]
+        sizes = {(row.work, row.B, row.H) for row in mine}
+        assert sizes == {("step", 1, 64), *((work, 32, H) for work in ("forward", "training") for H in (128, 256))}
+        assert all(row.needs for row in mine) or found.kind == "interpreted"
+        if torch is not None:
+            from rnnfast.bench import torch_cells
+
+            assert callable(getattr(torch_cells, name))
 
 
 def test_weights_in_bfloat16_err_more_than_float32():
@@ -176,7 +329,7 @@ def test_contestants_take_turns():
     def loop(name):
         return lambda n: order.append((name, n))
 
-    samples = measure.alternate({"a": loop("a"), "b": loop("b")}, {"c": lambda: 7.0}, 9)
+    samples = core.alternate({"a": loop("a"), "b": loop("b")}, {"c": lambda: 7.0}, 9)
     assert samples["c"] == 9 * [7.0]
     assert [len(values) for values in samples.values()] == [9, 9, 9]
     turns = [(order[i], order[i + 1]) for i in range(len(order) - 36, len(order), 2)]
@@ -187,9 +340,9 @@ def test_contestants_take_turns():
 
 
 def test_long_rows_have_fewer_rounds(monkeypatch):
-    monkeypatch.setattr(measure, "BUDGET", 0.0)
-    assert len(measure.alternate({"a": lambda n: None}, {}, 9)["a"]) == 3
-    assert len(measure.alternate({"a": lambda n: None}, {}, 2)["a"]) == 2
+    monkeypatch.setattr(core, "BUDGET", 0.0)
+    assert len(core.alternate({"a": lambda n: None}, {}, 9)["a"]) == 3
+    assert len(core.alternate({"a": lambda n: None}, {}, 2)["a"]) == 2
 
 
 def wrong(work, threads):
@@ -220,7 +373,7 @@ def test_nan_is_wrong(monkeypatch, table):
         return Contestant(work, print, lambda: {"y": work.want["y"] * np.nan})
 
     monkeypatch.setitem(peers.PEERS["forward"], "NumPy", maker)
-    with pytest.raises(WrongAnswer, match="error nan"):
+    with pytest.raises(WrongAnswer, match="error inf"):
         measure.measure(table[0], 1, 1)
 
 
@@ -229,7 +382,7 @@ def test_nan_is_wrong(monkeypatch, table):
 
 def result(needs, **samples):
     row = replace(select(["forward/lstm/T100-B32-I64-H128"])[0], needs=tuple(needs))
-    return measure.Result(row, 1, {name.replace("_", " "): [value] for name, value in samples.items()}, {"ours": 0.0})
+    return measure.Result(row, {name.replace("_", " "): [value] for name, value in samples.items()}, {"ours": 0.0})
 
 
 def test_verdicts():

@@ -5,9 +5,8 @@ compiled kernels it drives `rnnfast.cuda.kernel.Kernel`, which all layers on the
 layers out.
 
 `environment` finds the package and says what is missing; `problems` are calls on random data with the oracle's answers,
-`cases` the table of those that are checked, `checks` runs them; `rows` is the table of what is timed, `contestants` do
-the work, `timings` has the clock; `report` prints.
-
-Rejected: the CPU's suite with a column for the GPU (its clock reads the host's, and it can't be imported where nothing
-is compiled).
+`cases` the table of those that are checked, `checks` and `public` check them; `rows` is the table of what is timed,
+`contestants` do the work, `timings` has the device's clock; `stages` does all that in processes and keeps a line of
+each item; `report` prints. What rows, turns and verdicts are is said once for the CPU and for this, in
+`rnnfast.bench.core`, which imports nothing that is compiled.
 """

@@ -1,25 +1,20 @@
 """The checks: every case against the oracle, run again for the same bits, and with values that no case has.
 
-A check returns what is wrong with it, in words; that a case raises is wrong, too. A kernel that hangs, or a device that
-an illegal access has closed, leaves nothing to go on with: `watchdog` ends the first, and `MAX_FAILURES` the second.
+A check returns what is wrong with it, in words. What raises or hangs is the business of `stages`.
 """
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .environment import watchdog
 from .problems import BOUNDS, FORWARD, Call, Case, Problem
 
-__all__ = ["MAX_FAILURES", "Outcome", "check_bad_values", "check_case", "run", "summary"]
-
-MAX_FAILURES = 20
+__all__ = ["Check", "Outcome", "check_bad_values", "check_case", "outcome", "summary"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +34,28 @@ class Outcome:
     forward: float
     gradients: float
     wrong: tuple[str, ...]
+
+
+class Check(NamedTuple):
+    """A case, and what is done with it.
+
+    Attributes
+    ----------
+    title : str
+        What tells the checks of one case apart.
+    run : callable
+        From a case and a seed to an outcome.
+    case : Case
+    """
+
+    title: str
+    run: Callable[[Case, int], Outcome]
+    case: Case
+
+    @property
+    def name(self) -> str:
+        """What selects it, like ``lstm/tf32/bad values T=4 B=17 I=17 H=100 mask=none``."""
+        return f"{self.case.kind}/{self.case.precision}/{self.title}{self.case.call}"
 
 
 def check_case(case: Case, seed: int) -> Outcome:
@@ -108,42 +125,11 @@ def check_bad_values(case: Case, seed: int) -> Outcome:
     return Outcome(case, 0.0, 0.0, tuple(wrong))
 
 
-def run(cases: Iterable[Case], bad: Iterable[Case], seed: int, say: Callable[[str], None]) -> list[Outcome]:
-    """All checks.
-
-    Parameters
-    ----------
-    cases, bad : iterable of Case
-        For `check_case` and for `check_bad_values`.
-    seed : int
-    say : callable
-        Prints a line: where it is, and what is wrong, as it comes.
-
-    Returns
-    -------
-    list of Outcome
-    """
-    outcomes: list[Outcome] = []
-    failures, group = 0, None
-    begin = time.perf_counter()
-    work = [("", check_case, case) for case in cases] + [("bad values ", check_bad_values, case) for case in bad]
-    for title, check, case in work:
-        if group != (group := (title, case.kind, case.precision)):
-            say(f"checking {title}{case.kind} {case.precision} (at {time.perf_counter() - begin:.0f} s)")
-        with watchdog(f"{title}{case} (seed {seed})"):
-            try:
-                outcome = check(case, seed)
-            except Exception as raised:  # a kernel that does not compile, or a device that is gone
-                said = " ".join(str(raised).split())[:400]
-                outcome = Outcome(case, np.inf, np.inf, (f"raised {type(raised).__name__}: {said}",))
-        outcomes.append(outcome)
-        for line in outcome.wrong:
-            say(f"  WRONG {title}{case} (seed {seed}): {line}")
-        failures += bool(outcome.wrong)
-        if failures == MAX_FAILURES:
-            say(f"  {failures} checks have failed: the others are left out")
-            break
-    return outcomes
+def outcome(case: Case, record: dict[str, Any]) -> Outcome:
+    """The outcome that a stage has recorded; what has raised is wrong."""
+    if "raised" in record:
+        return Outcome(case, np.inf, np.inf, (f"raised {record['raised']}",))
+    return Outcome(case, float(record["forward"]), float(record["gradients"]), tuple(record["wrong"]))
 
 
 def summary(outcomes: Iterable[Outcome]) -> list[str]:

@@ -22,11 +22,12 @@ import numpy as np
 
 from rnnfast import reference
 from rnnfast._call import BackwardCall, ForwardCall
+from rnnfast.bench.core import error
 from rnnfast.cuda import arrays, shim
 from rnnfast.cuda.kernel import Kernel
 from rnnfast.cuda.plan import Plan
 
-__all__ = ["BOUNDS", "FORWARD", "NAMES", "Call", "Case", "Problem", "error", "make_kernel", "poison"]
+__all__ = ["BOUNDS", "FORWARD", "NAMES", "Call", "Case", "Problem", "make_kernel", "poison"]
 
 BOUNDS = {"float32": (1e-5, 1e-4), "tf32": (2e-3, 2e-3), "bfloat16": (3e-2, 3e-2)}
 """What is allowed by precision, forward and gradients, relative to an array's largest value."""
@@ -65,10 +66,14 @@ class Case:
     stepwise: bool = False
 
     def __str__(self) -> str:
+        return f"{self.kind} {self.precision} {self.call}"
+
+    @property
+    def call(self) -> str:
+        """Everything but kind and precision."""
         flags = [name for name in ("reverse", "ids", "swapped", "stepwise") if getattr(self, name)]
         flags += [] if self.bias else ["no bias"]
-        sizes = f"T={self.T} B={self.B} I={self.I} H={self.H}"
-        return " ".join([self.kind, self.precision, sizes, f"mask={self.mask}", *flags])
+        return " ".join([f"T={self.T} B={self.B} I={self.I} H={self.H}", f"mask={self.mask}", *flags])
 
 
 class _Stepwise(Kernel):
@@ -148,14 +153,6 @@ class Problem:
         """Of each result, relative to the largest value; infinite where one is missing, misshapen or not finite."""
         expected = self.expected(found.get("y"))
         return {name: error(found.get(name), value) for name, value in expected.items()}
-
-
-def error(found: Any, expected: Any) -> float:
-    """The largest difference, relative to the largest expected value."""
-    if found is None or found.shape != expected.shape or not np.isfinite(found).all():
-        return float("inf")
-    largest = np.abs(expected).max(initial=0.0)
-    return float(np.abs(found.astype(np.float64) - expected).max(initial=0.0) / max(largest, 1e-30))
 
 
 def poison(array: Any) -> Any:

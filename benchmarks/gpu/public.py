@@ -6,19 +6,19 @@ device, the walk over layers, the flat parameters, and windows of truncated back
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from rnnfast import reference
+from rnnfast.bench.core import error
 from rnnfast.cuda import arrays
 
 from .checks import Outcome
-from .environment import watchdog
-from .problems import BOUNDS, Case, error
+from .problems import BOUNDS, Case
 
-__all__ = ["CASES", "check", "run"]
+__all__ = ["CASES", "check"]
 
 CASES = (
     *(
@@ -137,20 +137,3 @@ def check(case: Case, seed: int) -> Outcome:
             wrong.append(f"layer: {name}: arrays of the device give one of the host")
     wrong += _check_stream(case, seed) + _check_training(case, seed)
     return Outcome(case, worst[True], worst[False], tuple(wrong))
-
-
-def run(cases: Iterable[Case], seed: int, say: Callable[[str], None]) -> list[Outcome]:
-    """The checks of all cases; as `checks.run`."""
-    outcomes = []
-    for case in cases:
-        say(f"checking public layers {case.kind} {case.precision}")
-        with watchdog(f"public layers: {case} (seed {seed})"):
-            try:
-                outcome = check(case, seed)
-            except Exception as raised:
-                said = " ".join(str(raised).split())[:400]
-                outcome = Outcome(case, np.inf, np.inf, (f"raised {type(raised).__name__}: {said}",))
-        outcomes.append(outcome)
-        for line in outcome.wrong:
-            say(f"  WRONG public layers: {case} (seed {seed}): {line}")
-    return outcomes

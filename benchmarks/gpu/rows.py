@@ -6,12 +6,13 @@ stand in the order in which they are measured: a run that is out of time leaves 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from itertools import product
 
-__all__ = ["GROUPS", "ROWS", "Row", "quick", "select"]
+from rnnfast.bench.core import Need
+
+__all__ = ["GROUPS", "ROWS", "Row", "quick"]
 
 GROUPS = {
     "floor": "forward, against one barrier of the whole grid",
@@ -70,6 +71,11 @@ class Row:
         return "/".join(parts + ([] if self.mask == "none" else [self.mask]))
 
     @property
+    def needs(self) -> tuple[Need, ...]:
+        """The target."""
+        return (Need(self.against, self.target),)
+
+    @property
     def data(self) -> tuple[int, int, int, str]:
         """What decides its arrays: rows of one layer that follow each other share them."""
         return self.T, self.B, self.H, self.mask
@@ -126,36 +132,6 @@ def _table() -> Iterator[Row]:
 
 
 ROWS = tuple(_table())
-
-
-def select(names: Iterable[str], rows: Sequence[Row] = ROWS) -> list[Row]:
-    """The rows whose name begins with one of the names' parts, or matches one as a glob; all, if there are none.
-
-    Parameters
-    ----------
-    names : iterable of str
-        Like ``main``, ``main/lstm`` or ``*/H64/*``.
-    rows : sequence of Row
-
-    Returns
-    -------
-    list of Row
-
-    Raises
-    ------
-    ValueError
-        A name selects nothing.
-    """
-
-    def selects(name: str, row: Row) -> bool:
-        return f"{row.name}/".startswith(f"{name.rstrip('/')}/") or fnmatchcase(row.name, name)
-
-    names = list(names)
-    for name in names:
-        if not any(selects(name, row) for row in rows):
-            groups = ", ".join(GROUPS)
-            raise ValueError(f"row: expected a leading part or a glob of a name (groups: {groups}), got {name!r}")
-    return [row for row in rows if not names or any(selects(name, row) for name in names)]
 
 
 def quick(rows: Sequence[Row]) -> list[Row]:

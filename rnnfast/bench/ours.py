@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import cycle, repeat
 from typing import Any
 
@@ -14,7 +15,8 @@ import rnnfast
 
 from ..losses import softmax_cross_entropy
 from ..optim import Adam
-from .rows import CELLS
+from .described import FUSED, LSTM, PRODUCT
+from .rows import CELLS, Row
 from .work import CHECKED_WINDOWS, CLIP, LEARNING_RATE, Answer, Contestant, Work
 
 __all__ = ["OURS", "Maker", "tape_bytes"]
@@ -36,16 +38,21 @@ def repeated(call: Callable[[], object]) -> Callable[[int], None]:
 def step(work: Work, threads: int, weights: str | None = None) -> Contestant:
     """A stream's steps."""
     stream = work.layer.stream(1, weights=weights, num_threads=threads)
-    x, out = work.x[0, 0], np.empty(work.row.H, np.float32)
+    x, out = work.x[:, 0], np.empty(work.width, np.float32)
+    given = work.masks.get("given", {})
+
+    def at(t: int) -> Callable[..., Any]:
+        """A step with what the cell is given at t, if anything."""
+        return partial(stream.step, given={name: one[t, :1] for name, one in given.items()}) if given else stream.step
 
     def loop(n: int) -> None:
-        step = stream.step
+        step, first = at(0), x[0]
         for _ in repeat(None, n):
-            step(x, out)
+            step(first, out)
 
     def answer() -> Answer:
         stream.reset()
-        return {"y": np.array([stream.step(x, out)[None].copy() for x in work.x[:, 0]])}
+        return {"y": np.array([at(t)(x_t, out)[None].copy() for t, x_t in enumerate(x)])}
 
     return Contestant(work, loop, answer)
 
@@ -97,9 +104,9 @@ def forward(work: Work, threads: int) -> Contestant:
     x, out = work.x, np.empty_like(work.dy)
 
     def answer() -> Answer:
-        return {"y": work.layer(x, out=out, num_threads=threads)[0]}
+        return {"y": work.layer(x, out=out, num_threads=threads, **work.masks)[0]}
 
-    return Contestant(work, repeated(lambda: work.layer(x, out=out, num_threads=threads)), answer)
+    return Contestant(work, repeated(lambda: work.layer(x, out=out, num_threads=threads, **work.masks)), answer)
 
 
 def training(work: Work, threads: int, masked: bool = True) -> Contestant:
@@ -169,6 +176,52 @@ def python_threads(work: Work, threads: int) -> Contestant:
     return Contestant(work, loop, answer)
 
 
+def described(work: Work, threads: int) -> Contestant:
+    """A described cell, or one of the other groups': a step, inference or training, as the row says."""
+    return {"step": step, "forward": forward, "training": training}[work.row.work](work, threads)
+
+
+def fused(work: Work, threads: int, cell: str = "") -> Contestant:
+    """The same work by the hand-fused kernel, of this cell or of another: an answer of its own."""
+    row = replace(work.row, group=work.row.work, cell=cell or work.row.cell, needs=())
+    return described(Work(row), threads)
+
+
+class _Product(Work):
+    """The product of a row's input with the weights of all gates, and its gradients."""
+
+    def __init__(self, row: Row) -> None:
+        super().__init__(row)
+        self.params = {"weight": self.params["weight_ih"], "bias": self.params["bias_ih"]}
+        self.layer = rnnfast.Dense(row.I, len(self.params["bias"]))
+        self.layer.load(self.params)
+        self.dy = np.random.default_rng(3).standard_normal((*self.x.shape[:2], len(self.params["bias"])), np.float32)
+
+    @property
+    def want(self) -> Answer:
+        weight, x, dy = (value.astype(np.float64) for value in (self.params["weight"], self.x, self.dy))
+        found = {"y": x @ weight.T + self.params["bias"]}
+        if self.row.trains:
+            found |= {"dx": dy @ weight, "weight": np.einsum("tbo,tbi->oi", dy, x), "bias": dy.sum((0, 1))}
+        return found
+
+
+def product(work: Work, threads: int) -> Contestant:
+    """The product with the input alone; with backward its two products more."""
+    work = _Product(work.row)
+    dense, x, tape = work.layer, work.x, None
+
+    def call() -> Answer:
+        nonlocal tape
+        if not work.row.trains:
+            return {"y": dense(x)}
+        y, tape = dense.forward(x, tape=tape)
+        grads = dense.backward(tape, work.dy)
+        return {"y": y, "dx": grads.x, **grads.params}
+
+    return Contestant(work, repeated(call), call)
+
+
 OURS: dict[str, dict[str, Maker]] = {
     "step": {"ours": step},
     "step-bf16": {"ours": step_bf16, "float32 step": step},
@@ -182,6 +235,7 @@ OURS: dict[str, dict[str, Maker]] = {
     "characters": {"ours": characters},
     "python-threads": {"ours": python_threads, "one thread": lambda work, threads: python_threads(work, 1)},
     "memory": {"ours": training},
+    "cells": {"ours": described, LSTM: partial(fused, cell="lstm"), FUSED: fused, PRODUCT: product},
 }
 """Per group: what is measured, first of all "ours", and the variants of it that are columns beside it."""
 

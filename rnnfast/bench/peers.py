@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 
 from .. import config
+from .described import DESCRIBED
 from .ours import Maker, repeated
 from .rows import CELLS
 from .work import CHECKED_WINDOWS, CLIP, LEARNING_RATE, Answer, Array, Contestant, Work
 
-__all__ = ["PEERS", "installed", "library", "limited"]
+__all__ = ["PEERS", "installed", "library", "limited", "torch_gradients"]
 
 
 def installed() -> dict[str, str | None]:
@@ -68,7 +69,10 @@ def limited(threads: int) -> Iterator[None]:
 def _torch_module(work: Work, suffix: str = "") -> Any:
     import torch
 
-    module = getattr(torch.nn, CELLS[work.row.cell][0] + suffix)(work.row.I, work.row.H)
+    row = work.row
+    found = DESCRIBED[row.cell] if row.group == "cells" else None
+    name, options = (found.torch, found.arguments(row.I, row.H)) if found else (CELLS[row.cell][0], {})
+    module = getattr(torch.nn, name + suffix)(row.I, row.H, **options)
     end = "" if suffix else "_l0"
     module.load_state_dict({name + end: torch.from_numpy(value) for name, value in work.params.items()})
     return module
@@ -115,32 +119,40 @@ def torch_forward(work: Work, threads: int) -> Contestant:
     return Contestant(work, repeated(call), lambda: {"y": call().numpy()})
 
 
-def _torch_training(work: Work, module: Any, forward: Callable[[Any], Any]) -> Contestant:
-    """Forward and backward of a module, dx included; `forward` maps x to y."""
+def torch_gradients(
+    work: Work, parameters: dict[str, Any], forward: Callable[[Any], Any], dtype: Any = None
+) -> Contestant:
+    """Forward and backward of what has these parameters, dx included; `forward` maps x to y."""
     import torch
 
-    x, dy, active = (torch.from_numpy(array) for array in (work.x, work.dy, work.active))
-    x.requires_grad_(True)
+    x, dy, active = (torch.from_numpy(array).to(dtype or torch.float32) for array in (work.x, work.dy, work.active))
+    leaves = {"dx": x, **parameters}
+    for leaf in leaves.values():
+        leaf.requires_grad_(True)
 
     def call() -> Any:
-        module.zero_grad(set_to_none=True)
-        x.grad = None
+        for leaf in leaves.values():
+            leaf.grad = None
         y = forward(x)
         y.backward(dy)
         return y
 
     def answer() -> Answer:
         y = call().detach() * active
-        grads = {name.removesuffix("_l0"): value.grad.numpy() for name, value in module.named_parameters()}
-        return {"y": y.numpy(), "dx": x.grad.numpy(), **grads}
+        return {"y": y.numpy(), **{name: leaf.grad.numpy() for name, leaf in leaves.items()}}
 
     return Contestant(work, repeated(call), answer)
+
+
+def _module_gradients(work: Work, module: Any, forward: Callable[[Any], Any]) -> Contestant:
+    parameters = {name.removesuffix("_l0"): value for name, value in module.named_parameters()}
+    return torch_gradients(work, parameters, forward)
 
 
 def torch_training(work: Work, threads: int) -> Contestant:
     """Forward and backward. In a ragged batch the padding is computed too; where dy is 0 it changes no gradient."""
     module = _torch_module(work)
-    return _torch_training(work, module, lambda x: module(x)[0])
+    return _module_gradients(work, module, lambda x: module(x)[0])
 
 
 def torch_packed(work: Work, threads: int) -> Contestant:
@@ -154,7 +166,7 @@ def torch_packed(work: Work, threads: int) -> Contestant:
         y, _ = module(pack_padded_sequence(x, lengths, enforce_sorted=False))
         return pad_packed_sequence(y, total_length=work.row.T)[0]
 
-    return _torch_training(work, module, forward)
+    return _module_gradients(work, module, forward)
 
 
 def torch_resets(work: Work, threads: int) -> Contestant:
@@ -173,7 +185,39 @@ def torch_resets(work: Work, threads: int) -> Contestant:
             y.append(_h(state))
         return torch.stack(y)
 
-    return _torch_training(work, module, forward)
+    return _module_gradients(work, module, forward)
+
+
+def torch_layer(work: Work, threads: int) -> Contestant:
+    """A described cell's layer; its steps are calls of one step, as there is no class of one step for it."""
+    import torch
+
+    if not work.row.single_step:
+        return (torch_training if work.row.trains else torch_forward)(work, threads)
+    module, inputs = _torch_module(work), torch.from_numpy(work.x)
+
+    def loop(n: int) -> None:
+        with torch.inference_mode():
+            x, state = inputs[:1], None
+            for _ in repeat(None, n):
+                _, state = module(x, state)
+
+    def answer() -> Answer:
+        with torch.inference_mode():
+            return {"y": module(inputs)[0].numpy()}
+
+    return Contestant(work, loop, answer)
+
+
+def torch_cell(column: str) -> Maker:
+    """A described cell written in PyTorch, looped over, compiled or scripted."""
+
+    def make(work: Work, threads: int) -> Contestant:
+        from .torch_cells import contestant
+
+        return contestant(work, column)
+
+    return make
 
 
 def torch_characters(work: Work, threads: int) -> Contestant:
@@ -400,5 +444,9 @@ PEERS: dict[str, dict[str, Maker]] = {
     "resets": {"PyTorch": torch_resets},
     "characters": {"PyTorch": torch_characters},
     "memory": {"PyTorch": torch_training},
+    "cells": {
+        "PyTorch layer": torch_layer,
+        **{column: torch_cell(column) for column in ("PyTorch loop", "PyTorch compiled", "PyTorch scripted")},
+    },
 }
 """Per group: the columns of the peers."""

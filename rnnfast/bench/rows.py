@@ -12,12 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CELLS", "GROUPS", "ROWS", "Need", "Row", "plan", "select"]
+from . import core, described
+from .core import BEST, Need
+from .described import DESCRIBED
+
+__all__ = ["CELLS", "FMA", "GROUPS", "READ", "ROWS", "Row", "plan", "select"]
 
 CELLS = {"lstm": ("LSTM", "lstm", 4), "gru": ("GRU", "gru_after", 3), "rnn": ("RNN", "elman_tanh", 1)}
 """The cells of the table: class, kind, gates."""
@@ -36,9 +40,10 @@ GROUPS = {
     "scaling": "two threads (ours) against one",
     "python-threads": "two Python threads running one layer (ours) against one; times for two calls",
     "memory": "a training call: bytes on the tape, and the process's peak above what it had before",
+    "cells": "described cells: a sequence's inference and training, a stream's step; beside our LSTM",
 }
 
-BEST, FMA, READ = "best peer", "FMA peak", "read bandwidth"
+FMA, READ = "FMA peak", "read bandwidth"
 _CHECKED_STEPS = 8  # of a row of single steps
 # ns per step of RTNeural's compiled, size-templated engine, called from C++ on a 2.5 GHz Skylake.
 _RTNEURAL = {
@@ -46,33 +51,6 @@ _RTNEURAL = {
     "gru": {16: 169, 32: 392, 64: 1557, 128: 5535},
     "rnn": {},
 }
-
-
-@dataclass(frozen=True)
-class Need:
-    """What a row must reach: `ratio` times the speed of something else.
-
-    Attributes
-    ----------
-    against : str
-        A column of the table, "best peer", "FMA peak" or "read bandwidth"; or a name for `seconds`.
-    ratio : float
-        The least ratio of the other's time to ours.
-    seconds : float, optional
-        The other's time, where it is not measured here.
-    above : float
-        It is asked only where the other takes at least so many seconds.
-    """
-
-    against: str
-    ratio: float
-    seconds: float | None = None
-    above: float = 0.0
-
-    def __str__(self) -> str:
-        if self.seconds is not None:
-            return f"{self.ratio:.3g}x {self.against}"
-        return f"{self.ratio:.0%} of {self.against}" if self.ratio < 1 else f"{self.ratio:.3g}x {self.against}"
 
 
 @dataclass(frozen=True)
@@ -84,7 +62,7 @@ class Row:
     group : str
         Of `GROUPS`.
     cell : str
-        Of `CELLS`.
+        Of `CELLS`; in the group cells, of `described.DESCRIBED`.
     T, B, I, H : int
         Steps, rows, input and hidden size of one call.
     needs : tuple of Need
@@ -117,9 +95,19 @@ class Row:
         return CELLS[self.cell][2]
 
     @property
+    def work(self) -> str:
+        """What a call does: one step, inference, or training."""
+        if self.group == "cells":
+            return self.label.partition("/")[0]
+        if self.group in ("step", "step-bf16", "cell"):
+            return "step"
+        trains = self.group in ("training", "ragged", "resets", "denormals", "characters", "memory")
+        return "training" if trains else "forward"
+
+    @property
     def single_step(self) -> bool:
         """Whether a call is one step, which reads every weight for two FLOP."""
-        return self.group in ("step", "step-bf16", "cell")
+        return self.work == "step"
 
     @property
     def checked_steps(self) -> int:
@@ -129,7 +117,7 @@ class Row:
     @property
     def trains(self) -> bool:
         """Whether a call includes backward."""
-        return self.group in ("training", "ragged", "resets", "denormals", "characters", "memory")
+        return self.work == "training"
 
     @property
     def lengths(self) -> NDArray[np.int64] | None:
@@ -137,18 +125,25 @@ class Row:
         return np.random.default_rng(2).integers(1, self.T + 1, self.B) if self.group == "ragged" else None
 
     @property
+    def weights(self) -> int:
+        """How many numbers the weight matrices have."""
+        if self.group == "cells":
+            return described.multiply_adds(self.cell, self.I, self.H)
+        return self.gates * self.H * (self.I + self.H)
+
+    @property
     def flop(self) -> float:
         """Multiply-adds of the matrix products of one call, each counted twice; three times as many with backward."""
         steps = self.T * self.B if self.lengths is None else int(self.lengths.sum())
-        weights = self.gates * self.H * (self.I + self.H)
+        weights = self.weights
         if self.group == "characters":  # one-hot ids cost no product, the head does
             weights = self.gates * self.H * self.H + self.H * self.I
         return (6.0 if self.trains else 2.0) * weights * steps
 
     @property
     def weight_bytes(self) -> int:
-        """The bytes of the two weight matrices as they are stored."""
-        return (2 if self.group == "step-bf16" else 4) * self.gates * self.H * (self.I + self.H)
+        """The bytes of the weight matrices as they are stored."""
+        return (2 if self.group == "step-bf16" else 4) * self.weights
 
     @property
     def stepwise_bytes(self) -> int:
@@ -233,6 +228,15 @@ def _table() -> Iterator[Row]:
         yield Row("characters", cell, 64, 16, 103, 256, (Need("PyTorch", 5 if cell == "gru" else 2.5),))
 
 
+def _described() -> Iterator[Row]:
+    """The group cells."""
+    sizes = [("step", 1, 1, 64, "64")]
+    sizes += [(work, 100, 32, H, f"T100-B32-I{H}-H{H}") for H in (128, 256) for work in ("forward", "training")]
+    for cell in DESCRIBED:
+        for work, T, B, H, size in sizes:
+            yield Row("cells", cell, T, B, H, H, tuple(described.needs(cell, work)), f"{work}/{size}")
+
+
 def _all() -> Iterator[Row]:
     """The table, and what is said of its rows as a whole."""
     table = tuple(_table())
@@ -246,6 +250,7 @@ def _all() -> Iterator[Row]:
     for cell in CELLS:
         yield Row("memory", cell, 100, 32, 128, 256, (Need("bound", 1),), "tape")
         yield Row("memory", cell, 100, 32, 128, 256, (), "peak")
+    yield from _described()
 
 
 ROWS = tuple(_all())
@@ -253,33 +258,8 @@ ROWS = tuple(_all())
 
 
 def select(names: Iterable[str] = ()) -> list[Row]:
-    """The rows of some names, in the table's order.
-
-    Parameters
-    ----------
-    names : iterable of str
-        Names, leading parts of names (``forward``, ``forward/lstm``) or globs (``'*/gru/*'``); all rows by default.
-
-    Returns
-    -------
-    list of Row
-
-    Raises
-    ------
-    ValueError
-        A name selects nothing.
-    """
-    names = list(names)
-    for name in names:
-        if not any(_selects(name, row) for row in ROWS):
-            raise ValueError(
-                f"row: expected a name, a leading part or a glob of one (groups: {', '.join(GROUPS)}); got {name!r}"
-            )
-    return [row for row in ROWS if not names or any(_selects(name, row) for name in names)]
-
-
-def _selects(name: str, row: Row) -> bool:
-    return f"{row.name}/".startswith(f"{name.rstrip('/')}/") or fnmatchcase(row.name, name)
+    """The rows of some names, in the table's order; see `core.select`."""
+    return core.select(names, ROWS)
 
 
 def plan(names: Sequence[str] = (), threads: Sequence[int] = (1,)) -> list[tuple[Row, int]]:
@@ -291,7 +271,7 @@ def plan(names: Sequence[str] = (), threads: Sequence[int] = (1,)) -> list[tuple
         As for `select`.
     threads : sequence of int
         Every row is measured with each of these, except where it has a number of its own. The group scaling needs 1
-        and 2, and is left out of a whole run without them.
+        and 2, and is left out of a whole run without them. So is the group cells without PyTorch, its oracle.
 
     Returns
     -------
@@ -304,11 +284,17 @@ def plan(names: Sequence[str] = (), threads: Sequence[int] = (1,)) -> list[tuple
     """
     rows = select(names)
     if not {1, 2} <= set(threads):
-        rest = [row for row in rows if row.group != "scaling"]
-        if not rest or any(name.startswith("scaling") for name in names):
-            raise ValueError(
-                "threads: expected both 1 and 2 for the group scaling, got " + ", ".join(map(str, threads))
-            )
-        rows = rest
+        given = ", ".join(map(str, threads))
+        rows = _without("scaling", rows, names, f"threads: expected both 1 and 2 for the group scaling, got {given}")
+    if find_spec("torch") is None:
+        rows = _without("cells", rows, names, "row: the group cells needs PyTorch, its oracle: pip install torch")
     fixed = {"scaling": (2,), "python-threads": (2,), "memory": (1,)}
     return [(row, count) for row in rows for count in fixed.get(row.group, tuple(dict.fromkeys(threads)))]
+
+
+def _without(group: str, rows: Sequence[Row], names: Sequence[str], said: str) -> list[Row]:
+    """The rows of other groups; ValueError if there are none, or if the group was asked for."""
+    rest = [row for row in rows if row.group != group]
+    if not rest or any(name.startswith(group) for name in names):
+        raise ValueError(said)
+    return rest

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 import rnnfast
 
 from .. import reference
+from .core import compare
+from .described import DESCRIBED, GIVEN, layer
 from .rows import CELLS, Row
 
-__all__ = ["Answer", "Contestant", "Work", "WrongAnswer", "check"]
+__all__ = ["Answer", "Contestant", "Unavailable", "Work", "check"]
 
 Array = NDArray[Any]
 Answer = dict[str, Array]
@@ -28,8 +30,8 @@ Answer = dict[str, Array]
 LEARNING_RATE, CLIP, CHECKED_WINDOWS = 1e-2, 1.0, 3
 
 
-class WrongAnswer(ValueError):
-    """A contestant's answer is not the oracle's; it is not timed."""
+class Unavailable(RuntimeError):
+    """A contestant that does not run on this machine."""
 
 
 class Work:
@@ -53,14 +55,17 @@ class Work:
     active : float32 array, shape [T, B, 1]
         1 within the rows' lengths, 0 beyond.
     masks : dict
-        The call's `lengths` or `resets`.
+        The call's `lengths`, `resets` or `given`, a dictionary of a cell's inputs besides x, [T, B] or [T, B, I].
+    width : int
+        Of y.
     """
 
     def __init__(self, row: Row) -> None:
         self.row = row
         rng = np.random.default_rng(1)
         steps, B = row.checked_steps, row.B
-        self.layer = getattr(rnnfast, CELLS[row.cell][0])(row.I, row.H, rng=0)
+        self.layer = _layer(row)
+        self.width = DESCRIBED[row.cell].width(row.H) if row.group == "cells" else row.H
         self.params = {name.removesuffix("_l0"): np.array(value) for name, value in self.layer.params.items()}
         self.masks: dict[str, Any] = {}
         if row.lengths is not None:
@@ -75,24 +80,29 @@ class Work:
             self.target: Array = ids[1:].reshape(8, steps, B)
         else:
             self.x = rng.standard_normal((steps, B, row.I), dtype=np.float32)
-            self.dy = rng.standard_normal((steps, B, row.H), dtype=np.float32) * self.active
+            self.dy = rng.standard_normal((steps, B, self.width), dtype=np.float32) * self.active
+        if row.group == "cells" and DESCRIBED[row.cell].given:
+            self.masks["given"] = {name: GIVEN[name](rng, self.x.shape) for name in DESCRIBED[row.cell].given}
         if row.group == "denormals":
             for array in (self.x, self.dy):
                 array[rng.random(array.shape) < 0.9] *= np.float32(1e-40)
 
     def model(self) -> rnnfast.Model:
         """A new character model; each is equal to the others."""
-        layer = getattr(rnnfast, CELLS[self.row.cell][0])(self.row.I, self.row.H, rng=0)
-        return rnnfast.Model(rnn=layer, head=rnnfast.Dense(self.row.H, self.row.I, rng=1))
+        return rnnfast.Model(rnn=_layer(self.row), head=rnnfast.Dense(self.row.H, self.row.I, rng=1))
 
     @property
     def want(self) -> Answer:
         """The oracle's answer."""
-        return _oracle(replace(self.row, needs=(), label=""))
+        return _oracle(replace(self.row, needs=(), label=self.row.label if self.row.group == "cells" else ""))
 
     def _answer(self) -> Answer:
         if self.row.group == "characters":
             return {"loss": self._losses()}
+        if self.row.group == "cells":
+            from .torch_cells import answer  # needs PyTorch
+
+            return answer(self)
         kind = CELLS[self.row.cell][1]
         result = reference.forward(kind, self.params, self.x, **self.masks)
         if not self.row.trains:
@@ -131,6 +141,12 @@ def _oracle(row: Row) -> Answer:
     return Work(row)._answer()
 
 
+def _layer(row: Row) -> Any:
+    if row.group == "cells":
+        return layer(row.cell, row.I, row.H)
+    return getattr(rnnfast, CELLS[row.cell][0])(row.I, row.H, rng=0)
+
+
 class Contestant(NamedTuple):
     """Something that does a row's work.
 
@@ -142,40 +158,17 @@ class Contestant(NamedTuple):
         ``loop(n)`` makes n calls, in the loop that a user would write: nothing but the calls is in it.
     answer : callable
         ``answer()`` is what the calls come to.
+    note : str
+        What there is to say of it.
     """
 
     work: Work
     loop: Callable[[int], object]
     answer: Callable[[], Answer]
+    note: str = ""
 
 
 def check(name: str, contestant: Contestant, *, forward: float, gradients: float) -> float:
-    """Compare a contestant's answer with the oracle's.
-
-    Parameters
-    ----------
-    name : str
-        For the message.
-    contestant : Contestant
-    forward, gradients : float
-        The largest error allowed, relative to the largest value of each array.
-
-    Returns
-    -------
-    float
-        The largest error.
-
-    Raises
-    ------
-    WrongAnswer
-    """
+    """The error of a contestant's answer; WrongAnswer where it is larger than allowed for y, or for all else."""
     where = f"{contestant.work.row.name}: {name}"
-    want, got = contestant.work.want, contestant.answer()
-    if {key: value.shape for key, value in got.items()} != {key: value.shape for key, value in want.items()}:
-        raise WrongAnswer(f"{where}: expected the arrays {sorted(want)}, got {sorted(got)} or other shapes; not timed")
-    errors = {key: float(np.abs(got[key] - want[key]).max() / max(np.abs(want[key]).max(), 1e-30)) for key in want}
-    for key, error in errors.items():
-        allowed = forward if key == "y" else gradients
-        if not error <= allowed:
-            raise WrongAnswer(f"{where}: error {error:.1e} in {key}, at most {allowed:.0e} is allowed; not timed")
-    return max(errors.values())
+    return compare(where, contestant.answer(), contestant.work.want, lambda key: forward if key == "y" else gradients)

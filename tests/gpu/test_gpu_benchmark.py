@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import json
+import os
 import subprocess
 import sys
 from itertools import product
@@ -11,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.gpu import cases, checks, contestants, environment, public, rows, timings
+from benchmarks.gpu import cases, checks, contestants, environment, public, report, rows, stages, timings
 from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.problems import Case, Problem
+from rnnfast.bench import core
 from rnnfast.cuda.kernel import Kernel
 from rnnfast.cuda.plan import PRECISIONS
 from rnnfast.cuda.sequence import CELLS
@@ -24,8 +27,10 @@ MULTIPROCESSORS = 132
 
 
 @pytest.fixture(autouse=True)
-def one_set(monkeypatch):
+def small(monkeypatch, tmp_path):
     monkeypatch.setattr(contestants, "_SETS", 1)
+    monkeypatch.setattr(core, "TURN", 1e-9)
+    monkeypatch.chdir(tmp_path)  # where the file of lines goes
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -104,17 +109,19 @@ def test_bad_values(monkeypatch):
         assert any(line.startswith(what) for line in wrong), wrong
 
 
-def test_what_raises_is_a_failure_and_many_end_the_run(monkeypatch):
+def test_what_raises_is_a_failure_and_many_end_the_checks(monkeypatch, capsys):
     def refuse(self, *arguments, **options):
         raise RuntimeError("no\n device")
 
     monkeypatch.setattr(Kernel, "forward", refuse)
-    monkeypatch.setattr(checks, "MAX_FAILURES", 2)
-    said = []
-    outcomes = checks.run([TOY] * 5, [], 0, said.append)
-    assert [outcome.wrong for outcome in outcomes] == [("raised RuntimeError: no device",)] * 2
-    assert "left out" in said[-1]
-    assert "inf" in checks.summary(outcomes)[1]
+    monkeypatch.setattr(stages, "MAX_FAILURES", 2)
+    many = [Case("gru_before", T=T) for T in range(1, 6)]
+    assert main(["--checks-only", "--json", "a.json"], cases=many, bad_values=(), layers=()) == 1
+    out = capsys.readouterr().out
+    assert "  2 checks have failed: the others are left out" in out
+    assert "2 checks, 2 failed; 3 left out" in out
+    saved = json.loads(Path("a.json").read_text())["checks"]
+    assert [(check["wrong"], check["forward"]) for check in saved] == [(["raised RuntimeError: no device"], "inf")] * 2
 
 
 def test_what_is_not_to_be_read_is_poison():
@@ -183,13 +190,13 @@ def toy(group="masks", kind="gru_before", work="training", against=rows.UNMASKED
 def test_rows_are_chosen_by_name():
     assert len({row.name for row in rows.ROWS}) == len(rows.ROWS)
     assert {row.group for row in rows.ROWS} == set(rows.GROUPS)
-    assert rows.select([]) == list(rows.ROWS)
-    assert {row.group for row in rows.select(["floor", "stream/"])} == {"floor", "stream"}
-    assert {row.H for row in rows.select(["*-H1024/training"])} == {1024}
-    assert {(row.group, row.kind) for row in rows.select(["main/lstm"])} == {("main", "lstm")}
+    assert core.select([], rows.ROWS) == list(rows.ROWS)
+    assert {row.group for row in core.select(["floor", "stream/"], rows.ROWS)} == {"floor", "stream"}
+    assert {row.H for row in core.select(["*-H1024/training"], rows.ROWS)} == {1024}
+    assert {(row.group, row.kind) for row in core.select(["main/lstm"], rows.ROWS)} == {("main", "lstm")}
     assert len(rows.quick(rows.ROWS)) == len({(row.group, row.work) for row in rows.ROWS})
-    with pytest.raises(ValueError, match=r"row: expected a leading part .* got 'mai'"):
-        rows.select(["mai"])
+    with pytest.raises(ValueError, match=r"row: expected .* a leading part .* got 'mai'"):
+        core.select(["mai"], rows.ROWS)
 
 
 @pytest.mark.parametrize(
@@ -207,22 +214,23 @@ def test_rows_are_chosen_by_name():
     ],
 )
 def test_targets(name, target):
-    assert [row.target for row in rows.select([name])] == [target]
+    assert [row.target for row in core.select([name], rows.ROWS)] == [target]
 
 
 def test_contestants_take_turns():
-    log = []
-    samples = timings.alternate({"a": lambda i: log.append("a"), "b": lambda i: log.append("b")}, sets=2, rounds=3)
+    log = {"a": [], "b": []}
+    samples = timings.alternate({name: log[name].append for name in log}, sets=2, rounds=3)
     assert {name: len(values) for name, values in samples.items()} == {"a": 3, "b": 3}
-    turns = [name for k, name in enumerate(log) if k == 0 or log[k - 1] != name]
-    assert turns == ["a", "b"] * 4  # once to warm up
+    for numbers in log.values():  # sets of inputs follow each other through all that is called
+        assert numbers == list(range(len(numbers)))
+        assert len(numbers) >= 6 + 3  # three times with every set before anything is timed
 
 
-@pytest.mark.parametrize(("other", "mark"), [([1.0, 3.0, 2.0], "ok"), ([1.0], "SHORT"), ([], "-")])
+@pytest.mark.parametrize(("other", "mark"), [([1.0, 3.0, 2.0], "ok"), ([1.0], "SHORT"), ([], "open")])
 def test_marks(other, mark):
     row = rows.Row("main", "lstm", "tf32", 256, 1, 256, "forward", rows.CUDNN, 2.0)
-    assert timings.Result(row, [1.0], other, None, False).mark == mark
-    assert timings.Result(row, [1.0], other, 1.0, True).mark == "WRONG"
+    assert timings.Result(row, {"ours": [1.0], rows.CUDNN: other}, {}).mark == mark
+    assert timings.Result(row, {}, {}, ("error",)).mark == "WRONG"
 
 
 @pytest.fixture
@@ -239,7 +247,7 @@ def test_without_torch_ours_is_timed_alone(no_torch, capsys, tmp_path):
     assert status == 0
     assert "PyTorch is missing: ours is timed alone" in out
     found = json.loads(path.read_text())
-    assert [(row["name"], row["mark"] == "-") for row in found["rows"]] == [(lone.name, True), (own.name, False)]
+    assert [(row["name"], row["mark"] == "open") for row in found["rows"]] == [(lone.name, True), (own.name, False)]
     assert found["rows"][0]["ours"][0] > 0
     assert found["checks"][0]["wrong"] == []
 
@@ -248,7 +256,7 @@ def test_the_command_fails_loudly_and_says_what_it_left_out(no_torch, monkeypatc
     spoil(monkeypatch, "forward", 2, off_by_a_thousandth)
     assert main(["--budget", "0"], cases=(TOY,), bad_values=(), layers=(), rows=(toy(),)) == 1
     out = capsys.readouterr().out
-    assert f"WRONG {TOY}" in out
+    assert f"WRONG gru_before/float32/{TOY.call}" in out
     assert "1 checks, 1 failed" in out
     assert "left out: masks/gru_before/float32 (1)" in out
     assert out.splitlines()[-1].startswith("FAILED")
@@ -268,9 +276,13 @@ def test_a_row_that_is_wrong_is_found(monkeypatch):
     pytest.importorskip("torch")
     monkeypatch.setattr(timings, "alternate", lambda found, sets, rounds: {name: [1.0] for name in found})
     row = toy(kind="elman_tanh", against=rows.CUDNN, mask="lengths")
-    assert timings.measure(row, contestants.Data(row, 0), 0, rounds=1).error < 1e-5
+    assert 0 < timings.measure(row, contestants.Data(row, 0), 0, rounds=1).errors["ours"] < 1e-5
     spoil(monkeypatch, "forward", 2, off_by_a_thousandth)
-    assert timings.measure(row, contestants.Data(row, 0), 0, rounds=1).wrong
+    found = timings.Timer(0, rounds=1)(row)
+    assert found.mark == "WRONG"
+    assert found.samples == {}
+    assert f"WRONG {row.name}" in "\n".join(report.table([found], [], []))
+    assert report.entry(found)["wrong"]
 
 
 def test_the_barrier_ends():
@@ -278,6 +290,140 @@ def test_the_barrier_ends():
     call, steps = contestants.peer(row, None, 0)
     call(0)
     assert steps == row.T
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Stages
+
+
+def test_names_are_unique():
+    every = [checks.Check("", None, case) for case in cases.CASES]
+    every += [checks.Check("bad values ", None, case) for case in cases.BAD_VALUES]
+    assert len({one.name for one in every}) == len(every)
+
+
+def test_checks_are_chosen_by_kind_and_precision(capsys):
+    many = [TOY, Case("gru_before", "tf32"), Case("lstm", "tf32")]
+    nothing = {"bad_values": (), "layers": (), "rows": ()}
+    assert main(["--checks", "gru_before/tf32", "--checks", "lstm"], cases=many, **nothing) == 0
+    assert "2 checks, 0 failed; 0 left out" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--checks", "gru_before/half"], cases=many, **nothing)
+    assert "checks: expected a name" in capsys.readouterr().err
+
+
+def lines():
+    return [json.loads(line) for line in Path("gpu-benchmark.jsonl").read_text().splitlines()]
+
+
+def test_a_run_goes_on_where_it_stopped(no_torch, monkeypatch, capsys):
+    """What has a line is not done again, but for what raised; the seed is the first run's."""
+    tables = {"cases": (TOY, Case("lstm")), "bad_values": (), "layers": (), "rows": (toy(),)}
+    with monkeypatch.context() as broken:
+        spoil(broken, "backward", 7, lambda dx, run: 1 / 0)
+        assert main(["--rounds", "1", "--seed", "5"], **tables) == 1
+    first = lines()
+    done = [f"gru_before/float32/{TOY.call}", f"lstm/float32/{Case('lstm').call}", toy().name]
+    assert [line["name"] for line in first[1:]] == done
+    assert all("ZeroDivisionError" in line["raised"] for line in first[1:])
+    assert main(["--rounds", "1", "--resume", "--checks", "lstm", "--no-checks"], **tables) == 0
+    assert [line.get("name") for line in lines()[len(first) :]] == [None, "facts", toy().name]
+    with open("gpu-benchmark.jsonl", "a") as file:
+        file.write('{"name": "lstm/float32/')  # the process died here
+    capsys.readouterr()
+    assert main(["--rounds", "1", "--resume"], **tables) == 0
+    out = capsys.readouterr().out
+    assert "seed: 5" in out
+    assert "2 checks, 0 failed; 0 left out" in out
+    names = [json.loads(line)["name"] for line in Path("gpu-benchmark.jsonl").read_text().splitlines()[-3:]]
+    assert names == ["facts", *done[:2]]
+    assert main(["--rounds", "1"], **tables) == 0
+    assert Path("gpu-benchmark.jsonl.1").exists()
+    assert len(lines()) == 4
+
+
+def test_a_file_of_another_device_is_refused(capsys):
+    tables = {"cases": (TOY,), "bad_values": (), "layers": (), "rows": ()}
+    assert main([], **tables) == 0
+    path = Path("gpu-benchmark.jsonl")
+    path.write_text(path.read_text().replace('"device": "', '"device": "another '))
+    assert main(["--resume"], **tables) == 2
+    assert "resume: gpu-benchmark.jsonl is of another device" in capsys.readouterr().err
+
+
+class Item(str):
+    @property
+    def name(self):
+        return str(self)
+
+
+def stage(*names, limit=0.2):
+    def do(item):
+        if item == "raises":
+            raise RuntimeError("illegal access")
+        return {"wrong": item == "wrong"}
+
+    return stages.Stage("checks", [Item(name) for name in names], do, lambda record: [record["name"]], limit)
+
+
+def test_what_ends_a_process_costs_one_item(tmp_path):
+    """A process that raises, hangs or dies; the next one goes on behind it."""
+    journal, said, started = stages.Journal(tmp_path / "lines"), [], []
+    whole = stage("good", "raises", "hangs", "wrong", "dies", "last")
+
+    def start(one):
+        started.append(len(journal.records))
+        rest = [item for item in one.items if item not in journal]
+        ends = next((item for item in rest if item in ("hangs", "dies")), None)
+        part = stages.Stage(one.name, rest[: rest.index(ends)] if ends else rest, one.do, one.show, one.limit)
+        status = stages.run(part, stages.Journal.opened(journal.path), said.append, alone=True)
+        return status or {"hangs": stages.HANGS, "dies": -11, None: stages.DONE}[ends]
+
+    stages.complete(whole, journal, said.append, start)
+    assert started == [0, 2, 3, 5]
+    found = {name: record.get("raised", record.get("wrong")) for name, record in journal.records.items()}
+    assert found == {
+        "good": False,
+        "raises": "RuntimeError: illegal access",
+        "hangs": "hangs",
+        "wrong": True,
+        "dies": "its process ended with status -11",
+        "last": False,
+    }
+    again = stages.Journal(journal.path, resume=True)
+    assert list(again.records) == ["good", "wrong", "last"]
+
+
+def test_a_process_without_a_device_is_not_started_again(tmp_path):
+    journal, started = stages.Journal(tmp_path / "lines"), []
+    stages.complete(stage("a", "b"), journal, print, lambda one: started.append(one) or stages.NOWHERE)
+    assert len(started) == 1
+
+
+def test_a_process_that_adds_no_line_is_killed(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        assert stages.watch(process, tmp_path / "lines", 0.2) == stages.HANGS
+    with subprocess.Popen([sys.executable, "-c", "raise SystemExit(4)"]) as process:
+        assert stages.watch(process, tmp_path / "lines", 30) == stages.AGAIN
+
+
+def test_stages_are_processes():
+    """The program's own tables, in the simulator: a process for the facts, and one for the checks."""
+    case = min((case for case in cases.CASES if case.kind == "elman_relu"), key=lambda case: case.T * case.B * case.H)
+    name = f"{case.kind}/{case.precision}/{case.call}"
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        PATHS + "import sys\nfrom benchmarks.gpu.__main__ import main\nsys.exit(main())",
+    ]
+    command += ["--checks", glob.escape(name), "--checks-only", "--lines", "a.jsonl", "--json", "a.json"]
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environ)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "1 checks, 0 failed; 0 left out" in done.stdout
+    assert [json.loads(line)["name"] for line in Path("a.jsonl").read_text().splitlines()] == ["facts", name]
+    assert json.loads(Path("a.json").read_text())["checks"][0]["case"]["kind"] == case.kind
 
 
 # ---------------------------------------------------------------------------------------------------------------------
