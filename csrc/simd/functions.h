@@ -1,7 +1,15 @@
 // The functions that described cells may use besides math.h's: exp, expm1, log, log1p, softplus, sqrt, abs, sign, sin,
 // cos on vectors, and random numbers.
 //
-// The polynomials' coefficients come from tools/minimax.py (Remez).
+// The polynomials' coefficients come from tools/minimax.py (Remez). Largest errors found, in ULP, with a fused
+// multiply-add and without, over all float32 and over 10^6 float64 for each:
+//
+//                exp    expm1   log    log1p   softplus   sin    cos
+//     float      1.01   1.59    0.84   1.40    1.69       2.48   2.39
+//     double     1.01   2.07    0.81   1.32    1.66       2.34   2.41
+//
+// sqrt is correctly rounded. sin and cos keep this accuracy for angles of any size, near multiples of pi/2 too; beyond
+// angle_high an angle takes about 30 ns, and before it 1 (float, AVX2) or 2 (double).
 //
 // NaN in, NaN out. Numbers below the smallest normal one count as zeros, as arguments and as results: kernels run with
 // such numbers flushed. With a fused multiply-add the bits are the same on every instruction set.
@@ -14,7 +22,7 @@ namespace rnnfast::RNNFAST_ISA {
 template <class T> struct function_constants;
 
 template <> struct function_constants<float> {
-    // exp is finite and normal between the first two. From the third on, expm1 is infinite.
+    // exp is finite and normal between the first two; at the third, expm1 is infinite.
     static constexpr float exp_low = -0x1.5d589ep6f, exp_high = 0x1.62e42ep6f, expm1_high = 88.9f;
     static constexpr float smallest = 0x1p-126f, root_half = 0x1.6a09e6p-1f;
     static constexpr float log[] = {0.6666677799f, 0.3997731353f, 0.2987854664f};        // relative error 8.2e-10

@@ -91,10 +91,11 @@ def uniform(key: ArrayLike, units: ArrayLike) -> Array:
     """
     shape = np.broadcast_shapes(np.shape(key), np.shape(units))
     keys = _as_words("key", key)
-    x = (_as_words("units", units) + keys).astype(np.uint32)
+    high: NDArray[np.uint32] = (keys >> np.uint64(32)).astype(np.uint32)
+    x: NDArray[np.uint32] = (_as_words("units", units) + keys).astype(np.uint32)
     x = (x ^ x >> np.uint32(16)) * np.uint32(0x7FEB352D)
     x = (x ^ x >> np.uint32(15)) * np.uint32(0x846CA68B)
-    x = (x ^ x >> np.uint32(16)) ^ (keys >> np.uint64(32)).astype(np.uint32)
+    x = x ^ x >> np.uint32(16) ^ high
     x = (x ^ x >> np.uint32(16)) * np.uint32(0x85EBCA6B)
     x = (x ^ x >> np.uint32(13)) * np.uint32(0xC2B2AE35)
     x = (x ^ x >> np.uint32(16)) >> np.uint32(8)
