@@ -75,6 +75,8 @@ class Recurrence:
         self.device, self.dtype, self._params = params.device, params.dtype, params
         self.walk = Walk(layout, params, precision, interpreted=interpreted)
         self._states, self._extra = layout.program.states, layout.program.given
+        domains = ("H", *layout.program.domains[1:])
+        self._state_letters = [axes.state_letters(domains[state.domain]) for state in self._states]
         self._letters, self._rank, self._layers = axes.letters(), axes.rank, layout.num_layers * layout.directions
 
     # Checks of the caller's arrays
@@ -131,11 +133,10 @@ class Recurrence:
             return None
         views: list[Array | None] = []
         parts, shapes = self._parts(name, value), self._state_shapes(batch, batched)
-        for state, (part, array), shape in zip(self._states, parts, shapes, strict=True):
+        for letters, (part, array), shape in zip(self._state_letters, parts, shapes, strict=True):
             if array is None and some and len(parts) > 1:
                 views.append(None)
                 continue
-            letters = self.axes.state_letters("H" if not state.domain else self.layout.program.domains[state.domain])
             checked = checks.real_of_shape(part, array, self.dtype, shape, letters, contiguous=True, copy=copy)
             views.append(self.axes.state_view(checked, batched))
         return tuple(views)
@@ -226,11 +227,14 @@ class Recurrence:
         """A state as the caller knows it: an array, or the tuple of several."""
         return arrays if len(arrays) > 1 else arrays[0]
 
-    def _new_states(self, batch: int, batched: bool) -> States:
-        return tuple([self.device.result(shape, self.dtype) for shape in self._state_shapes(batch, batched)])
-
-    def _views(self, states: States, batched: bool) -> States:
-        return tuple([self.axes.state_view(array, batched) for array in states])
+    def _new_states(self, batch: int, batched: bool) -> tuple[States, States]:
+        """Memory for states as the caller gets them, and the views of it."""
+        new, view, arrays, views = self.device.result, self.axes.state_view, [], []
+        for shape in self._state_shapes(batch, batched):
+            array = new(shape, self.dtype)
+            arrays.append(array)
+            views.append(view(array, batched))
+        return tuple(arrays), tuple(views)
 
     def _shapes_of_y(self, outputs: str, run: Run) -> list[tuple[int, ...]]:
         steps, batch = run.x.shape[:2]
@@ -265,8 +269,7 @@ class Recurrence:
                 _checks.elements(steps * batch * features, T=steps, B=batch, features=features)
             y = out if out is not None and port.direct else [self.device.result(shape, self.dtype) for shape in shapes]
             recorder = begin(old, source, self._params) if training else None
-            final = self._new_states(batch, run.batched)
-            views = self._views(final, run.batched)
+            final, views = self._new_states(batch, run.batched)
             inside = () if outputs == "last" else tuple([self.axes.view(one, run.batched) for one in y])
             self._run(source, run.enter(port), port.direct, outputs, inside, views, recorder, threads or 0)
             if outputs == "last":
@@ -283,9 +286,11 @@ class Recurrence:
             batch = run.x.shape[1]
             shapes = self._state_shapes(batch, run.batched)
             out = None if call.out is None else self._check_out(port.checks, call.out, shapes, run, " of arrays")
-            final = out if out is not None and port.direct else self._new_states(batch, run.batched)
+            if out is not None and port.direct:
+                final, views = out, tuple([self.axes.state_view(array, run.batched) for array in out])
+            else:
+                final, views = self._new_states(batch, run.batched)
             recorder = begin(old, source, self._params) if training else None
-            views = self._views(final, run.batched)
             y = self.device.result((1, batch, self.layout.features), self.dtype)
             self._run(source, run.enter(port), port.direct, "step", (y,), views, recorder, 0)
             return self._structure(port.leave(final, out)), recorder
@@ -333,9 +338,11 @@ class Recurrence:
             dx = (
                 new(axes.shape(steps, batch, self.layout.input_size, batched=batched), self.dtype) if wants_dx else None
             )
-            initial = self._new_states(batch, batched)
-            reset = None if run.reset_state is None else self._new_states(batch, batched)
-            dgiven = tuple([new(axes.shape(*one.shape, batched=batched), self.dtype) for one in run.given])
+            initial, initial_views = self._new_states(batch, batched)
+            reset, reset_views = (None, None) if run.reset_state is None else self._new_states(batch, batched)
+            dgiven: tuple[Array, ...] = ()
+            if run.given:
+                dgiven = tuple([new(axes.shape(*one.shape, batched=batched), self.dtype) for one in run.given])
 
             tape.spend()
             if kept.outputs == "last" and sequences is not None:
@@ -343,18 +350,20 @@ class Recurrence:
                 sequences = None
             out = Outputs(
                 None if dx is None else axes.view(dx, batched),
-                self._views(initial, batched),
-                None if reset is None else self._views(reset, batched),
-                tuple([axes.view(one, batched) for one in dgiven]),
+                initial_views,
+                reset_views,
+                tuple([axes.view(one, batched) for one in dgiven]) if dgiven else (),
             )
             self.walk.backward(tape, kept, sequences, dfinal, out, into, gradients, threads or 0)
-            names = [one.name for one in self.layout.program.given]
+            of_given = None
+            if dgiven:
+                of_given = port.leave(dict(zip([one.name for one in self._extra], dgiven, strict=True)))
             return Grads(
                 port.leave(dx),
                 port.leave(self._structure(initial)),
                 gradients,
                 None if reset is None else port.leave(self._structure(reset)),
-                port.leave(dict(zip(names, dgiven, strict=True))) if names else None,
+                of_given,
             )
 
     def stream(self, batch: int, weights: Any, threads: int | None) -> Any:
@@ -369,6 +378,9 @@ class Recurrence:
         if dy is None:
             return None
         shapes = self._shapes_of_y(kept.outputs, kept.run)
+        if kept.outputs == "sequence":
+            checked = port.checks.real_of_shape("dy", dy, self.dtype, shapes[0])
+            return (port.enter(self.axes.view(checked, kept.run.batched)),)
         parts: tuple[tuple[str, Any], ...] = (("dy", dy),)
         if kept.outputs == "states":
             if not isinstance(dy, tuple | list) or len(dy) != len(shapes):
