@@ -46,6 +46,8 @@ class Arguments(NamedTuple):
 
     def outputs(self) -> str:
         """What y is: "sequence", of the first state; "states", of all of them; "last", without an axis for time."""
+        if self.return_states is False and self.last_only is False:
+            return "sequence"
         states, last = _checks.truth("return_states", self.return_states), _checks.truth("last_only", self.last_only)
         if states and last:
             raise ValueError("last_only: expected False with return_states, got True: the final state has all of them")
@@ -72,15 +74,17 @@ class Recurrence:
         self.layout, self.axes = layout, axes
         self.device, self.dtype, self._params = params.device, params.dtype, params
         self.walk = Walk(layout, params, precision, interpreted=interpreted)
-        self._states = layout.program.states
-        self._letters = axes.letters()
+        self._states, self._extra = layout.program.states, layout.program.given
+        domains = ("H", *layout.program.domains[1:])
+        self._state_letters = [axes.state_letters(domains[state.domain]) for state in self._states]
+        self._letters, self._rank, self._layers = axes.letters(), axes.rank, layout.num_layers * layout.directions
 
     # Checks of the caller's arrays
 
     def check_x(self, checks: Any, x: Any) -> tuple[Array, bool]:
         """The time-major view of `x`, not yet converted (with two axes it is ids), and whether it has a batch axis."""
         array = checks.numbers("x", x)
-        rank = self.axes.rank
+        rank = self._rank
         ids = array.dtype.kind in "iu" and array.ndim < rank
         batched = array.ndim + ids == rank
         if not batched and array.ndim + ids != rank - 1:
@@ -110,8 +114,8 @@ class Recurrence:
         return tuple([(f"{name}[{n}]", array) for n, array in enumerate(value)])
 
     def _state_shapes(self, batch: int, batched: bool) -> list[tuple[int, ...]]:
-        count = self.layout.num_layers * self.layout.directions
-        return [self.axes.state_shape(count, batch, width, batched) for width in self.layout.state_widths]
+        shape, count = self.axes.state_shape, self._layers
+        return [shape(count, batch, width, batched) for width in self.layout.state_widths]
 
     def check_states(
         self,
@@ -129,11 +133,10 @@ class Recurrence:
             return None
         views: list[Array | None] = []
         parts, shapes = self._parts(name, value), self._state_shapes(batch, batched)
-        for state, (part, array), shape in zip(self._states, parts, shapes, strict=True):
+        for letters, (part, array), shape in zip(self._state_letters, parts, shapes, strict=True):
             if array is None and some and len(parts) > 1:
                 views.append(None)
                 continue
-            letters = self.axes.state_letters("H" if not state.domain else self.layout.program.domains[state.domain])
             checked = checks.real_of_shape(part, array, self.dtype, shape, letters, contiguous=True, copy=copy)
             views.append(self.axes.state_view(checked, batched))
         return tuple(views)
@@ -155,7 +158,7 @@ class Recurrence:
         self, checks: Any, given: Any, steps: int, batch: int, batched: bool, *, copy: bool
     ) -> tuple[Array, ...]:
         """The time-major views of the extra inputs."""
-        known, views = self.layout.program.given, []
+        known, views = self._extra, []
         values = _checks.by_name("given", given, [one.name for one in known], self.layout.cell.name)
         for one, value in zip(known, values, strict=True):
             domain = one.domain
@@ -170,33 +173,41 @@ class Recurrence:
     def check(self, port: Port, call: Arguments, source: Any, *, training: bool) -> Run:
         """The checked arguments, as they came."""
         sequence, batched = self.check_x(port.checks, call.x)
-        run = self.check_all_but_x(port.checks, call, sequence, batched, training=training)
-        if run.skip is not None and sequence.ndim == 2:  # ids that are not to be read
-            sequence = (self.device.xp if port.direct else np).where(run.skip, 0, sequence)
-        seed = run.seed
-        if training and call.seed is None and self.layout.random:
-            seed = int(source.rng.integers(2**63))
-        return run._replace(x=self.convert_x(port.checks, sequence, run.lengths), seed=seed)
+        return self._check(port, call, sequence, batched, source, training)
 
-    def check_all_but_x(
-        self, checks: Any, call: Arguments, sequence: Array, batched: bool, *, training: bool = False
-    ) -> Run:
-        """The checked arguments for an input of this shape, which is not looked at."""
-        shape = *sequence.shape[:2], batched
-        lengths = skip = resets = None
+    def check_all_but_x(self, port: Port, call: Arguments, sequence: Array, batched: bool) -> None:
+        """Refuse what `check` would refuse for an input of this shape, which is not looked at."""
+        self._check(port, call, sequence, batched, None, training=False)
+
+    def _check(self, port: Port, call: Arguments, sequence: Array, batched: bool, source: Any, training: bool) -> Run:
+        checks, (steps, batch) = port.checks, sequence.shape[:2]
+        lengths = skip = resets = state = reset_state = None
+        given: tuple[Array, ...] = ()
+        seed = first = 0
         if call.lengths is not None:
-            lengths = checks.lengths(call.lengths, shape[0], shape[1], batched=batched)
-        state = self.check_states(checks, "state", call.state, *shape[1:], copy=training)
-        reset_state = self.check_states(checks, "reset_state", call.reset_state, *shape[1:], copy=training)
-        if call.resets is not None:
-            resets = self._flags(checks, "resets", call.resets, *shape).copy(order="C")
+            lengths = checks.lengths(call.lengths, steps, batch, batched=batched)
         if call.mask is not None:
-            skip = (~self._flags(checks, "mask", call.mask, *shape)).copy(order="C")
+            skip = (~self._flags(checks, "mask", call.mask, steps, batch, batched)).copy(order="C")
             if checks is _checks and not skip.any():  # a fused kernel will do
                 skip = None
-        given = self._given(checks, call.given, *shape, copy=training)
-        seed = 0 if call.seed is None else _checks.integer("seed", call.seed, 0, 2**63 - 1)
-        first = _checks.integer("first_step", call.first_step, 0, 2**62) if call.first_step else 0
+            elif source is not None and sequence.ndim == 2:  # ids there are not to be read
+                sequence = (self.device.xp if port.direct else np).where(skip, 0, sequence)
+        if source is not None:
+            sequence = self.convert_x(checks, sequence, lengths)
+        if call.state is not None:
+            state = self.check_states(checks, "state", call.state, batch, batched, copy=training)
+        if call.reset_state is not None:
+            reset_state = self.check_states(checks, "reset_state", call.reset_state, batch, batched, copy=training)
+        if call.resets is not None:
+            resets = self._flags(checks, "resets", call.resets, steps, batch, batched).copy(order="C")
+        if call.given is not None or self._extra:
+            given = self._given(checks, call.given, steps, batch, batched, copy=training)
+        if call.seed is not None:
+            seed = _checks.integer("seed", call.seed, 0, 2**63 - 1)
+        elif training and self.layout.random:
+            seed = int(source.rng.integers(2**63))
+        if call.first_step != 0:
+            first = _checks.integer("first_step", call.first_step, 0, 2**62)
         return Run(sequence, batched, state, reset_state, lengths, resets, skip, given, seed, first)
 
     def _check_out(self, checks: Any, out: Any, shapes: list[tuple[int, ...]], run: Run, what: str) -> tuple[Any, ...]:
@@ -204,9 +215,7 @@ class Recurrence:
         inputs = [("x", run.x)]
         for name, states in (("state", run.state), ("reset_state", run.reset_state)):
             inputs += [(name, array) for array in states or ()]
-        inputs += [
-            (f"given[{one.name!r}]", array) for one, array in zip(self.layout.program.given, run.given, strict=True)
-        ]
+        inputs += [(f"given[{one.name!r}]", array) for one, array in zip(self._extra, run.given, strict=True)]
         parts = self._parts("out", out, what) if len(shapes) > 1 else (("out", out),)
         for (name, array), shape in zip(parts, shapes, strict=True):
             inputs.append((name, checks.output(name, array, shape, self.dtype, inputs)))
@@ -218,18 +227,23 @@ class Recurrence:
         """A state as the caller knows it: an array, or the tuple of several."""
         return arrays if len(arrays) > 1 else arrays[0]
 
-    def _new_states(self, batch: int, batched: bool) -> States:
-        return tuple([self.device.result(shape, self.dtype) for shape in self._state_shapes(batch, batched)])
-
-    def _views(self, states: States, batched: bool) -> States:
-        return tuple([self.axes.state_view(array, batched) for array in states])
+    def _new_states(self, batch: int, batched: bool) -> tuple[States, States]:
+        """Memory for states as the caller gets them, and the views of it."""
+        new, view, arrays, views = self.device.result, self.axes.state_view, [], []
+        for shape in self._state_shapes(batch, batched):
+            array = new(shape, self.dtype)
+            arrays.append(array)
+            views.append(view(array, batched))
+        return tuple(arrays), tuple(views)
 
     def _shapes_of_y(self, outputs: str, run: Run) -> list[tuple[int, ...]]:
         steps, batch = run.x.shape[:2]
+        if outputs == "sequence":
+            return [self.axes.shape(steps, batch, self.layout.features, batched=run.batched)]
         if outputs == "last":
             return [STEP.shape(1, batch, self.layout.features, batched=run.batched)]
-        widths = self.layout.state_widths if outputs == "states" else self.layout.state_widths[:1]
-        return [self.axes.shape(steps, batch, self.layout.directions * w, batched=run.batched) for w in widths]
+        widths = [self.layout.directions * width for width in self.layout.state_widths]
+        return [self.axes.shape(steps, batch, width, batched=run.batched) for width in widths]
 
     def _last_layer(self, states: Array, y: Array, batched: bool) -> tuple[Array, Array]:
         """Of states [L*D, B, width] the last layer's [D, B, width]; of y without time the same."""
@@ -255,8 +269,7 @@ class Recurrence:
                 _checks.elements(steps * batch * features, T=steps, B=batch, features=features)
             y = out if out is not None and port.direct else [self.device.result(shape, self.dtype) for shape in shapes]
             recorder = begin(old, source, self._params) if training else None
-            final = self._new_states(batch, run.batched)
-            views = self._views(final, run.batched)
+            final, views = self._new_states(batch, run.batched)
             inside = () if outputs == "last" else tuple([self.axes.view(one, run.batched) for one in y])
             self._run(source, run.enter(port), port.direct, outputs, inside, views, recorder, threads or 0)
             if outputs == "last":
@@ -273,9 +286,11 @@ class Recurrence:
             batch = run.x.shape[1]
             shapes = self._state_shapes(batch, run.batched)
             out = None if call.out is None else self._check_out(port.checks, call.out, shapes, run, " of arrays")
-            final = out if out is not None and port.direct else self._new_states(batch, run.batched)
+            if out is not None and port.direct:
+                final, views = out, tuple([self.axes.state_view(array, run.batched) for array in out])
+            else:
+                final, views = self._new_states(batch, run.batched)
             recorder = begin(old, source, self._params) if training else None
-            views = self._views(final, run.batched)
             y = self.device.result((1, batch, self.layout.features), self.dtype)
             self._run(source, run.enter(port), port.direct, "step", (y,), views, recorder, 0)
             return self._structure(port.leave(final, out)), recorder
@@ -323,9 +338,11 @@ class Recurrence:
             dx = (
                 new(axes.shape(steps, batch, self.layout.input_size, batched=batched), self.dtype) if wants_dx else None
             )
-            initial = self._new_states(batch, batched)
-            reset = None if run.reset_state is None else self._new_states(batch, batched)
-            dgiven = tuple([new(axes.shape(*one.shape, batched=batched), self.dtype) for one in run.given])
+            initial, initial_views = self._new_states(batch, batched)
+            reset, reset_views = (None, None) if run.reset_state is None else self._new_states(batch, batched)
+            dgiven: tuple[Array, ...] = ()
+            if run.given:
+                dgiven = tuple([new(axes.shape(*one.shape, batched=batched), self.dtype) for one in run.given])
 
             tape.spend()
             if kept.outputs == "last" and sequences is not None:
@@ -333,18 +350,20 @@ class Recurrence:
                 sequences = None
             out = Outputs(
                 None if dx is None else axes.view(dx, batched),
-                self._views(initial, batched),
-                None if reset is None else self._views(reset, batched),
-                tuple([axes.view(one, batched) for one in dgiven]),
+                initial_views,
+                reset_views,
+                tuple([axes.view(one, batched) for one in dgiven]) if dgiven else (),
             )
             self.walk.backward(tape, kept, sequences, dfinal, out, into, gradients, threads or 0)
-            names = [one.name for one in self.layout.program.given]
+            of_given = None
+            if dgiven:
+                of_given = port.leave(dict(zip([one.name for one in self._extra], dgiven, strict=True)))
             return Grads(
                 port.leave(dx),
                 port.leave(self._structure(initial)),
                 gradients,
                 None if reset is None else port.leave(self._structure(reset)),
-                port.leave(dict(zip(names, dgiven, strict=True))) if names else None,
+                of_given,
             )
 
     def stream(self, batch: int, weights: Any, threads: int | None) -> Any:
@@ -359,6 +378,9 @@ class Recurrence:
         if dy is None:
             return None
         shapes = self._shapes_of_y(kept.outputs, kept.run)
+        if kept.outputs == "sequence":
+            checked = port.checks.real_of_shape("dy", dy, self.dtype, shapes[0])
+            return (port.enter(self.axes.view(checked, kept.run.batched)),)
         parts: tuple[tuple[str, Any], ...] = (("dy", dy),)
         if kept.outputs == "states":
             if not isinstance(dy, tuple | list) or len(dy) != len(shapes):

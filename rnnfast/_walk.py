@@ -412,7 +412,7 @@ class Walk:
             one, dgiven = call.packed[k], call.out.given
             if direction and dx is not None:
                 shared = call.tape.buffer("second dx", dx.shape, self.dtype)
-            if k != len(call.packed) - self.layout.directions:  # not the first; all read the same extra inputs
+            if dgiven and k != len(call.packed) - self.layout.directions:  # not the first; all read the same
                 dgiven = tuple([call.tape.buffer(("dgiven", n), d.shape, self.dtype) for n, d in enumerate(dgiven)])
             one.kernel.backward(
                 BackwardCall(

@@ -466,7 +466,7 @@ class Model(Part):
             if n == 0:
                 body.check(port, call_of_part, part, training=False)
             else:
-                body.check_all_but_x(port.checks, call_of_part, rows.time_major(inside), rows.batched)
+                body.check_all_but_x(port, call_of_part, rows.time_major(inside), rows.batched)
         begin(tape, self, self.params)
         return tape
 

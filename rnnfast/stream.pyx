@@ -115,6 +115,7 @@ cdef class _Layers:
     cdef index batch, I, W, L  # W: of the output, the first state's width
     cdef double work  # multiply-adds of a step
     cdef int type_num, item, count
+    cdef bint extras  # whether the cell has extra inputs
     cdef index widths[8]  # of the `count` states
     cdef object real  # the dtype
 
@@ -122,6 +123,7 @@ cdef class _Layers:
         self.spec = spec
         self.batch, self.L, self.I = spec.batch_size, spec.num_layers, spec.input_size
         self.count = len(spec.states)
+        self.extras = bool(spec.given)
         for state, (_, width, _) in enumerate(spec.states):
             self.widths[state] = width
         self.W = self.widths[0]
@@ -361,7 +363,7 @@ cdef class Stream(_Layers):
             run.x_t, run.x_b = run.x_b, steps * run.x_b
             run.y_t, run.y_b = self.W, steps * self.W
         run.givens = 0
-        if given is None and not self.spec.given:
+        if given is None and not self.extras:
             self.advance(&run)
             return y
         kept = self.extra(given, [shape[axis] for axis in range(axes - 1)])

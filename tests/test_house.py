@@ -13,8 +13,10 @@ import zlib
 from pathlib import Path
 
 import pytest
+from shared import run_script
 
 import rnnfast
+from rnnfast.description.cells import LAYERS
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted(
@@ -24,15 +26,85 @@ MODULES = sorted(
 
 @pytest.mark.parametrize(("what", "existing"), [("a cell", "lstm"), ("an instruction set", "avx512")])
 def test_what_an_addition_touches(what, existing):
-    """docs/design.md says 'Adding a cell touches N places:' and lists N files; each of them names the existing ones."""
+    """docs/design.md says 'Adding ... touches N places:' and lists N files; each of them names the existing ones."""
     text = (ROOT / "docs" / "design.md").read_text()
-    found = re.search(rf"^Adding {what} touches (\d+) places:\n\n?((?:[-*] .*\n(?:  .*\n)*)+)", text, re.MULTILINE)
+    found = re.search(rf"^Adding {what} touches (\d+) places?:\n\n?((?:[-*] .*\n(?:  .*\n)*)+)", text, re.MULTILINE)
     assert found, f"docs/design.md does not say what adding {what} touches"
     files = re.findall(r"^[-*] `([^`]+)`", found[2], re.MULTILINE)
     assert len(files) == int(found[1])
     for file in files:
         content = (ROOT / file).read_text()
         assert existing in (file + content).lower(), f"{file} does not mention {existing}"
+
+
+NEW_CELL = """
+from typing import Any
+from ..cell import Cell
+from ..functions import lerp, sigmoid, tanh
+
+class NewCell(Cell):
+    name = "new"
+    states = ("h", "m")
+    gates = ("z", "n")
+    vectors = ("p",)
+    rate: float = 0.3
+
+    def step(self, gate: Any, state: Any, vector: Any) -> Any:
+        m = self.rate * state.m + sigmoid(gate.z + vector.p * state.m)
+        return lerp(sigmoid(m), tanh(gate.n), state.h), m
+
+EXAMPLES = {"new": NewCell()}
+LAYERS = {"New": NewCell}
+"""
+USE_OF_IT = """
+import json, pickle, sys
+import numpy as np
+sys.path.insert(0, sys.argv[1])
+import registry
+from rnnfast import Recurrent, RecurrentCell, layers, reference
+from rnnfast.description.cells import CATALOGUE
+
+assert "new" in registry.KINDS  # so all generic tests run it
+case = registry.Case("new", registry.ISAS[-1], np.float64, bidirectional=True, num_layers=2, mask="all", T=6, B=3)
+layer, data = case.layer(), case.data
+y, state, tape = layer.forward(data.x, data.state, **data.masks)
+grads = layer.backward(tape, data.dy, data.dstate)
+expected, gradients = registry.oracle(case, layer)
+registry.assert_close(y, expected.y, 1e-12)
+registry.assert_close(grads.x, gradients.dx, 1e-11)
+for name, value in grads.params.items():
+    registry.assert_close(value, gradients.params[name], 1e-11)
+
+one = Recurrent(CATALOGUE["new"], 3, 5, rng=0)
+x = np.ones((4, 2, 3), np.float32)
+stream, step = one.stream(2), RecurrentCell(CATALOGUE["new"], 3, 5)
+step.load({name.removesuffix("_l0"): value for name, value in one.params.items()})
+assert stream.process(x).tobytes() == one(x)[0].tobytes()
+assert step(x[0])[0].tobytes() == one(x)[0][0].tobytes()
+other = layers.from_config(json.loads(json.dumps(one.config())), rng=0)
+assert other(x)[0].tobytes() == pickle.loads(pickle.dumps(one))(x)[0].tobytes() == one(x)[0].tobytes()
+"""
+
+
+def overlay(original, copy, added):
+    """A copy of a package by links, with one more file: `added` is its path and its text."""
+    copy.mkdir()
+    for entry in original.iterdir():
+        if added[0].parts[0] != entry.name:
+            (copy / entry.name).symlink_to(entry)
+        else:
+            overlay(entry, copy / entry.name, (Path(*added[0].parts[1:]), added[1]))
+    if len(added[0].parts) == 1:
+        (copy / added[0]).write_text(added[1])
+
+
+def test_a_new_cell_is_one_file(tmp_path):
+    """As docs/design.md says. With that file and no other edit: oracle, gradients, stream, step, configuration."""
+    added = Path("description", "cells", "new.py")
+    overlay(Path(rnnfast.__file__).parent, tmp_path / "rnnfast", (added, NEW_CELL))
+    run_script(USE_OF_IT, str(ROOT / "tests"), PYTHONPATH=str(tmp_path))
+    text = (ROOT / "docs" / "design.md").read_text()
+    assert re.search(r"^Adding a cell touches 1 place:\n\n- `rnnfast/description/cells/", text, re.MULTILINE)
 
 
 def public(module):
@@ -56,7 +128,8 @@ def test_every_public_name_has_a_docstring(module):
 
 
 def test_public_names_are_importable():
-    names = "RNN LSTM GRU RNNCell LSTMCell GRUCell Dense Model TBPTT Parameters Gradients Grads Tape"
+    names = "RNN LSTM GRU RNNCell LSTMCell GRUCell Dense Model TBPTT Parameters Gradients Grads Tape Cell"
+    names += " Recurrent RecurrentCell " + " ".join(LAYERS)
     names += " init losses optim encoders reference tbptt checkpoint show_config get_num_threads set_num_threads"
     for name in names.split():
         assert hasattr(rnnfast, name), name
