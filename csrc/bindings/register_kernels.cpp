@@ -487,7 +487,7 @@ void register_kernels(py::module_ &module) {
                                                           "A described cell's step, read and checked.")
         .def(py::init<const Object &>(), py::arg("program"));
     module.attr("OPERATIONS") = operations();
-    py::class_<Kernel>(module, "Kernel", "One cell in one direction at given sizes. See docs/design.md.")
+    py::class_<Kernel>(module, "Kernel", "One cell in one direction at given sizes. See rnnfast/_core.pyi.")
         .def(py::init([](const Object &cell, const std::string &dtype, index input, const Object &hidden,
                          const std::optional<std::string> &isa) {
                  const std::string name = require_isa(isa);
@@ -542,7 +542,7 @@ void register_kernels(py::module_ &module) {
     module.attr("FORWARD_FIELDS") = names_of<ForwardFields>();
     module.attr("BACKWARD_FIELDS") = names_of<BackwardFields>();
 
-    py::class_<Head>(module, "Dense", "y = W x + b over rows. See docs/design.md.")
+    py::class_<Head>(module, "Dense", "y = W x + b over rows. See rnnfast/_core.pyi.")
         .def(py::init([](const std::string &dtype, index input, index output, const std::optional<std::string> &isa) {
                  return Head(is_double(dtype), require_isa(isa),
                              Sizes{size_argument(input, "input_size"), size_argument(output, "output_size")});
