@@ -2,7 +2,8 @@
 // Python.
 //
 // Every pointer's shape stands beside it. Null means: not given. Strides count elements. Nothing aliases, except
-// that backward overwrites the tape. See docs/design.md for T, B, I, H, G and for what lengths and resets mean.
+// that backward overwrites the tape. docs/dev/glossary.md says what T, B, I, H, G are, and
+// rnnfast/reference/layer.py what lengths and resets mean.
 #pragma once
 
 #include <cstdint>

@@ -24,17 +24,29 @@ MODULES = sorted(
 )
 
 
-@pytest.mark.parametrize(("what", "existing"), [("a cell", "lstm"), ("an instruction set", "avx512")])
-def test_what_an_addition_touches(what, existing):
-    """docs/design.md says 'Adding ... touches N places:' and lists N files; each of them names the existing ones."""
-    text = (ROOT / "docs" / "design.md").read_text()
-    found = re.search(rf"^Adding {what} touches (\d+) places?:\n\n?((?:[-*] .*\n(?:  .*\n)*)+)", text, re.MULTILINE)
-    assert found, f"docs/design.md does not say what adding {what} touches"
-    files = re.findall(r"^[-*] `([^`]+)`", found[2], re.MULTILINE)
-    assert len(files) == int(found[1])
+def test_what_an_instruction_set_touches():
+    """docs/dev/add-an-isa.md lists the places, and says how many they are; each of them names the existing ones."""
+    text = (ROOT / "docs" / "dev" / "add-an-isa.md").read_text()
+    places = re.search(r"^Adding an instruction set touches (\d+) places:\n\n((?:- .*\n)+)", text, re.MULTILINE)
+    assert places, "docs/dev/add-an-isa.md does not say what adding an instruction set touches"
+    files = re.findall(r"^- `([^`]+)`", places[2], re.MULTILINE)
+    assert len(files) == int(places[1])
     for file in files:
-        content = (ROOT / file).read_text()
-        assert existing in (file + content).lower(), f"{file} does not mention {existing}"
+        assert "avx512" in (file + (ROOT / file).read_text()).lower(), f"{file} does not mention avx512"
+
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_lines_of_markdown(page):
+    """At most 120 characters, but for rows of tables and what stands in fences; links lead somewhere."""
+    fenced, text = False, page.read_text()
+    for number, line in enumerate(text.splitlines(), 1):
+        fenced ^= line.lstrip().startswith("```")
+        assert fenced or line.startswith("|") or len(line) <= 120, f"line {number} has {len(line)} characters"
+    for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        assert "://" in link or (page.parent / link).exists(), f"{link} is not there"
 
 
 NEW_CELL = """

@@ -56,7 +56,7 @@ class Case:
     precision: str = "float32"
     T: int = 3
     B: int = 2
-    I: int = 3  # noqa: E741  (the notation of docs/design.md)
+    I: int = 3  # noqa: E741  (the notation of docs/dev/glossary.md)
     H: int = 4
     mask: str = "none"
     reverse: bool = False

@@ -1,11 +1,11 @@
 // exp, sigmoid and tanh on vectors, from one polynomial: expm1(r) = r + r^2 Q(r) on |r| <= ln(2)/2.
 //
 // The coefficients come from tools/minimax.py (Remez). Largest errors, measured by tests/test_activations.py against
-// float64/longdouble: see docs/design.md. Results below the smallest normal number are flushed to zero; NaN in, NaN
-// out. tanh goes through expm1(2x) / (expm1(2x) + 2), accurate near zero with no second branch. Rejected: a rational
-// minimax of tanh (one for each dtype and range, and a select between them), 1 - 2/(exp(2x)+1) (cancels near zero),
-// expm1(2|x|) and the sign put back (exactly odd, and 15 % slower), a term less in float32 (steps 1 % faster, expm1
-// wrong by 1.2e-7).
+// float64/longdouble: see docs/dev/cpu-kernels.md. Results below the smallest normal number are flushed to zero; NaN
+// in, NaN out. tanh goes through expm1(2x) / (expm1(2x) + 2), accurate near zero with no second branch. Rejected: a
+// rational minimax of tanh (one for each dtype and range, and a select between them), 1 - 2/(exp(2x)+1) (cancels near
+// zero), expm1(2|x|) and the sign put back (exactly odd, and 15 % slower), a term less in float32 (steps 1 % faster,
+// expm1 wrong by 1.2e-7).
 #pragma once
 
 #include "simd/vec.h"

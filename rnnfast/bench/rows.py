@@ -76,7 +76,7 @@ class Row:
     cell: str
     T: int
     B: int
-    I: int  # noqa: E741  (the notation of docs/design.md)
+    I: int  # noqa: E741  (the notation of docs/dev/glossary.md)
     H: int
     needs: tuple[Need, ...] = ()
     label: str = ""

@@ -6,7 +6,7 @@ own step forward, its program backward, and nothing that is there for speed. It 
 which says what a cell is, and never calls the rest of rnnfast. Anyone may import it: to check a kernel of their own, or
 to see what a gate does.
 
-Notation (the same as in ``docs/design.md``)
+Notation (the same as in ``docs/dev/glossary.md``)
     ``T`` steps, ``B`` rows, ``I`` input size, ``H`` hidden size, ``G`` gates, ``D`` directions, ``L`` layers;
     ``x[T, B, I]``, ``y[T, B, H]``, states ``[B, H]``. At step ``t``, ``x_t`` comes in, ``h_prev`` is the state before
     the step, ``h`` the state after it. ``dz`` is dLoss/dz. ``a = W x_t + b_ih`` is the input's share of the gates,
