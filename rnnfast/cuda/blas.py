@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from . import arrays, elements, shim
+from . import arrays, elements, shim, twins
 from .elements import active, first, spoilt, stride
 from .shim import float32
 
@@ -163,8 +163,7 @@ def _rounded(matrix: Array, precision: str) -> Any:
     if precision == "bfloat16":
         return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
     if precision == "tf32":
-        bits = np.ascontiguousarray(values).view(np.uint32)
-        return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+        return twins.round_tf32(values)
     return values
 
 

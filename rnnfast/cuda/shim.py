@@ -263,8 +263,9 @@ def typing({", ".join(["context", *(f"a{k}" for k in range(arity))])}):
     pack_bf16 = _make(2, _types.uint32, lambda context, b, signature, values: _convert_pair(b, values[1], values[0]))
 
     def _round_tf32(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        bits = builder.add(builder.bitcast(values[0], _I32), _ir.Constant(_I32, 0x1000))
-        return builder.bitcast(builder.and_(bits, _ir.Constant(_I32, 0xFFFFE000)), _F)
+        # Rejected: adding 0x1000 to the bits. The device's NaN is 0x7FFFFFFF, which becomes -0.
+        call = _ir.InlineAsm(_ir.FunctionType(_I32, [_F]), "cvt.rna.tf32.f32 $0, $1;", "=r,f")
+        return builder.bitcast(builder.call(call, [values[0]]), _F)
 
     def _high_part(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         call = _assembler("and.b32 $0, $1, 0xFFFFE000;", "=f,f", _F, [_F])

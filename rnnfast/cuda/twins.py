@@ -251,9 +251,20 @@ def anew(i: Any) -> Any:
     return i
 
 
+_DEVICE_NAN = np.uint32(0x7FFFFFFF)
+
+
 def round_tf32(x: Any) -> Any:
-    """A float32 rounded to the 19 bits that tf32 keeps."""
-    return ((np.float32(x).view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+    """A float32 rounded to the 19 bits that tf32 keeps, ties away from zero; or an array of them.
+
+    A NaN is taken as the device's own, 0x7FFFFFFF, whose bits would overflow if they were rounded like a number's;
+    NumPy's, 0x7FC00000, would not show it.
+    """
+    values = np.asarray(x, np.float32)
+    numbers = ~np.isnan(values)
+    bits = np.where(numbers, values.view(np.uint32), _DEVICE_NAN)
+    bits = (bits + np.uint32(0x1000) * numbers) & np.uint32(0xFFFFE000)
+    return bits.astype(np.uint32).view(np.float32)[()]
 
 
 def remember(shared: Any, i: Any, value: Any) -> None:

@@ -96,7 +96,9 @@ def test_every_planned_kernel_compiles_without_spills(
     family, precision, fragments, orientation, backward, shared, tmp_path
 ):
     make = persistent.backward_kernel if backward else persistent.forward_kernel
-    assert "mma.sync.aligned" in check(make(family, precision, fragments, orientation), tmp_path, shared)
+    text = check(make(family, precision, fragments, orientation), tmp_path, shared)
+    assert "mma.sync.aligned" in text
+    assert ("cvt.rna.tf32.f32" in text) == (precision == "tf32")
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

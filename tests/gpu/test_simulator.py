@@ -77,3 +77,13 @@ def test_who_spins_lets_the_others_run():
         store(p, thread(), 1)
 
     assert launch(kernel).all()
+
+
+def test_tf32_keeps_the_device_s_nan_and_rounds_ties_away_from_zero():
+    """NumPy's NaN in, the device's out: with 0x1000 added to its bits it would be -0."""
+    found = shim.round_tf32(np.float32(np.nan))
+    assert np.isnan(found) and found.view(np.uint32) == 0x7FFFE000
+    given = np.array([0x3F800FFF, 0x3F801000, 0xBF801000, 0x7F800000, 0xFF800000, 0x80000000], np.uint32)
+    wanted = [0x3F800000, 0x3F802000, 0xBF802000, 0x7F800000, 0xFF800000, 0x80000000]
+    assert [shim.round_tf32(x).view(np.uint32) for x in given.view(np.float32)] == wanted
+    assert shim.round_tf32(given.view(np.float32)).view(np.uint32).tolist() == wanted
