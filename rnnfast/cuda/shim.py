@@ -29,6 +29,7 @@ import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 
@@ -81,8 +82,6 @@ def limits(device: int = 0) -> Limits:
 
 
 if SIMULATED:
-    from unittest import mock
-
     from numba.cuda.simulator import kernel as _numba_simulator
 
     from . import simulator as _simulator
@@ -119,12 +118,17 @@ if SIMULATED:
 
 else:
     from llvmlite import ir as _ir
+
+    # NumPy 2.5 has no row_stack any more, and numba-cuda 0.30 asks for it once, here, to say what its vstack is.
+    # Rejected: a NumPy below 2.5 for everybody.
+    with mock.patch.object(np, "row_stack", np.vstack, create=True):
+        from numba.cuda.np.arrayobj import make_array as _make_array
+
     from numba.cuda import types as _types
     from numba.cuda.cudadrv.driver import ExperimentalStream as _Stream
     from numba.cuda.cudadrv.driver import binding as _binding
     from numba.cuda.cudadrv.driver import driver as _driver
     from numba.cuda.extending import intrinsic as _intrinsic
-    from numba.cuda.np.arrayobj import make_array as _make_array
 
     cuda = _numba_cuda
     float32, uint32, int64 = _types.float32, _types.uint32, _types.int64
@@ -440,8 +444,6 @@ def compile_ptx(built: Any, *capabilities: tuple[int, int]) -> list[str]:
     Numba asks the current device what to compile a device function for; here it is told what was asked for. Nothing but
     the last pass depends on it, so all the others run once.
     """
-    from unittest import mock
-
     from numba.cuda import compiler, dispatcher
 
     signature = _types.void(*[_types.int64] * len(built.types))
