@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
@@ -128,6 +128,7 @@ else:
     from numba.cuda.cudadrv.driver import ExperimentalStream as _Stream
     from numba.cuda.cudadrv.driver import binding as _binding
     from numba.cuda.cudadrv.driver import driver as _driver
+    from numba.cuda.dispatcher import _Kernel as _KernelOf
     from numba.cuda.extending import intrinsic as _intrinsic
 
     cuda = _numba_cuda
@@ -382,9 +383,15 @@ def typing({", ".join(["context", *(f"a{k}" for k in range(arity))])}):
         def __init__(self, function: Kernel, types: str, threads: int) -> None:
             self.function, self.types, self.threads = function, types, threads
             self._signature = _types.void(*[_types.int64] * len(types))
-            self._dispatcher = _numba_cuda.jit(function, launch_bounds=(threads, 1))
+            # Without link-time optimisation, which Numba else takes where it finds nvJitLink: there is nothing to link,
+            # kernels compile sooner, and what `compile_ptx` shows is what runs on every machine.
+            self._dispatcher = _numba_cuda.jit(function, launch_bounds=(threads, 1), lto=False)
             self._prepared: dict[int, Any] = {}
             self._shared: dict[int, int] = {}
+
+        def overload_for_device(self) -> Any:
+            """Compiled anew for what Numba takes for the current device."""
+            return _KernelOf(self.function, self._signature.args, **self._dispatcher.targetoptions)
 
         def _overload(self) -> Any:
             number = _numba_cuda.get_current_device().id
@@ -438,23 +445,35 @@ def bits_of(value: float) -> int:
     return int(np.float32(value).view(np.uint32))
 
 
+def target_of(capability: tuple[int, int]) -> tuple[int, int, str]:
+    """What Numba compiles for on a device of a compute capability: from 9.0 on, with that device's own instructions."""
+    return (*capability, "a" if capability >= (9, 0) else "")
+
+
 def compile_ptx(built: Any, *capabilities: tuple[int, int]) -> list[str]:
-    """The PTX of a kernel for each of some compute capabilities; needs no GPU.
+    """The PTX of a kernel, as a launch compiles it, for each of some compute capabilities; needs no GPU.
 
-    Numba asks the current device what to compile a device function for; here it is told what was asked for. Nothing but
-    the last pass depends on it, so all the others run once.
+    Numba asks the current device what to compile for; here it is told what was asked for. Nothing but the last pass
+    depends on it, so all the others run once.
     """
-    from numba.cuda import compiler, dispatcher
+    return [library.get_asm_str(cc=target) for library, target in _compiled_without_device(built, capabilities)]
 
-    signature = _types.void(*[_types.int64] * len(built.types))
+
+def compile_cubin(built: Any, capability: tuple[int, int]) -> bytes:
+    """The machine code of a kernel, by the linker that a launch uses; needs no GPU."""
+    [(library, target)] = _compiled_without_device(built, [capability])
+    return bytes(library.get_cubin(cc=target).code)
+
+
+def _compiled_without_device(built: Any, capabilities: Sequence[tuple[int, int]]) -> list[tuple[Any, Any]]:
+    """The library of a kernel, with each of the targets that it is asked for."""
+    from numba.cuda import codegen, dispatcher
+
+    targets = [target_of(capability) for capability in capabilities]
     asked = SimpleNamespace(compute_capability=capabilities[0])
-    with mock.patch.object(dispatcher, "get_current_device", lambda: asked):
-        library, _ = compiler._compile_pyfunc_with_fixup(
-            built.function,
-            signature,
-            device=False,
-            abi="numba",
-            cc=capabilities[0],
-            launch_bounds=(built.threads, 1),
-        )
-    return [library.get_asm_str(cc=capability) for capability in capabilities]
+    with (
+        mock.patch.object(dispatcher, "get_current_device", lambda: asked),
+        mock.patch.object(codegen.CUDACodeLibrary, "_ensure_cc", lambda _, target: target or targets[0]),
+    ):
+        library = built.overload_for_device()._codelibrary
+    return [(library, target) for target in targets]

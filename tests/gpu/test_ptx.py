@@ -74,18 +74,19 @@ def check(kernel, folder, shared=None):
     `shared` has the bytes of shared memory, by device, that a block asks for at its launch.
     """
     texts = shim.compile_ptx(kernel, *DEVICES)
-    for (major, minor), text in zip(DEVICES, texts, strict=True):
-        assert f".target sm_{major}{minor}" in text
+    for capability, text in zip(DEVICES, texts, strict=True):
+        target = "sm_{}{}{}".format(*shim.target_of(capability))
+        assert f".target {target}\n" in text
         source = folder / "kernel.ptx"
         source.write_text(text)
-        command = [ptxas(), "-v", f"-arch=sm_{major}{minor}", str(source), "-o", os.devnull]
+        command = [ptxas(), "-v", f"-arch={target}", str(source), "-o", os.devnull]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         said = done.stderr
         assert re.search(r"\b0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads", said), said
         assert int(re.search(r"Used (\d+) registers", said)[1]) * kernel.threads <= 65536, said
         static = sum(int(size) for size in re.findall(r"(\d+) bytes smem", said))
-        assert static + (shared or {}).get((major, minor), 0) <= DEVICES[major, minor][1]
+        assert static + (shared or {}).get(capability, 0) <= DEVICES[capability][1]
     return texts[0]
 
 
@@ -122,6 +123,16 @@ def test_the_rest_compiles_without_spills(tmp_path):
         check(blas._copy_kernel(precision == "bfloat16"), tmp_path)
     for kernel in (reductions._add_parts, reductions._gather, flat._sgd, flat._rmsprop, flat._adam):
         check(kernel, tmp_path)
+
+
+def test_what_is_compiled_here_is_what_a_launch_compiles():
+    """A launch asks the dispatcher, and Numba of a device of 9.0 for sm_90a; nothing is optimised at link time."""
+    options = flat._adam._dispatcher.targetoptions
+    assert options["lto"] is False
+    assert options["launch_bounds"] == (256, 1)
+    assert shim.target_of((8, 0)) == (8, 0, "")
+    assert shim.target_of((9, 0)) == (9, 0, "a")
+    assert shim.compile_cubin(flat._adam, (9, 0)).startswith(b"\x7fELF")
 
 
 def test_a_numpy_without_row_stack_will_do():
