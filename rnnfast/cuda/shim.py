@@ -237,6 +237,12 @@ def typing({", ".join(["context", *(f"a{k}" for k in range(arity))])}):
         """The pointer to element i, of so many bytes: what is read at constant distances from it needs one register."""
         return p + i * size
 
+    def _quotient(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        a, b = (value if value.type.width == 32 else builder.trunc(value, _I32) for value in values)
+        return builder.zext(builder.udiv(a, b), _I64)
+
+    quotient = _make(2, _types.int64, _quotient)  # Numba's own division is of 64 bits, whatever its operands are
+
     @device
     def given(p: Any) -> Any:
         """Whether a pointer is to an array and not None."""

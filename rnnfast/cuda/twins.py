@@ -53,6 +53,7 @@ __all__ = [
     "mma_tf32",
     "pack_bf16",
     "pointer",
+    "quotient",
     "recall",
     "reciprocal_fast",
     "release_add",
@@ -182,6 +183,12 @@ def advance(p: Any, i: Any, size: Any) -> Any:
     """The pointer to element i, which is of so many bytes."""
     assert p.array.itemsize == size
     return _View(p.array[p.at(i) :])
+
+
+def quotient(a: Any, b: Any) -> Any:
+    """``a // b`` of numbers below 2^31, in 32 bits."""
+    assert 0 <= a < 2**31 and 0 < b < 2**31
+    return a // b
 
 
 def given(p: Any) -> Any:
