@@ -14,7 +14,9 @@ B) The simulator runs the blocks of a grid one after the other, and a grid that 
    is the block's number).
 C) What crosses blocks goes through `release` and `acquire`; `load`s after an `acquire` are not moved before it, because
    the inline PTX clobbers memory. Spinning on a plain or volatile load does not have that.
-D) Launches are cooperative, unless a kernel's blocks never wait for each other: the driver then refuses a grid that
+D) Shared memory is reached through functions, too: Numba's own arrays take a 64-bit index that may be below zero, and
+   volatile accesses through their generic pointers become loads and stores of system scope.
+E) Launches are cooperative, unless a kernel's blocks never wait for each other: the driver then refuses a grid that
    could not be resident at once, which would wait for itself forever.
 
 Rejected: Numba's array arguments (A); `cuda.cg.this_grid().sync()` (measured 1.3-1.7 us for 132 blocks against
@@ -286,19 +288,35 @@ def typing({", ".join(["context", *(f"a{k}" for k in range(arity))])}):
         call = _assembler("mov.b64 $0, $1;", "=l,l", _I64, [_I64])
         return builder.call(call, [_int64(builder, values[0])])
 
-    def _shared_address(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    def _shared_pointer(context: Any, builder: Any, signature: Any, values: Any, element: Any = _F) -> Any:
+        """To a word of a shared array; the index is not below zero."""
         data = _make_array(signature.args[0])(context, builder, values[0]).data
-        index = builder.shl(_int64(builder, values[1]), _ir.Constant(_I64, 2))
-        return builder.add(builder.ptrtoint(data, _I64), index)
+        base = builder.addrspacecast(data, _ir.PointerType(_F, addrspace=3))
+        place = builder.gep(base, [_int64(builder, values[1])], inbounds=True)
+        return place if element is _F else builder.bitcast(place, _ir.PointerType(element, addrspace=3))
+
+    def _shared_address(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        """The same as the 32-bit address that the instructions take."""
+        return builder.ptrtoint(_shared_pointer(context, builder, signature, values), _I32)
+
+    def _load_shared(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.load(_shared_pointer(context, builder, signature, values), align=4)
+
+    def _store_shared(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        value = context.cast(builder, values[2], signature.args[2], _types.float32)
+        builder.store(value, _shared_pointer(context, builder, signature, values), align=4)
+        return context.get_dummy_value()
+
+    load_shared, store_shared = _make(2, _types.float32, _load_shared), _make(3, None, _store_shared)
 
     def _remember(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        call = _assembler("st.volatile.u32 [$0], $1;", "l,r", _ir.VoidType(), [_I64, _I32])
+        call = _assembler("st.volatile.shared.u32 [$0], $1;", "r,r", _ir.VoidType(), [_I32, _I32])
         value = builder.trunc(_int64(builder, values[2]), _I32)
         builder.call(call, [_shared_address(context, builder, signature, values), value])
         return context.get_dummy_value()
 
     def _recall(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        call = _assembler("ld.volatile.u32 $0, [$1];", "=r,l", _I32, [_I64])
+        call = _assembler("ld.volatile.shared.u32 $0, [$1];", "=r,r", _I32, [_I32])
         return builder.zext(builder.call(call, [_shared_address(context, builder, signature, values)]), _I64)
 
     remember, recall = _make(3, None, _remember), _make(2, _types.int64, _recall)
@@ -306,10 +324,8 @@ def typing({", ".join(["context", *(f"a{k}" for k in range(arity))])}):
 
     def _shared_loader(element: Any, count: int, returns: Any) -> Any:
         def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            data = _make_array(signature.args[0])(context, builder, values[0]).data
-            place = builder.gep(data, [_int64(builder, values[1])])
-            vector = builder.bitcast(place, _ir.PointerType(_ir.VectorType(element, count)))
-            loaded = builder.load(vector, align=4 * count)
+            place = _shared_pointer(context, builder, signature, values, _ir.VectorType(element, count))
+            loaded = builder.load(place, align=4 * count)
             parts = [builder.extract_element(loaded, _ir.Constant(_I32, k)) for k in range(count)]
             return context.make_tuple(builder, signature.return_type, parts)
 
@@ -319,9 +335,9 @@ def typing({", ".join(["context", *(f"a{k}" for k in range(arity))])}):
     load2_words_shared = _shared_loader(_I32, 2, _types.uint32)
 
     def _copy16(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        text = "{ .reg .u64 s; cvta.to.shared.u64 s, $0; cp.async.cg.shared.global [s], [$1], 16; }"
+        text = "cp.async.cg.shared.global [$0], [$1], 16;"
         places = [_shared_address(context, builder, signature, values), _address(builder, values[2:], 2)]
-        builder.call(_assembler(text, "l,l,~{memory}", _ir.VoidType(), [_I64, _I64]), places)
+        builder.call(_assembler(text, "r,l,~{memory}", _ir.VoidType(), [_I32, _I64]), places)
         return context.get_dummy_value()
 
     def _copied(context: Any, builder: Any, signature: Any, values: Any) -> Any:

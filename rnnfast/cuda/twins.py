@@ -49,6 +49,7 @@ __all__ = [
     "load_bf16",
     "load_bool",
     "load_int64",
+    "load_shared",
     "mma_bf16",
     "mma_tf32",
     "pack_bf16",
@@ -63,6 +64,7 @@ __all__ = [
     "sqrt",
     "store",
     "store_bf16",
+    "store_shared",
     "sync",
     "tanh",
     "thread",
@@ -274,9 +276,26 @@ def round_tf32(x: Any) -> Any:
     return bits.astype(np.uint32).view(np.float32)[()]
 
 
+def _inside(shared: Any, i: Any, count: int = 1) -> int:
+    """An index of shared memory: one outside would be a fault, or another's word, on a GPU."""
+    if not 0 <= i <= shared.size - count:
+        raise IndexError(f"kernel: index {i} outside shared memory of {shared.size} words")
+    return int(i)
+
+
+def load_shared(shared: Any, i: Any) -> Any:
+    """A float32 of shared memory."""
+    return shared[_inside(shared, i)]
+
+
+def store_shared(shared: Any, i: Any, value: Any) -> None:
+    """Write a float32 of shared memory."""
+    shared[_inside(shared, i)] = value
+
+
 def remember(shared: Any, i: Any, value: Any) -> None:
     """Keep an integer below 2^32 in shared memory."""
-    shared[i : i + 1].view(np.uint32)[0] = value
+    shared.view(np.uint32)[_inside(shared, i)] = value
 
 
 def recall(shared: Any, i: Any) -> Any:
@@ -285,28 +304,31 @@ def recall(shared: Any, i: Any) -> Any:
     A loop's invariants that are computed from it are computed where they stand. The compiler would else keep all of
     them in registers across the loop's other half, two for each, and there are none to spare.
     """
-    return int(shared[i : i + 1].view(np.uint32)[0])
+    return int(shared.view(np.uint32)[_inside(shared, i)])
 
 
 def load4_shared(shared: Any, i: Any) -> Any:
     """Four float32 of shared memory from an index that is a multiple of four, in one access."""
     assert i % 4 == 0
-    a, b, c, d = shared[i : i + 4]
+    start = _inside(shared, i, 4)
+    a, b, c, d = shared[start : start + 4]
     return a, b, c, d
 
 
 def load2_words_shared(shared: Any, i: Any) -> Any:
     """Two words of shared memory from an index that is even, in one access."""
     assert i % 2 == 0
-    a, b = shared[i : i + 2].view(np.uint32)
+    start = _inside(shared, i, 2)
+    a, b = shared[start : start + 2].view(np.uint32)
     return a, b
 
 
 def copy16(shared: Any, i: Any, p: Any, j: Any) -> None:
     """Begin to copy 16 bytes into shared memory, from word `j` of an array to word `i`, both multiples of four."""
     words = p.array.view(np.uint32)
-    assert i % 4 == 0 and j % 4 == 0 and 0 <= i <= shared.size - 4 and 0 <= j <= words.size - 4
-    shared[i : i + 4].view(np.uint32)[...] = words[j : j + 4]
+    assert i % 4 == 0 and j % 4 == 0 and 0 <= j <= words.size - 4
+    start = _inside(shared, i, 4)
+    shared[start : start + 4].view(np.uint32)[...] = words[j : j + 4]
 
 
 def copied() -> None:

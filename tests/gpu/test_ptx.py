@@ -101,6 +101,8 @@ def test_every_planned_kernel_compiles_without_spills(
     text = check(make(family, precision, fragments, orientation), tmp_path, shared)
     assert "mma.sync.aligned" in text
     assert ("cvt.rna.tf32.f32" in text) == (precision == "tf32")
+    # Shared memory is reached as such: a generic volatile access would be one of system scope.
+    assert "ld.volatile.shared.u32" in text and not re.search(r"(ld|st)\.volatile\.u32", text)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
