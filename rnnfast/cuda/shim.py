@@ -35,6 +35,8 @@ from unittest import mock
 
 import numpy as np
 
+from . import launch as _launch
+
 try:
     from numba import config as _config
     from numba import cuda as _numba_cuda
@@ -107,6 +109,8 @@ if SIMULATED:
             ) -> None:
                 assert len(arguments) == len(types), (function.__name__, len(arguments), len(types))
                 assert block <= threads
+                numbers = [value for value, letter in zip(arguments, types, strict=True) if letter == "i"]
+                assert all(isinstance(value, int) for value in numbers), (function.__name__, numbers)
                 with (
                     mock.patch.object(_numba_simulator, "BlockManager", _simulator.Launch),
                     _simulator.long_turns(),
@@ -127,9 +131,6 @@ else:
         from numba.cuda.np.arrayobj import make_array as _make_array
 
     from numba.cuda import types as _types
-    from numba.cuda.cudadrv.driver import ExperimentalStream as _Stream
-    from numba.cuda.cudadrv.driver import binding as _binding
-    from numba.cuda.cudadrv.driver import driver as _driver
     from numba.cuda.dispatcher import _Kernel as _KernelOf
     from numba.cuda.extending import intrinsic as _intrinsic
 
@@ -399,6 +400,14 @@ def typing({", ".join(["context", *(f"a{k}" for k in range(arity))])}):
     mma_tf32 = _mma("m16n8k8.row.col.f32.tf32.tf32.f32", words=False)
     mma_bf16 = _mma("m16n8k16.row.col.f32.bf16.bf16.f32", words=True)
 
+    class _Loaded:
+        """A kernel on a device: its CUkernel, and what has been asked of it."""
+
+        def __init__(self, handle: int, multiprocessors: int) -> None:
+            self.handle, self.multiprocessors = handle, multiprocessors
+            self.shared = UNASKED_SHARED
+            self.resident: dict[tuple[int, int], int] = {}
+
     class _Compiled:
         """A kernel, compiled for the current device at its first launch there."""
 
@@ -408,54 +417,58 @@ def typing({", ".join(["context", *(f"a{k}" for k in range(arity))])}):
             # Without link-time optimisation, which Numba else takes where it finds nvJitLink: there is nothing to link,
             # kernels compile sooner, and what `compile_ptx` shows is what runs on every machine.
             self._dispatcher = _numba_cuda.jit(function, launch_bounds=(threads, 1), lto=False)
-            self._prepared: dict[int, Any] = {}
-            self._shared: dict[int, int] = {}
+            self._loaded: dict[int, _Loaded] = {}
 
         def overload_for_device(self) -> Any:
             """Compiled anew for what Numba takes for the current device."""
             return _KernelOf(self.function, self._signature.args, **self._dispatcher.targetoptions)
 
-        def _overload(self) -> Any:
-            number = _numba_cuda.get_current_device().id
-            found = self._prepared.get(number)
-            if found is None:
-                self._dispatcher.compile(self._signature.args)
-                found = self._dispatcher.overloads[self._signature.args]
-                self._prepared[number] = found
-            return found
-
         def launch(
             self,
             grid: int | tuple[int, int],
             block: int,
-            arguments: tuple[Any, ...],
+            arguments: tuple[int, ...],
             *,
             shared: int = 0,
             stream: int = 0,
             cooperative: bool = False,
         ) -> None:
-            """Run it on a stream of the current device; `cooperative` where its blocks wait for each other.
+            """Run it on a stream of the current device; `cooperative` where its blocks wait for each other."""
+            if len(arguments) != len(self.types):
+                raise TypeError(f"{self.function.__name__}: expected {len(self.types)} arguments, got {len(arguments)}")
+            driver = _launch.driver()
+            number = driver.device()
+            if number < 0:  # a thread that has not called anything of CUDA yet
+                _numba_cuda.current_context()
+                number = driver.device()
+            loaded = self._loaded.get(number)
+            if loaded is None:
+                loaded = self._loaded[number] = self._load(number)
+            if shared > loaded.shared:
+                driver.allow_shared(loaded.handle, number, shared)
+                loaded.shared = shared
+            if cooperative:
+                self._must_be_resident(loaded, grid, block, shared)
+            driver.launch(loaded.handle, grid, block, arguments, shared=shared, stream=stream, cooperative=cooperative)
 
-            Not through the dispatcher, which warns of grids below 128 blocks, and looks up what is known here.
-            """
-            overload = self._overload()
-            overload.cooperative = cooperative
-            if shared > UNASKED_SHARED:
-                self._ask(overload, shared)
-            blocks = (*grid, 1) if isinstance(grid, tuple) else (grid, 1, 1)
-            overload.launch(arguments, blocks, (block, 1, 1), _Stream.from_handle(stream), shared)
+        def _load(self, number: int) -> _Loaded:
+            """Compile it for the current device, the `number`th, and load it there."""
+            self._dispatcher.compile(self._signature.args)
+            function = self._dispatcher.overloads[self._signature.args]._codelibrary.get_cufunc()
+            return _Loaded(int(function.handle), limits(number).multiprocessors)
 
-        def _ask(self, overload: Any, shared: int) -> None:
-            """Have the driver allow so many bytes of shared memory, if it does not yet.
-
-            Numba's handle is a CUkernel, which `cuFuncSetAttribute` refuses.
-            """
-            function = overload._codelibrary.get_cufunc()
-            number = function.device.id
-            if shared > self._shared.get(number, UNASKED_SHARED):
-                attribute = _binding.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-                _driver.cuKernelSetAttribute(attribute, shared, function.handle, number)
-                self._shared[number] = shared
+        def _must_be_resident(self, loaded: _Loaded, grid: int | tuple[int, int], block: int, shared: int) -> None:
+            """An error for blocks that would wait for one which can't begin; the driver is asked once."""
+            most = loaded.resident.get((block, shared))
+            if most is None:
+                count = _launch.driver().resident_blocks(loaded.handle, block, shared)
+                most = loaded.resident[block, shared] = count * loaded.multiprocessors
+            asked = math.prod(grid) if isinstance(grid, tuple) else grid
+            if asked > most:
+                raise RuntimeError(
+                    f"{self.function.__name__}: expected at most {most} blocks, which is what this GPU runs at once, "
+                    f"got {asked}"
+                )
 
     def kernel(types: str, *, threads: int = 256) -> Callable[[Kernel], Any]:
         """Decorates a kernel; `types` are its arguments': p a pointer, i an int64. `threads`: the most in a block."""

@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -162,29 +161,79 @@ def test_a_spill_is_seen(tmp_path):
         check(persistent.forward_kernel("lstm", "float32", 16, ROWS_LEFT), tmp_path)
 
 
-def test_shared_memory_is_asked_for_once_and_only_where_it_grows(monkeypatch):
-    asked = []
-    monkeypatch.setattr(shim, "_driver", SimpleNamespace(cuKernelSetAttribute=lambda *given: asked.append(given)))
-    devices = [SimpleNamespace(handle=f"kernel {number}", device=SimpleNamespace(id=number)) for number in (0, 1)]
-    kernel = shim._Compiled(lambda: None, "", 256)
-    for number, shared in ((0, 100_000), (0, 64_000), (1, 64_000), (0, 200_000)):
-        overload = SimpleNamespace(_codelibrary=SimpleNamespace(get_cufunc=lambda number=number: devices[number]))
-        kernel._ask(overload, shared)
-    expected = [(100_000, "kernel 0", 0), (64_000, "kernel 1", 1), (200_000, "kernel 0", 0)]
-    assert [given[1:] for given in asked] == expected
-    assert {given[0].name for given in asked} == {"CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES"}
+class Driver:
+    """A launcher that writes down what it is told."""
+
+    def __init__(self):
+        self.number, self.said = 0, []
+
+    def device(self):
+        return self.number
+
+    def allow_shared(self, *given):
+        self.said.append(("shared", *given))
+
+    def resident_blocks(self, *given):
+        self.said.append(("occupancy", *given))
+        return 1
+
+    def launch(self, function, grid, block, arguments, **options):
+        self.said.append((function, grid, block, arguments, *options.values()))
 
 
-def test_a_launch_says_what_was_asked_for_and_does_not_warn(monkeypatch):
-    said = []
-    overload = SimpleNamespace(launch=lambda *given: said.append(given))
-    kernel = shim._Compiled(lambda: None, "pi", 256)
-    monkeypatch.setattr(kernel, "_overload", lambda: overload)
+@pytest.fixture
+def driver(monkeypatch):
+    fake = Driver()
+    monkeypatch.setattr(shim._launch, "driver", lambda: fake)
+    monkeypatch.setattr(
+        shim._Compiled, "_load", lambda self, number: fake.said.append("load") or shim._Loaded(100 + number, 6)
+    )
+    return fake
+
+
+def kernel_of(types):
+    def named(*arguments):
+        """Never compiled."""
+
+    return shim._Compiled(named, types, 256)
+
+
+def test_a_kernel_is_loaded_once_for_a_device(driver):
+    kernel = kernel_of("pi")
     kernel.launch((2, 3), 64, (5, 6), shared=8, stream=12, cooperative=True)
     kernel.launch(4, 32, (7, 8))
-    assert [given[:3] + given[4:] for given in said] == [
-        ((5, 6), (2, 3, 1), (64, 1, 1), 8),
-        ((7, 8), (4, 1, 1), (32, 1, 1), 0),
+    driver.number = 1
+    kernel.launch(4, 32, (7, 8))
+    assert driver.said == [
+        "load",
+        ("occupancy", 100, 64, 8),
+        (100, (2, 3), 64, (5, 6), 8, 12, True),
+        (100, 4, 32, (7, 8), 0, 0, False),
+        "load",
+        (101, 4, 32, (7, 8), 0, 0, False),
     ]
-    assert [int(given[3].handle) for given in said] == [12, 0]
-    assert overload.cooperative is False
+
+
+def test_shared_memory_is_asked_for_once_and_only_where_it_grows(driver):
+    kernel = kernel_of("")
+    for number, shared in ((0, 48 * 1024), (0, 100_000), (0, 64_000), (1, 64_000), (0, 200_000)):
+        driver.number = number
+        kernel.launch(1, 32, (), shared=shared)
+    asked = [said for said in driver.said if said[0] == "shared"]
+    assert asked == [("shared", 100, 0, 100_000), ("shared", 101, 1, 64_000), ("shared", 100, 0, 200_000)]
+
+
+def test_blocks_that_wait_for_each_other_must_fit_and_the_driver_is_asked_once(driver):
+    kernel = kernel_of("")
+    for _ in range(2):
+        kernel.launch((2, 3), 64, (), cooperative=True)
+    with pytest.raises(RuntimeError, match=r"named: expected at most 6 blocks, .* got 8"):
+        kernel.launch((2, 4), 64, (), cooperative=True)
+    kernel.launch(100, 64, ())
+    assert [said[0] for said in driver.said].count("occupancy") == 1
+
+
+def test_a_kernel_without_all_its_arguments_is_not_launched(driver):
+    with pytest.raises(TypeError, match="named: expected 2 arguments, got 1"):
+        kernel_of("pi").launch(1, 32, (1,))
+    assert driver.said == []

@@ -154,5 +154,5 @@ def launch(kernel: Any, partition: Partition, shared: int, memory: tuple[Any, ..
         (*pointers, *numbers),
         shared=shared,
         stream=arrays.stream_pointer(),
-        cooperative=True,
+        cooperative=partition.blocks > 1,  # else no block waits for another
     )
