@@ -12,9 +12,22 @@ namespace rnnfast {
 
 using index = std::ptrdiff_t;
 
-enum Kind { elman_tanh, elman_relu, elman_sigmoid, lstm, gru_after, gru_before, kinds };
-constexpr const char *kind_names[kinds] = {"elman_tanh", "elman_relu", "elman_sigmoid",
-                                           "lstm",       "gru_after",  "gru_before"};
+constexpr int most_states = 8, most_given = 8, most_domains = 4, most_parameters = 32;
+
+// The fused kinds have a hand-written cell each. A described cell is run by the interpreter from `Sizes::program`.
+enum Kind {
+    elman_tanh,
+    elman_relu,
+    elman_sigmoid,
+    lstm,
+    gru_after,
+    gru_before,
+    fused_kinds,
+    described = fused_kinds,
+    kinds
+};
+constexpr const char *kind_names[kinds] = {"elman_tanh", "elman_relu", "elman_sigmoid", "lstm",
+                                           "gru_after",  "gru_before", "described"};
 
 // A way to stop a long call. The calling thread polls every so often; the others look at the flag.
 struct Interrupt {
@@ -23,8 +36,12 @@ struct Interrupt {
     int stop = 0; // atomic access only
 };
 
+struct Program; // csrc/program/program.h
+
 struct Sizes {
     index input, hidden;
+    index widths[most_domains] = {};  // described cells: of each domain; widths[0] is `hidden`
+    const Program *program = nullptr; // described cells alone
 };
 
 template <class T> struct Strided { // [T, B, features], unit stride in the features
@@ -33,9 +50,10 @@ template <class T> struct Strided { // [T, B, features], unit stride in the feat
     T *at(index step, index row) const { return data + step * t + row * b; }
 };
 
-template <class T> struct Weights { // PyTorch's shapes; biases may be null
-    T *weight_ih, *weight_hh;       // [G*H, I], [G*H, H]
-    T *bias_ih, *bias_hh;           // [G*H]
+// Parameters in the kernel's order; a missing one is null. Fused kinds: weight_ih [G*H, I], weight_hh [G*H, H],
+// bias_ih [G*H], bias_hh [G*H], of which the biases may be missing.
+template <class T> struct Weights {
+    T *data[most_parameters] = {};
 };
 
 template <class T> struct Sequence { // what forward and backward both need
@@ -49,15 +67,22 @@ template <class T> struct Sequence { // what forward and backward both need
     Strided<const std::int64_t> ids;    // [T, B], each in 0 .. I-1 where the row is active
     const std::int64_t *lengths;        // [B], each in 0 .. T
     Strided<const std::uint8_t> resets; // [T, B]
-    const T *h0, *c0;                   // [B, H]
-    const T *reset_h, *reset_c;         // [B, H]
+    const T *state[most_states];        // [B, width of the state]; null: zeros
+    const T *reset_state[most_states];  // the same
     const T *panels;                    // panel_size()
     T *tape;                            // tape_size(); null: inference
+
+    // Described cells alone:
+    Strided<const std::uint8_t> skip;   // [T, B]: 1 where the states pass through untouched
+    Strided<const T> given[most_given]; // further inputs of each step, [T, B, width]; [T, B] where the width is 1
+    std::uint64_t seed;                 // of the random masks
+    index first_step, layer;            // where the call's first step and its layer are in the masks' count
+    bool training;
 };
 
 template <class T> struct Forward : Sequence<T> {
-    Strided<T> y; // [T, B, H]
-    T *hT, *cT;   // [B, H]; may be h0, c0
+    Strided<T> y[most_states];   // [T, B, width of the state]; null: not wanted. Fused kinds: the first alone
+    T *final_state[most_states]; // [B, width of the state]; may be `state`
 
     const std::uint32_t *pairs = nullptr; // pairs_size(): weights in bfloat16 in place of those in the panels
     void *memory = nullptr;               // forward_bytes(), 64-byte aligned; null: the call takes its own
@@ -66,25 +91,25 @@ template <class T> struct Forward : Sequence<T> {
 
 template <class T> struct Backward : Sequence<T> {
     const T *panels_backward;
-    Strided<const T> dy;      // [T, B, H]
-    const T *dhT, *dcT;       // [B, H]
-    Strided<T> dx;            // [T, B, I]; written
-    T *dh0, *dc0;             // [B, H]; written
-    T *d_reset_h, *d_reset_c; // [B, H]; written
-    T *dpanels;               // panel_size(); added to
+    Strided<const T> dy[most_states];
+    const T *dfinal[most_states];
+    Strided<T> dx;                 // [T, B, I]; written
+    Strided<T> dgiven[most_given]; // described cells alone; written
+    T *dstate[most_states];        // written
+    T *d_reset_state[most_states]; // written
+    T *dpanels;                    // panel_size(); added to
 };
 
 template <class T> struct CellKernel {
-    index gates;
-    bool has_c;
-    index (*panel_size)(Sizes);
-    index (*panel_size_backward)(Sizes);
-    index (*tape_size)(Sizes, index steps, index batch);
-    void (*pack)(Sizes, const Weights<const T> &, T *panels);
-    void (*pack_backward)(Sizes, const Weights<const T> &, T *panels);
-    void (*unpack)(Sizes, const T *panels, const Weights<T> &);
-    index (*pairs_size)(Sizes); // 0 for double
-    void (*to_pairs)(Sizes, const T *panels, std::uint32_t *pairs);
+    index gates, states; // how many
+    index (*panel_size)(const Sizes &);
+    index (*panel_size_backward)(const Sizes &);
+    index (*tape_size)(const Sizes &, index steps, index batch);
+    void (*pack)(const Sizes &, const Weights<const T> &, T *panels);
+    void (*pack_backward)(const Sizes &, const Weights<const T> &, T *panels);
+    void (*unpack)(const Sizes &, const T *panels, const Weights<T> &);
+    index (*pairs_size)(const Sizes &); // 0 for double
+    void (*to_pairs)(const Sizes &, const T *panels, std::uint32_t *pairs);
     std::size_t (*forward_bytes)(const Forward<T> &);
     void (*forward)(const Forward<T> &);
     void (*backward)(const Backward<T> &);
@@ -105,11 +130,11 @@ template <class T> struct DenseCall {
 };
 
 template <class T> struct DenseKernel {
-    index (*panel_size)(Sizes);
-    index (*panel_size_backward)(Sizes);
-    void (*pack)(Sizes, const Weights<const T> &, T *panels); // weight_ih and bias_ih alone
-    void (*pack_backward)(Sizes, const Weights<const T> &, T *panels);
-    void (*unpack)(Sizes, const T *panels, const Weights<T> &);
+    index (*panel_size)(const Sizes &);
+    index (*panel_size_backward)(const Sizes &);
+    void (*pack)(const Sizes &, const Weights<const T> &, T *panels); // weight [O, I], bias [O]
+    void (*pack_backward)(const Sizes &, const Weights<const T> &, T *panels);
+    void (*unpack)(const Sizes &, const T *panels, const Weights<T> &);
     void (*forward)(const DenseCall<T> &);
     void (*backward)(const DenseCall<T> &);
 };
@@ -124,7 +149,7 @@ template <class T> struct Pointwise {
 template <class T> struct Table {
     const char *isa;
     int lanes;
-    CellKernel<T> cells[kinds];
+    CellKernel<T> cells[kinds]; // a kind that is not there has null pointers
     DenseKernel<T> dense;
     Pointwise<T> pointwise;
     double (*fma_peak)();                               // GFLOP/s of one thread doing nothing but fma in registers

@@ -33,8 +33,9 @@ struct Run {
     index x_t, x_b;          // strides of x or ids in elements
     void *y;                 // [T, B, H]
     index y_t, y_b;
-    const void *h0, *c0; // [L, B, H], null: zeros
-    void *hT, *cT;       // [L, B, H]; may be h0, c0
+    const void *state[most_states]; // [L, B, H], null: zeros
+    void *final_state[most_states]; // [L, B, H]; may be `state`
+    int count;                      // of states
     Interrupt *interrupt;
 };
 
@@ -71,9 +72,6 @@ template <class T> class StackOf final : public Stack {
     Memory scratch_, between_[2]; // of the kernels; from layer to layer [block][B][H]
 
     static Memory take(std::size_t bytes) { return Memory(::operator new(bytes, std::align_val_t(64))); }
-    static T *offset(const void *states, index elements) {
-        return states ? const_cast<T *>(static_cast<const T *>(states)) + elements : nullptr;
-    }
 
   public:
     StackOf(index batch, index block, int threads) : batch_(batch), block_(block), asked_(threads) {}
@@ -99,7 +97,7 @@ template <class T> class StackOf final : public Stack {
             const int most = layer.threads(asked_, layer.work, block_, batch_);
             most_ = most > most_ ? most : most_;
             static const T some{}; // a state that is given takes more memory than none, ids no less than x
-            layer.call.h0 = layer.call.c0 = &some;
+            for (const T *&state : layer.call.state) state = &some;
             layer.call.x.data = nullptr;
             layer.call.steps = block_;
             for (const int threads : {1, most_}) {
@@ -118,16 +116,13 @@ template <class T> class StackOf final : public Stack {
     }
 
     void run(const Run &r) noexcept override {
-        const T *h0 = static_cast<const T *>(r.h0), *c0 = static_cast<const T *>(r.c0);
         timespec polled{};
         for (index begin = 0; begin < r.steps; begin += block_) {
             const index steps = r.steps - begin < block_ ? r.steps - begin : block_;
             for (std::size_t l = 0; l < layers_.size(); ++l) {
-                layer(r, l, begin, steps, h0, c0);
+                layer(r, l, begin, steps, begin == 0 ? r.state : r.final_state);
                 if (r.interrupt && stopped(*r.interrupt, polled)) return;
             }
-            h0 = static_cast<const T *>(r.hT);
-            c0 = static_cast<const T *>(r.cT);
         }
     }
 
@@ -146,10 +141,10 @@ template <class T> class StackOf final : public Stack {
         return stop;
     }
 
-    void layer(const Run &r, std::size_t l, index begin, index steps, const T *h0, const T *c0) {
+    void layer(const Run &r, std::size_t l, index begin, index steps, const void *const *state) {
         Layer &layer = layers_[l];
         Forward<T> &call = layer.call;
-        const index H = call.sizes.hidden, state = index(l) * batch_ * H;
+        const index H = call.sizes.hidden, offset = index(l) * batch_ * H;
         call.steps = steps;
         const int threads = layer.threads(asked_, layer.work, steps, batch_);
         call.threads = threads < most_ ? threads : most_;
@@ -162,14 +157,14 @@ template <class T> class StackOf final : public Stack {
             call.ids = {r.ids ? r.ids + begin * r.x_t : nullptr, r.x_t, r.x_b};
         }
         if (l + 1 < layers_.size()) {
-            call.y = {static_cast<T *>(between_[l % 2].get()), batch_ * H, H};
+            call.y[0] = {static_cast<T *>(between_[l % 2].get()), batch_ * H, H};
         } else {
-            call.y = {static_cast<T *>(r.y) + begin * r.y_t, r.y_t, r.y_b};
+            call.y[0] = {static_cast<T *>(r.y) + begin * r.y_t, r.y_t, r.y_b};
         }
-        call.h0 = h0 ? h0 + state : nullptr;
-        call.c0 = c0 ? c0 + state : nullptr;
-        call.hT = offset(r.hT, state);
-        call.cT = offset(r.cT, state);
+        for (int s = 0; s < r.count; ++s) {
+            call.state[s] = state[s] ? static_cast<const T *>(state[s]) + offset : nullptr;
+            call.final_state[s] = static_cast<T *>(r.final_state[s]) + offset;
+        }
         layer.kernel->forward(call);
         call.calls += steps;
     }

@@ -4,10 +4,17 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-_Array = NDArray[Any]
+from ._call import BackwardCall, ForwardCall
 
-CELLS: dict[str, tuple[int, bool]]
-"""The kinds of cells: how many gates, and whether there is a state c."""
+_Array = NDArray[Any]
+_Params = tuple[_Array | None, ...]
+
+CELLS: dict[str, tuple[int, int]]
+"""The fused kinds of cells: how many gates and how many states."""
+FORWARD_FIELDS: tuple[str, ...]
+"""The fields of `rnnfast._call.ForwardCall`, as `Kernel.forward` reads them by position."""
+BACKWARD_FIELDS: tuple[str, ...]
+"""Those of `BackwardCall`, for `Kernel.backward`."""
 
 def isa_available() -> list[str]: ...
 def isa() -> str: ...
@@ -29,60 +36,17 @@ class Kernel:
     def panel_size(self) -> int: ...
     @property
     def panel_size_backward(self) -> int: ...
-    def pack(
-        self, weight_ih: _Array, weight_hh: _Array, bias_ih: _Array | None, bias_hh: _Array | None, out: _Array
-    ) -> None: ...
-    def pack_backward(self, weight_ih: _Array, weight_hh: _Array, out: _Array) -> None: ...
-    def unpack(
-        self, panels: _Array, weight_ih: _Array, weight_hh: _Array, bias_ih: _Array | None, bias_hh: _Array | None
-    ) -> None: ...
+    def pack(self, params: _Params, out: _Array) -> None: ...
+    def pack_backward(self, params: _Params, out: _Array) -> None: ...
+    def unpack(self, panels: _Array, params: _Params) -> None: ...
     @property
     def pairs_size(self) -> int: ...
     def to_pairs(self, panels: _Array, out: _Array) -> None: ...
     @property
     def handle(self) -> Any: ...
     def tape_size(self, T: int, B: int) -> int: ...
-    def forward(
-        self,
-        panels: _Array,
-        x: _Array,
-        y: _Array,
-        h0: _Array | None,
-        c0: _Array | None,
-        hT: _Array,
-        cT: _Array | None,
-        reset_h: _Array | None,
-        reset_c: _Array | None,
-        lengths: _Array | None,
-        resets: _Array | None,
-        reverse: bool,
-        tape: _Array | None,
-        num_threads: int,
-    ) -> None: ...
-    def backward(
-        self,
-        panels: _Array,
-        panels_backward: _Array,
-        x: _Array,
-        tape: _Array,
-        dy: _Array | None,
-        dhT: _Array | None,
-        dcT: _Array | None,
-        dx: _Array | None,
-        dh0: _Array | None,
-        dc0: _Array | None,
-        dpanels: _Array,
-        h0: _Array | None,
-        c0: _Array | None,
-        reset_h: _Array | None,
-        reset_c: _Array | None,
-        lengths: _Array | None,
-        resets: _Array | None,
-        reverse: bool,
-        d_reset_h: _Array | None,
-        d_reset_c: _Array | None,
-        num_threads: int,
-    ) -> None: ...
+    def forward(self, call: ForwardCall) -> None: ...
+    def backward(self, call: BackwardCall) -> None: ...
 
 class Dense:
     def __init__(self, dtype: str, input_size: int, output_size: int, isa: str | None = None) -> None: ...
@@ -90,9 +54,9 @@ class Dense:
     def panel_size(self) -> int: ...
     @property
     def panel_size_backward(self) -> int: ...
-    def pack(self, weight: _Array, bias: _Array | None, out: _Array) -> None: ...
-    def pack_backward(self, weight: _Array, out: _Array) -> None: ...
-    def unpack(self, panels: _Array, weight: _Array, bias: _Array | None) -> None: ...
+    def pack(self, params: _Params, out: _Array) -> None: ...
+    def pack_backward(self, params: _Params, out: _Array) -> None: ...
+    def unpack(self, panels: _Array, params: _Params) -> None: ...
     def forward(self, panels: _Array, x: _Array, y: _Array, num_threads: int) -> None: ...
     def backward(
         self,

@@ -32,23 +32,23 @@ class Packed:
     ----------
     kernel : _core.Kernel or _core.Dense, or what a device has in their place
     params : Parameters
-    weights, biases : tuple of str
-        The names in the order of the kernel's `pack`; a bias that the parameters lack is packed as None.
+    names : tuple of str
+        The parameters in the kernel's order; one that `params` lack (a bias) is packed as None.
     """
 
-    def __init__(self, kernel: Any, params: Parameters, weights: tuple[str, ...], biases: tuple[str, ...]) -> None:
+    def __init__(self, kernel: Any, params: Parameters, names: tuple[str, ...]) -> None:
         self.kernel = kernel
         self._params = params
-        self._weights, self._all = weights, weights + biases
+        self._names = names
         self._panels: dict[str, tuple[int, Array]] = {}
 
-    def forward(self) -> Array:
+    def panels(self) -> Array:
         """The panels that forward reads."""
-        return self._current("forward", self.kernel.panel_size, self.kernel.pack, self._all)
+        return self._current("forward", self.kernel.panel_size, self.kernel.pack)
 
-    def backward(self) -> Array:
+    def panels_backward(self) -> Array:
         """The panels that backward reads besides."""
-        return self._current("backward", self.kernel.panel_size_backward, self.kernel.pack_backward, self._weights)
+        return self._current("backward", self.kernel.panel_size_backward, self.kernel.pack_backward)
 
     def pairs(self, panels: Array) -> Array:
         """The panels' weights in bfloat16."""
@@ -56,12 +56,12 @@ class Packed:
         self.kernel.to_pairs(panels, narrow)
         return narrow
 
-    def _current(self, key: str, size: int, pack: Any, names: tuple[str, ...]) -> Array:
+    def _current(self, key: str, size: int, pack: Any) -> Array:
         version = self._params.version
         cached = self._panels.get(key)
         if cached is None or cached[0] != version:
             panels = self._params.device.empty((size,), self._params.dtype)
-            pack(*map(self._params.get, names), panels)
+            pack(tuple(map(self._params.get, self._names)), panels)
             cached = self._panels[key] = version, panels
         return cached[1]
 
@@ -70,11 +70,11 @@ class Packed:
         if gradients is None:
             panels.fill(0)
         else:
-            self.kernel.pack(*map(gradients.get, self._all), panels)
+            self.kernel.pack(tuple(map(gradients.get, self._names)), panels)
 
     def store_gradients(self, panels: Array, gradients: Gradients) -> None:
         """Write gradient panels into the gradients."""
-        self.kernel.unpack(panels, *map(gradients.get, self._all))
+        self.kernel.unpack(panels, tuple(map(gradients.get, self._names)))
 
 
 class Part(ABC):

@@ -23,6 +23,7 @@ from numpy.typing import DTypeLike
 
 from . import _checks, _core
 from . import init as initialisation
+from ._call import BackwardCall, ForwardCall
 from ._checks import Array
 from ._device import Port, choose
 from ._part import Packed, Part
@@ -90,7 +91,8 @@ class _Stack(Part):
         forget_bias: float | None = None,
     ) -> None:
         self._kind = kind
-        self._gates, self._has_c = _core.CELLS[kind]
+        self._gates, states = _core.CELLS[kind]
+        self._has_c = states > 1
         self.input_size = _checks.size("input_size", input_size)
         self.hidden_size = _checks.size("hidden_size", hidden_size)
         self.bias = _checks.truth("bias", bias)
@@ -146,8 +148,7 @@ class _Stack(Part):
             Packed(
                 self._device.kernel(self._kind, self._input_size(k), self.hidden_size, self.dtype, self.precision),
                 self.params,
-                tuple(name + suffix for name in _WEIGHTS),
-                tuple(name + suffix for name in _BIASES),
+                tuple(name + suffix for name in _WEIGHTS + _BIASES),
             )
             for k, suffix in enumerate(self._suffixes)
         ]
@@ -267,9 +268,20 @@ class _Stack(Part):
                 if recorder is not None:
                     memory = recorder.buffer(("memory", k), (packed.kernel.tape_size(steps, batch),), self.dtype)
                     kept.memory.append(memory)
-                half, h0, hT = self._half(outputs, direction), _pair(run.state, k), _pair(final, k)
                 packed.kernel.forward(
-                    packed.forward(), inputs, half, *h0, *hT, *_masks(run, k, direction), memory, num_threads
+                    ForwardCall(
+                        packed.panels(),
+                        inputs,
+                        self._half(outputs, direction),
+                        _of(run.state, k),
+                        _of(final, k),
+                        _of(run.reset_state, k),
+                        run.lengths,
+                        run.resets,
+                        direction == 1,
+                        memory,
+                        num_threads,
+                    )
                 )
             inputs = outputs
         if recorder is not None:
@@ -344,20 +356,26 @@ class _Stack(Part):
             packed.load_gradients(walk.into, dpanels)
             if direction and dx is not None:
                 shared = walk.recorder.buffer("second dx", dx.shape, self.dtype)
+            run = kept.run
             packed.kernel.backward(
-                packed.forward(),
-                packed.backward(),
-                kept.inputs[layer],
-                kept.memory[k],
-                None if dy is None else self._half(dy, direction),
-                *_pair(walk.final, k),
-                shared if direction else dx,
-                *_pair(walk.initial, k),
-                dpanels,
-                *_pair(kept.run.state, k),
-                *_masks(kept.run, k, direction),
-                *_pair(walk.reset, k),
-                walk.num_threads,
+                BackwardCall(
+                    packed.panels(),
+                    packed.panels_backward(),
+                    kept.inputs[layer],
+                    kept.memory[k],
+                    None if dy is None else self._half(dy, direction),
+                    _of(walk.final, k),
+                    shared if direction else dx,
+                    _of(walk.initial, k),
+                    dpanels,
+                    _of(run.state, k),
+                    _of(run.reset_state, k),
+                    run.lengths,
+                    run.resets,
+                    direction == 1,
+                    _of(walk.reset, k),
+                    walk.num_threads,
+                )
             )
         if dx is not None:
             if shared is not None:
@@ -365,10 +383,11 @@ class _Stack(Part):
             if layer and kept.dropout:
                 dx *= kept.dropout[layer - 1]
 
-    def _half(self, sequence: Array, direction: int) -> Array:
-        if not self.bidirectional:
-            return sequence
-        return sequence[..., direction * self.hidden_size : (direction + 1) * self.hidden_size]
+    def _half(self, sequence: Array, direction: int) -> tuple[Array | None, ...]:
+        """One direction's part of an output or its gradient, for the first state; the others have no sequences."""
+        if self.bidirectional:
+            sequence = sequence[..., direction * self.hidden_size : (direction + 1) * self.hidden_size]
+        return (sequence, None) if self._has_c else (sequence,)
 
     def _structure(self, states: States) -> Any:
         """A state as the caller knows it: the array h, or the tuple (h, c)."""
@@ -391,14 +410,6 @@ class _Walk(NamedTuple):
         return self.recorder.buffer(("dpanels", k), (size,), self.initial[0].dtype)
 
 
-def _pair(states: tuple[Any, ...] | None, k: int) -> tuple[Array | None, Array | None]:
-    """h and c of one layer and direction, each None if there is none."""
-    if states is None:
-        return None, None
-    h, c = states if len(states) == 2 else (states[0], None)
-    return None if h is None else h[k], None if c is None else c[k]
-
-
-def _masks(run: Run, k: int, direction: int) -> tuple[Any, ...]:
-    """What a kernel's calls take as reset_h, reset_c, lengths, resets and reverse."""
-    return *_pair(run.reset_state, k), run.lengths, run.resets, direction == 1
+def _of(states: tuple[Any, ...] | None, k: int) -> tuple[Array | None, ...] | None:
+    """The states of one layer and direction, each None if there is none."""
+    return None if states is None else tuple([None if state is None else state[k] for state in states])

@@ -54,7 +54,7 @@ class _Cell(Stepper, _Stack):
             store, packed = self.params.store, self._packed[0]
             version = store.version
             sizes = batch, self.input_size, self.hidden_size, self._gates, self._has_c
-            self._steps = Steps(packed.kernel, packed.forward(), store, version, *sizes, self.dtype)
+            self._steps = Steps(packed.kernel, packed.panels(), store, version, *sizes, self.dtype)
 
     def _pack(self) -> None:
         super()._pack()

@@ -145,7 +145,7 @@ class Dense(Part):
     def _pack(self) -> None:
         self._device = self.params.device
         kernel = self._device.dense(self.input_size, self.output_size, self.dtype, self.precision)
-        self._packed = Packed(kernel, self.params, ("weight",), ("bias",))
+        self._packed = Packed(kernel, self.params, ("weight", "bias"))
 
     def __call__(self, x: ArrayLike, *, logits: bool = False, num_threads: int | None = None) -> Array:
         """Apply the head; keep nothing.
@@ -266,7 +266,7 @@ class Dense(Part):
             activation.differentiate(y, dz)
         panels = tape.buffer("dpanels", (self._packed.kernel.panel_size,), self.dtype)
         self._packed.load_gradients(into, panels)
-        self._packed.kernel.backward(self._packed.backward(), kept.x, dz, dx, panels, threads or 0)
+        self._packed.kernel.backward(self._packed.panels_backward(), kept.x, dz, dx, panels, threads or 0)
         self._packed.store_gradients(panels, gradients)
         return Grads(None if dx is None else port.leave(dx.reshape(*leading, self.input_size)), None, gradients)
 
@@ -275,7 +275,7 @@ class Dense(Part):
         activation = None if logits else _ACTIVATIONS[self.activation]
         _checks.elements(len(rows) * self.output_size, rows=len(rows), output_size=self.output_size)
         y = self._device.empty((len(rows), self.output_size), self.dtype)
-        self._packed.kernel.forward(self._packed.forward(), rows, y, num_threads or 0)
+        self._packed.kernel.forward(self._packed.panels(), rows, y, num_threads or 0)
         if activation is not None:
             activation.apply(self._device.xp, y)
         return y, activation

@@ -233,7 +233,7 @@ class _Recurrent(_Stack):
         _checks.elements(
             batch * (self.input_size + 8 * self.hidden_size), batch_size=batch, hidden_size=self.hidden_size
         )
-        kernels, panels = [p.kernel for p in self._packed], [p.forward() for p in self._packed]
+        kernels, panels = [p.kernel for p in self._packed], [p.panels() for p in self._packed]
         pairs = [
             p.pairs(panel) if stored == "bfloat16" else None for p, panel in zip(self._packed, panels, strict=True)
         ]

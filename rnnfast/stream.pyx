@@ -54,10 +54,9 @@ cdef extern from "stack.h" namespace "rnnfast" nogil:
         index x_t, x_b
         void *y
         index y_t, y_b
-        const void *h0
-        const void *c0
-        void *hT
-        void *cT
+        const void *state[8]  # most_states
+        void *final_state[8]
+        int count
         Interrupt *interrupt
     cdef cppclass Stack:
         void add(const KernelHandle &, const void *, const uint32_t *) except +
@@ -380,8 +379,9 @@ cdef class Stream(_Layers):
         """Run from the state that is into the other buffer, which is the state when all is done."""
         cdef bint stopped
         self.enter()
-        run.h0, run.hT = self.h[self.now], self.h[not self.now]
-        run.c0, run.cT = self.c[self.now], self.c[not self.now]
+        run.count = 1 + self.has_c
+        run.state[0], run.final_state[0] = self.h[self.now], self.h[not self.now]
+        run.state[1], run.final_state[1] = self.c[self.now], self.c[not self.now]
         stopped = run.steps != 0 and self.run(run)
         if run.steps and not stopped:
             self.now = not self.now
@@ -549,7 +549,8 @@ cdef class Steps(_Layers):
         run.ids = NULL
         run.x_t, run.x_b = 0, self.I
         run.y, run.y_t, run.y_b = hT, 0, self.H
-        run.h0, run.c0, run.hT, run.cT = h0, c0, hT, cT
+        run.count = 1 + self.has_c
+        run.state[0], run.state[1], run.final_state[0], run.final_state[1] = h0, c0, hT, cT
         stopped = self.run(&run)
         self.stack.get().leave()
         if stopped:

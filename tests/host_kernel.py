@@ -32,11 +32,14 @@ class HostKernel:
             return found
 
         def plain(value):
+            if isinstance(value, tuple):
+                parts = map(plain, value)
+                return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
             assert type(value) is not np.ndarray, "an array of the host has come to the device's kernel"
             return value.view(np.ndarray) if isinstance(value, SimulatedArray) else value
 
-        def call(*arrays, prepared=None, **options):
-            return found(*map(plain, arrays), **{k: plain(v) for k, v in options.items()})
+        def call(*arguments, prepared=None):
+            return found(*map(plain, arguments))
 
         return call
 

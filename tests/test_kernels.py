@@ -24,6 +24,7 @@ from registry import (
 )
 
 from rnnfast import _core, reference
+from rnnfast._call import BackwardCall, ForwardCall
 
 
 def test_every_pair_of_values_of_two_axes_occurs():
@@ -118,10 +119,11 @@ def test_gradients_accumulate_and_may_leave_parts_out(isa, kind):
 
 
 class Call:
-    """Arguments of `Kernel.forward` and `Kernel.backward`, in order, as dictionaries that a test may spoil."""
+    """A call's fields by name, forward and backward, which a test may spoil; `part` is a state's place in a tuple."""
 
     def __init__(self, kind: str, isa: str, dtype: Any = np.float32, T: int = 4, B: int = 3, I: int = 5, H: int = 7):  # noqa: E741
         rng = np.random.default_rng(5)
+        count = _core.CELLS[kind][1]
 
         def normal(*shape: int) -> Any:
             return rng.standard_normal(shape).astype(dtype)
@@ -129,65 +131,53 @@ class Call:
         def poison(*shape: int) -> Any:
             return np.full(shape, np.nan, dtype)
 
-        lstm = kind == "lstm"
+        def states(make: Any) -> tuple[Any, ...]:
+            return tuple(make(B, H) for _ in range(count))
+
+        def of_h(array: Any) -> tuple[Any, ...]:
+            return (array, None)[:count]
+
         self.kind, self.dtype = kind, dtype
         self.kernel = _core.Kernel(kind, np.dtype(dtype).name, I, H, isa)
         self.weights = reference.init_params(kind, I, H, rng)
         self.weights = {name: value.astype(dtype) for name, value in self.weights.items()}
         self.panels = np.zeros(self.kernel.panel_size, dtype)
         self.panels_backward = np.zeros(self.kernel.panel_size_backward, dtype)
-        self.kernel.pack(*self.weights.values(), self.panels)
-        self.kernel.pack_backward(self.weights["weight_ih"], self.weights["weight_hh"], self.panels_backward)
-        masks = {
-            "reset_h": normal(B, H),
-            "reset_c": normal(B, H) if lstm else None,
+        self.kernel.pack(tuple(self.weights.values()), self.panels)
+        self.kernel.pack_backward(tuple(self.weights.values()), self.panels_backward)
+        tape = np.zeros(self.kernel.tape_size(T, B), dtype)
+        both = {
+            "panels": self.panels,
+            "x": normal(T, B, I),
+            "tape": tape,
+            "state": states(normal),
+            "reset_state": states(normal),
             "lengths": rng.integers(1, T + 1, B),
             "resets": rng.random((T, B)) < 0.4,
             "reverse": False,
             "num_threads": 2,
         }
-        tape = np.zeros(self.kernel.tape_size(T, B), dtype)
-        h0, c0 = normal(B, H), normal(B, H) if lstm else None
-        x = normal(T, B, I)
-        self.forward = {
-            "panels": self.panels,
-            "x": x,
-            "y": poison(T, B, H),
-            "h0": h0,
-            "c0": c0,
-            "hT": poison(B, H),
-            "cT": poison(B, H) if lstm else None,
-            "tape": tape,
-            **masks,
-        }
-        self.backward = {
-            "panels": self.panels,
+        self.forward = both | {"y": of_h(poison(T, B, H)), "final_state": states(poison)}
+        self.backward = both | {
             "panels_backward": self.panels_backward,
-            "x": x,
-            "tape": tape,
-            "dy": normal(T, B, H),
-            "dhT": normal(B, H),
-            "dcT": normal(B, H) if lstm else None,
+            "dy": of_h(normal(T, B, H)),
+            "dfinal": states(normal),
             "dx": poison(T, B, I),
-            "dh0": poison(B, H),
-            "dc0": poison(B, H) if lstm else None,
+            "dstate": states(poison),
             "dpanels": np.zeros_like(self.panels),
-            "h0": h0,
-            "c0": c0,
-            "d_reset_h": poison(B, H),
-            "d_reset_c": poison(B, H) if lstm else None,
-            **masks,
+            "d_reset_state": states(poison),
         }
 
     def run_forward(self, **changes: Any) -> None:
-        positional = ("panels", "x", "y", "h0", "c0", "hT", "cT")
-        arguments = self.forward | changes
-        self.kernel.forward(*[arguments.pop(name) for name in positional], **arguments)
+        self.kernel.forward(ForwardCall(**self.forward | changes))
 
     def run_backward(self, **changes: Any) -> None:
-        positional = ("panels", "panels_backward", "x", "tape", "dy", "dhT", "dcT", "dx", "dh0", "dc0", "dpanels")
-        arguments = self.backward | changes
-        self.kernel.backward(*[arguments.pop(name) for name in positional], **arguments)
+        self.kernel.backward(BackwardCall(**self.backward | changes))
+
+
+def test_the_kernels_read_the_fields_of_the_calls():
+    assert ForwardCall._fields == _core.FORWARD_FIELDS
+    assert BackwardCall._fields == _core.BACKWARD_FIELDS
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -197,18 +187,26 @@ def test_raw_kernel_agrees_with_the_oracle(isa, kind, dtype, reverse):
     forward, backward = call.forward, call.backward
     call.run_forward(reverse=reverse)
     call.run_backward(reverse=reverse)
-    names = ("h0", "c0", "lengths", "resets", "reset_h", "reset_c")
-    result = reference.forward(kind, call.weights, forward["x"], **{n: forward[n] for n in names}, reverse=reverse)
-    expected = reference.backward(result, backward["dy"], backward["dhT"], backward["dcT"])
+
+    def named(states: Any, *names: str) -> dict[str, Any]:
+        return dict(zip(names, states, strict=False))
+
+    masks = {name: forward[name] for name in ("lengths", "resets")} | named(
+        forward["reset_state"], "reset_h", "reset_c"
+    )
+    result = reference.forward(kind, call.weights, forward["x"], *forward["state"], **masks, reverse=reverse)
+    expected = reference.backward(result, backward["dy"][0], *backward["dfinal"])
     forward_tolerance, backward_tolerance = TOLERANCES[np.dtype(dtype)]
-    for name in ("y", "hT", "cT"):
-        if forward[name] is not None:
-            assert_close(forward[name], getattr(result, name), forward_tolerance)
-    for name in ("dx", "dh0", "dc0", "d_reset_h", "d_reset_c"):
-        if backward[name] is not None:
-            assert_close(backward[name], getattr(expected, name), backward_tolerance)
+    for name, found in ({"y": forward["y"][0]} | named(forward["final_state"], "hT", "cT")).items():
+        assert_close(found, getattr(result, name), forward_tolerance)
+    dstate, d_reset = (
+        named(backward["dstate"], "dh0", "dc0"),
+        named(backward["d_reset_state"], "d_reset_h", "d_reset_c"),
+    )
+    for name, found in ({"dx": backward["dx"]} | dstate | d_reset).items():
+        assert_close(found, getattr(expected, name), backward_tolerance)
     gradients = {name: np.full_like(value, np.nan) for name, value in call.weights.items()}
-    call.kernel.unpack(backward["dpanels"], *gradients.values())
+    call.kernel.unpack(backward["dpanels"], tuple(gradients.values()))
     for name, value in gradients.items():
         assert_close(value, expected.params[name], backward_tolerance)
 
@@ -218,40 +216,107 @@ def test_unpack_is_the_inverse_of_pack(isa, kind, dtype):
     for sizes in ((1, 1), (3, 16), (17, 33), (40, 5)):
         call = Call(kind, isa, dtype, I=sizes[0], H=sizes[1])
         copies = {name: np.full_like(value, np.nan) for name, value in call.weights.items()}
-        call.kernel.unpack(call.panels, *copies.values())
+        call.kernel.unpack(call.panels, tuple(copies.values()))
         for name, value in call.weights.items():
             np.testing.assert_array_equal(copies[name], value)
 
 
-@pytest.mark.parametrize(
-    "name", ["panels", "x", "y", "h0", "c0", "hT", "cT", "tape", "reset_h", "reset_c", "lengths", "resets"]
-)
+def spoiled(good: Any) -> list[Any]:
+    """What must not come in the place of an array."""
+    grown = np.zeros([n + 1 for n in good.shape], good.dtype)
+    return [grown, good[..., None], good.ravel()[: good.size // 2], good.astype(np.complex64), [1, 2], "text", 3.0]
+
+
+def spoiled_fields(fields: dict[str, Any], name: str) -> list[Any]:
+    """The values that field `name` must not have; for states each part is spoiled, and the tuple."""
+    good = fields[name]
+    if isinstance(good, np.ndarray):
+        return spoiled(good)
+    bad = [good[0], [*good], (*good, None), (), "text"]
+    for part, array in enumerate(good):
+        if array is not None:
+            bad += [(*good[:part], value, *good[part + 1 :]) for value in spoiled(array)]
+    return bad
+
+
+ARRAYS = ("panels", "x", "tape", "state", "reset_state", "lengths", "resets")
+
+
+@pytest.mark.parametrize("name", [*ARRAYS, "y", "final_state"])
 def test_raw_forward_refuses_wrong_arrays(name):
     call = Call("lstm", ISAS[-1])
-    good = call.forward[name]
-    grown = np.zeros([n + 1 for n in good.shape], good.dtype)
-    other = good.astype(np.complex64)
-    for bad in (grown, good[..., None], good.ravel()[: good.size // 2], other, [1, 2], "text", 3.0):
+    for bad in spoiled_fields(call.forward, name):
         with pytest.raises((ValueError, TypeError)):
             call.run_forward(**{name: bad})
-    if name in ("y", "hT", "cT", "tape"):
-        frozen = good.copy()
+    if name in ("y", "final_state", "tape"):
+        good = call.forward[name]
+        frozen = (good if name == "tape" else good[0]).copy()
         frozen.flags.writeable = False
         with pytest.raises((ValueError, TypeError)):
-            call.run_forward(**{name: frozen})
+            call.run_forward(**{name: frozen if name == "tape" else (frozen, *good[1:])})
 
 
-@pytest.mark.parametrize("name", ["panels", "panels_backward", "x", "tape", "dy", "dhT", "dcT", "dx", "dh0", "dc0",
-                                  "dpanels", "h0", "c0", "d_reset_h", "d_reset_c", "lengths", "resets"])  # fmt: skip
+@pytest.mark.parametrize("name", [*ARRAYS, "panels_backward", "dy", "dfinal", "dx", "dstate", "dpanels",
+                                  "d_reset_state"])  # fmt: skip
 def test_raw_backward_refuses_wrong_arrays(name):
     call = Call("lstm", ISAS[-1])
     call.run_forward()
-    good = call.backward[name]
-    grown = np.zeros([n + 1 for n in good.shape], good.dtype)
-    other = good.astype(np.complex64)
-    for bad in (grown, good[..., None], good.ravel()[: good.size // 2], other, [1, 2], "text", 3.0):
+    for bad in spoiled_fields(call.backward, name):
         with pytest.raises((ValueError, TypeError)):
             call.run_backward(**{name: bad})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fused_cells_refuse_what_only_described_cells_have(kind):
+    call = Call(kind, ISAS[-1])
+    T, B, _ = call.forward["x"].shape
+    skip, given = np.zeros((T, B), bool), (np.zeros((T, B), np.float32),)
+    for changes, message in (({"skip": skip}, "skip: expected None"), ({"given": given}, "given: expected")):
+        with pytest.raises(ValueError, match=message):
+            call.run_forward(**changes)
+        with pytest.raises(ValueError, match=message):
+            call.run_backward(**changes)
+    with pytest.raises(ValueError, match="dgiven: expected"):
+        call.run_backward(dgiven=given)
+    if kind == "lstm":
+        h = call.forward["y"][0]
+        with pytest.raises(ValueError, match=r"y\[1\]: expected None"):
+            call.run_forward(y=(h, h.copy()))
+        with pytest.raises(ValueError, match=r"dy\[1\]: expected None"):
+            call.run_backward(dy=(h, h.copy()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_raw_forward_leaves_y_out(kind):
+    call, other = Call(kind, ISAS[-1]), Call(kind, ISAS[-1])
+    call.run_forward()
+    for y in (None, (None,) * len(call.forward["y"])):
+        other.run_forward(y=y)
+        for actual, expected in zip(other.forward["final_state"], call.forward["final_state"], strict=True):
+            assert actual.tobytes() == expected.tobytes()
+        assert other.forward["tape"].tobytes() == call.forward["tape"].tobytes()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"reverse": 1}, {"reverse": None}, {"num_threads": 1.5}, {"num_threads": 2**40}, {"training": 1}, {"seed": "1"},
+     {"first_step": 2**70}, {"layer": None}],
+    ids=str,
+)  # fmt: skip
+def test_raw_forward_refuses_wrong_numbers(changes):
+    call = Call("gru_after", ISAS[-1])
+    with pytest.raises((ValueError, TypeError), match=f"{next(iter(changes))}: expected"):
+        call.run_forward(**changes)
+
+
+def test_raw_calls_are_tuples_of_all_fields():
+    call = Call("gru_after", ISAS[-1])
+    whole = ForwardCall(**call.forward)
+    for bad in (whole[:-1], (*whole, None), list(whole), None, BackwardCall(**call.backward)):
+        with pytest.raises(TypeError, match="call: expected a ForwardCall"):
+            call.kernel.forward(bad)
+    with pytest.raises(TypeError, match="call: expected a BackwardCall"):
+        call.kernel.backward(whole)
 
 
 @pytest.mark.parametrize("name", ["lengths", "x"])
@@ -261,12 +326,13 @@ def test_raw_forward_refuses_values_out_of_range(name):
     for value in (-1, I if name == "x" else T + 1, np.iinfo(np.int64).max, np.iinfo(np.int64).min):
         shape = (T, B) if name == "x" else (B,)
         with pytest.raises(ValueError):
-            call.run_forward(**{name: np.full(shape, value, np.int64), "reset_c": None})
+            call.run_forward(**{name: np.full(shape, value, np.int64)})
 
 
 def test_raw_constructors_refuse_nonsense():
     for arguments in (
         ("peephole", "float32", 3, 3),
+        ("described", "float32", 3, 3),
         ("lstm", "int32", 3, 3),
         ("lstm", "float32", 0, 3),
         ("lstm", "float32", 3, -1),
@@ -294,13 +360,13 @@ def test_raw_dense_agrees_with_the_oracle(isa, dtype):
         dense = _core.Dense(np.dtype(dtype).name, I, O, isa)
         panels = np.zeros(dense.panel_size, dtype)
         panels_backward = np.zeros(dense.panel_size_backward, dtype)
-        dense.pack(weight, bias, panels)
-        dense.pack_backward(weight, panels_backward)
+        dense.pack((weight, bias), panels)
+        dense.pack_backward((weight, bias), panels_backward)
         y, dx, dpanels = np.full((N, O), np.nan, dtype), np.full((N, I), np.nan, dtype), np.zeros_like(panels)
         dense.forward(panels, x, y, 2)
         dense.backward(panels_backward, x, dy, dx, dpanels, 2)
         dweight, dbias = np.full_like(weight, np.nan), np.full_like(bias, np.nan)
-        dense.unpack(dpanels, dweight, dbias)
+        dense.unpack(dpanels, (dweight, dbias))
         result = reference.dense_forward({"weight": weight, "bias": bias}, x)
         expected = reference.dense_backward(result, dy)
         assert_close(y, result.y, forward_tolerance)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from rnnfast import reference
+from rnnfast._call import BackwardCall, ForwardCall
 from rnnfast.cuda import arrays, persistent, shim
 from rnnfast.cuda.kernel import Kernel
 from rnnfast.cuda.plan import plan
@@ -65,9 +66,9 @@ class Data:
 # Ours
 
 
-def _state(row: Row) -> list[Any]:
+def _state(row: Row) -> tuple[Any, ...]:
     """Memory for h and, where there is one, c."""
-    return [arrays.empty((row.B, row.H)), arrays.empty((row.B, row.H)) if row.kind == "lstm" else None]
+    return tuple(arrays.empty((row.B, row.H)) for _ in range(2 if row.kind == "lstm" else 1))
 
 
 class Ours:
@@ -87,9 +88,8 @@ class Ours:
         self._data = data
         self._kernel = Kernel(row.kind, H, H, row.precision)
         self._panels = arrays.empty((self._kernel.panel_size,))
-        self._kernel.pack(*(data.params[name] for name in NAMES), self._panels)
-        masks = data.masks if masked else dict.fromkeys(data.masks)
-        self._masks = {**masks, "reset_h": None, "reset_c": None, "reverse": False, "num_threads": 0}
+        self._kernel.pack(tuple(data.params[name] for name in NAMES), self._panels)
+        self._masks = data.masks if masked else {}
         self.y, self.dx = arrays.empty((T, B, H)), arrays.empty((T, B, H))
         self._final, self._d_initial = _state(row), _state(row)
         self.gradients = arrays.empty((self._kernel.panel_size,))
@@ -101,7 +101,8 @@ class Ours:
 
     def _forward(self, i: int, tape: Any) -> None:
         x = self._data.x[i % len(self._data.x)]
-        self._kernel.forward(self._panels, x, self.y, None, None, *self._final, **self._masks, tape=tape)
+        y = (self.y, None)[: len(self._final)]
+        self._kernel.forward(ForwardCall(self._panels, x, y, None, self._final, tape=tape, **self._masks))
 
     def training(self, i: int) -> None:
         """Forward and backward."""
@@ -109,19 +110,16 @@ class Ours:
         self.gradients.fill(0)
         k = i % len(self._data.x)
         x, dy = self._data.x[k], self._data.dy[k]
-        none = dict.fromkeys(("h0", "c0", "d_reset_h", "d_reset_c"))
-        self._kernel.backward(
-            *(self._panels, None, x, self._tape, dy, None, None, self.dx, *self._d_initial, self.gradients),
-            **self._masks,
-            **none,
-        )
+        of_y = (dy, None)[: len(self._final)]
+        arrays_of_call = (self._panels, None, x, self._tape, of_y, None, self.dx, self._d_initial, self.gradients)
+        self._kernel.backward(BackwardCall(*arrays_of_call, **self._masks))
 
     def results(self, work: str) -> dict[str, Any]:
         """What the last call has written: y, and after training dx and the parameters' gradients."""
         if work == "forward":
             return {"y": self.y}
         unpacked = {name: arrays.empty(self._data.params[name].shape) for name in NAMES}
-        self._kernel.unpack(self.gradients, *unpacked.values())
+        self._kernel.unpack(self.gradients, tuple(unpacked.values()))
         return {"y": self.y, "dx": self.dx, **unpacked}
 
 
@@ -133,14 +131,14 @@ class _Steps:
         self._prepared = self._one._kernel.prepare(self._one._panels, row.B, calls=64)
         self._states = [_state(row), _state(row)]
         for array in (*self._states[0], *self._states[1]):
-            if array is not None:
-                array.fill(0)
+            array.fill(0)
 
     def __call__(self, i: int) -> None:
         one, (before, after) = self._one, self._states
         x = one._data.x[i % len(one._data.x)]
-        options = {**one._masks, "prepared": self._prepared}
-        one._kernel.forward(one._panels, x, one.y, *before, *after, **options, tape=None)
+        y = (one.y, None)[: len(before)]
+        call = ForwardCall(one._panels, x, y, before, after, **one._masks)
+        one._kernel.forward(call, prepared=self._prepared)
         self._states = [after, before]
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from rnnfast import reference
+from rnnfast._call import BackwardCall, ForwardCall
 from rnnfast.cuda import arrays, shim
 from rnnfast.cuda.kernel import Kernel
 from rnnfast.cuda.plan import Plan
@@ -188,11 +189,17 @@ class Call:
         _poison_free_memory()
         self._kernel = make_kernel(case)
         self._panels = poison(arrays.empty((self._kernel.panel_size,)))
-        self._kernel.pack(*(_to_device(problem.params.get(name)) for name in NAMES), self._panels)
+        self._kernel.pack(tuple(_to_device(problem.params.get(name)) for name in NAMES), self._panels)
         self._x, self._dy = map(self._sequence, problem.inputs(poisoned=True))
-        self._states = {name: _to_device(getattr(problem, name)) for name in ("h0", "c0", "dhT", "dcT")}
-        self._masks = {name: _to_device(value) for name, value in problem.masks.items()}
-        self._masks |= {"reverse": case.reverse, "num_threads": 0}
+        self._count = 2 if case.kind == "lstm" else 1  # of states
+        self._state, self._dfinal, reset_state = (
+            tuple(_to_device(getattr(problem, name)) for name in names[: self._count])
+            for names in (("h0", "c0"), ("dhT", "dcT"), ("reset_h", "reset_c"))
+        )
+        self._masks = {
+            name: _to_device(value) for name, value in problem.masks.items() if not name.startswith("reset_")
+        }
+        self._masks |= {"reset_state": reset_state, "reverse": case.reverse}
         self._shapes = {name: value.shape for name, value in problem.params.items()}
         self._tape = arrays.empty((self._kernel.tape_size(T, B),))
         self._gradients = arrays.empty((self._kernel.panel_size,))
@@ -210,26 +217,25 @@ class Call:
 
     def run(self, *, train: bool = True) -> dict[str, Any]:
         """All results, on the host, by the oracle's names; without `train` those of inference."""
-        out, states = self._out, self._states
+        out = self._out
         for array in (*out.values(), self._tape):
             if array is not None:
                 poison(array)
         tape = self._tape if train else None
-        initial = (states["h0"], states["c0"])
-        final = (out["hT"], out["cT"])
-        self._kernel.forward(self._panels, self._x, out["y"], *initial, *final, **self._masks, tape=tape)
+        final, dstate, d_reset_state = (
+            tuple(out[name] for name in names[: self._count])
+            for names in (("hT", "cT"), ("dh0", "dc0"), ("d_reset_h", "d_reset_c"))
+        )
+        y, dy = ((array, None)[: self._count] for array in (out["y"], self._dy))
+        self._kernel.forward(ForwardCall(self._panels, self._x, y, self._state, final, tape=tape, **self._masks))
         if not train:
             return self._to_host({name: out[name] for name in FORWARD})
         self._gradients.fill(0)
-        self._kernel.backward(
-            *(self._panels, arrays.empty((0,)), self._x, tape, self._dy, states["dhT"], states["dcT"]),
-            *(out["dx"], out["dh0"], out["dc0"], self._gradients),
-            **self._masks,
-            **{name: states[name] for name in ("h0", "c0")},
-            **{name: out[name] for name in ("d_reset_h", "d_reset_c")},
-        )
+        written = {"dx": out["dx"], "dstate": dstate, "d_reset_state": d_reset_state, "dpanels": self._gradients}
+        read = {"tape": tape, "dy": dy, "dfinal": self._dfinal, "state": self._state, **self._masks}
+        self._kernel.backward(BackwardCall(self._panels, arrays.empty((0,)), self._x, **read, **written))
         unpacked = {name: poison(arrays.empty(shape)) for name, shape in self._shapes.items()}
-        self._kernel.unpack(self._gradients, *(unpacked.get(name) for name in NAMES))
+        self._kernel.unpack(self._gradients, tuple(unpacked.get(name) for name in NAMES))
         return self._to_host(out | unpacked)
 
     @staticmethod

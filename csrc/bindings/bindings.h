@@ -27,23 +27,43 @@ std::string describe(py::handle value); // "float64 array of shape (3, 4)", "Non
 
 using Shape = std::initializer_list<index>;
 
+// An argument as messages call it: "x", or "state[1]" for a part of a tuple.
+struct Name {
+    const char *text;
+    int part = -1;
+
+    Name(const char *text_) : text(text_) {}
+    Name(const char *text_, int part_) : text(text_), part(part_) {}
+    std::string str() const { return part < 0 ? text : std::string(text) + "[" + std::to_string(part) + "]"; }
+};
+
 // An array of exactly this dtype and shape, aligned, native; C-contiguous unless `strided`, then with unit stride in
 // the last axis.
-py::array checked(py::handle value, const char *name, const py::dtype &dtype, Shape shape, bool writeable,
+py::array checked(py::handle value, const Name &name, const py::dtype &dtype, Shape shape, bool writeable,
                   bool strided);
 
-template <class T> T *contiguous(py::handle value, const char *name, Shape shape) {
+// A tuple with an entry for each state, parameter or further input; None stands for a tuple of Nones.
+struct Parts {
+    PyObject *tuple = nullptr;
+    py::handle operator[](int i) const { return tuple ? PyTuple_GET_ITEM(tuple, i) : Py_None; }
+};
+Parts parts_of(py::handle value, const char *name, index count);
+
+bool truth(py::handle value, const char *name);
+std::int64_t integer(py::handle value, const char *name);
+
+template <class T> T *contiguous(py::handle value, const Name &name, Shape shape) {
     const py::array a =
         checked(value, name, py::dtype::of<std::remove_const_t<T>>(), shape, !std::is_const_v<T>, false);
     return static_cast<T *>(const_cast<void *>(a.data()));
 }
 
-template <class T> T *optional(py::handle value, const char *name, Shape shape) {
+template <class T> T *optional(py::handle value, const Name &name, Shape shape) {
     return value.is_none() ? nullptr : contiguous<T>(value, name, shape);
 }
 
 // [T, B, features], or [T, B] for ids and resets.
-template <class T> Strided<T> strided(py::handle value, const char *name, const py::dtype &dtype, Shape shape) {
+template <class T> Strided<T> strided(py::handle value, const Name &name, const py::dtype &dtype, Shape shape) {
     const py::array a = checked(value, name, dtype, shape, !std::is_const_v<T>, true);
     const auto item = static_cast<index>(sizeof(T));
     return {static_cast<T *>(const_cast<void *>(a.data())), a.strides(0) / item, a.strides(1) / item};

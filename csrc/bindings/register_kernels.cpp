@@ -28,12 +28,24 @@ void require_product(std::initializer_list<index> factors, const char *what) {
 
 template <class T> py::dtype dtype_of() { return py::dtype::of<T>(); }
 
-template <class T>
-Weights<T> weights(const py::object &ih, const py::object &hh, const py::object &b_ih, const py::object &b_hh,
-                   index gates, Sizes s) {
-    const index rows = gates * s.hidden;
-    return {contiguous<T>(ih, "weight_ih", {rows, s.input}), contiguous<T>(hh, "weight_hh", {rows, s.hidden}),
-            optional<T>(b_ih, "bias_ih", {rows}), optional<T>(b_hh, "bias_hh", {rows})};
+// Parameters by name, with their shapes; those that may be None are `optional`.
+struct Parameter {
+    const char *name;
+    index rows, columns; // columns 0: a vector
+    bool optional;
+};
+
+template <class T, std::size_t N> Weights<T> weights(py::handle params, const Parameter (&expected)[N]) {
+    const Parts given = parts_of(params, "params", N);
+    Weights<T> found;
+    for (std::size_t i = 0; i < N; ++i) {
+        const Parameter &p = expected[i];
+        const py::handle array = given[static_cast<int>(i)];
+        if (p.optional && array.is_none()) continue;
+        found.data[i] =
+            p.columns ? contiguous<T>(array, p.name, {p.rows, p.columns}) : contiguous<T>(array, p.name, {p.rows});
+    }
+    return found;
 }
 
 void check_lengths(const std::int64_t *lengths, index steps, index batch) {
@@ -56,6 +68,42 @@ int threads_for_steps(int asked, double work_per_step, index steps, index batch)
     return step_is_small(work_per_step) ? 1 : threads;
 }
 
+// A call is one tuple, whose fields are read by position: rnnfast/_call.py has the tuples, and a test holds them equal.
+// (clang-format breaks these lines in another way each time.)
+// clang-format off
+#define RNNFAST_FORWARD_FIELDS(FIELD) \
+    FIELD(panels) FIELD(x) FIELD(y) FIELD(state) FIELD(final_state) FIELD(reset_state) FIELD(lengths) FIELD(resets) \
+    FIELD(reverse) FIELD(tape) FIELD(num_threads) FIELD(skip) FIELD(given) FIELD(seed) FIELD(first_step) FIELD(layer) \
+    FIELD(training)
+#define RNNFAST_BACKWARD_FIELDS(FIELD) \
+    FIELD(panels) FIELD(panels_backward) FIELD(x) FIELD(tape) FIELD(dy) FIELD(dfinal) FIELD(dx) FIELD(dstate) \
+    FIELD(dpanels) FIELD(state) FIELD(reset_state) FIELD(lengths) FIELD(resets) FIELD(reverse) FIELD(d_reset_state) \
+    FIELD(num_threads) FIELD(skip) FIELD(given) FIELD(dgiven) FIELD(seed) FIELD(first_step) FIELD(layer)
+// clang-format on
+#define RNNFAST_POSITION(name) name,
+#define RNNFAST_NAME(name) #name,
+
+struct ForwardFields {
+    static constexpr const char *tuple = "ForwardCall", *names[] = {RNNFAST_FORWARD_FIELDS(RNNFAST_NAME)};
+    enum Position { RNNFAST_FORWARD_FIELDS(RNNFAST_POSITION) count };
+};
+struct BackwardFields {
+    static constexpr const char *tuple = "BackwardCall", *names[] = {RNNFAST_BACKWARD_FIELDS(RNNFAST_NAME)};
+    enum Position { RNNFAST_BACKWARD_FIELDS(RNNFAST_POSITION) count };
+};
+
+// The fields of a call.
+template <class Fields> class Given {
+    PyObject *const tuple_;
+
+  public:
+    explicit Given(py::handle call) : tuple_(call.ptr()) {
+        if (PyTuple_Check(tuple_) && PyTuple_GET_SIZE(tuple_) == Fields::count) return;
+        throw py::type_error("call: expected a " + std::string(Fields::tuple) + ", got " + describe(call));
+    }
+    py::handle operator[](typename Fields::Position field) const { return PyTuple_GET_ITEM(tuple_, field); }
+};
+
 template <class T> class CellBinding {
     const Kind kind_;
     const Sizes sizes_;
@@ -66,6 +114,7 @@ template <class T> class CellBinding {
     CellBinding(Kind kind, Sizes sizes, const Table<T> *table)
         : kind_(kind), sizes_(sizes), kernel_(table->cells[kind]),
           handle_{std::is_same_v<T, double>, &kernel_, kind, sizes, threads_for_steps} {
+        if (!kernel_.forward) fail("kind", "one of the fused kinds", "'" + std::string(kind_names[kind]) + "'");
         require_product({kernel_.gates, sizes.hidden + 64, sizes.hidden + sizes.input + 2, 2},
                         "input_size, hidden_size");
     }
@@ -88,68 +137,61 @@ template <class T> class CellBinding {
         return kernel_.tape_size(sizes_, steps, batch);
     }
 
-    void pack(const py::object &ih, const py::object &hh, const py::object &b_ih, const py::object &b_hh,
-              const py::object &out) const {
-        const auto w = weights<const T>(ih, hh, b_ih, b_hh, kernel_.gates, sizes_);
+    void pack(const py::object &params, const py::object &out) const {
+        const auto w = matrices<const T>(params);
         T *const panels = contiguous<T>(out, "out", {panel_size()});
         const py::gil_scoped_release release;
         kernel_.pack(sizes_, w, panels);
     }
 
-    void pack_backward(const py::object &ih, const py::object &hh, const py::object &out) const {
-        const auto w = weights<const T>(ih, hh, py::none(), py::none(), kernel_.gates, sizes_);
+    void pack_backward(const py::object &params, const py::object &out) const {
+        const auto w = matrices<const T>(params);
         T *const panels = contiguous<T>(out, "out", {panel_size_backward()});
         const py::gil_scoped_release release;
         kernel_.pack_backward(sizes_, w, panels);
     }
 
-    void unpack(const py::object &panels, const py::object &ih, const py::object &hh, const py::object &b_ih,
-                const py::object &b_hh) const {
+    void unpack(const py::object &panels, const py::object &params) const {
         const T *const from = contiguous<const T>(panels, "panels", {panel_size()});
-        const auto w = weights<T>(ih, hh, b_ih, b_hh, kernel_.gates, sizes_);
+        const auto w = matrices<T>(params);
         const py::gil_scoped_release release;
         kernel_.unpack(sizes_, from, w);
     }
 
-    void forward(const py::object &panels, const py::object &x, const py::object &y, const py::object &h0,
-                 const py::object &c0, const py::object &hT, const py::object &cT, const py::object &reset_h,
-                 const py::object &reset_c, const py::object &lengths, const py::object &resets, bool reverse,
-                 const py::object &tape, int num_threads) const {
+    void forward(const py::object &given) const {
+        using F = ForwardFields;
+        const Given<F> fields(given);
         Forward<T> call{};
-        sequence(call, panels, x, h0, c0, reset_h, reset_c, lengths, resets, reverse, tape, num_threads, 1);
-        const index B = call.batch, H = sizes_.hidden;
-        call.y = strided<T>(y, "y", dtype_of<T>(), {call.steps, B, H});
-        call.hT = contiguous<T>(hT, "hT", {B, H});
-        if (kernel_.has_c) call.cT = contiguous<T>(cT, "cT", {B, H});
+        sequence(call, fields, 1);
+        sequences(fields[F::y], "y", call, call.y);
+        states(fields[F::final_state], "final_state", call.batch, call.final_state, true);
+        call.training = truth(fields[F::training], "training");
         without_gil([&](Interrupt *interrupt) {
             call.interrupt = interrupt;
             kernel_.forward(call);
         });
     }
 
-    void backward(const py::object &panels, const py::object &panels_backward, const py::object &x,
-                  const py::object &tape, const py::object &dy, const py::object &dhT, const py::object &dcT,
-                  const py::object &dx, const py::object &dh0, const py::object &dc0, const py::object &dpanels,
-                  const py::object &h0, const py::object &c0, const py::object &reset_h, const py::object &reset_c,
-                  const py::object &lengths, const py::object &resets, bool reverse, const py::object &d_reset_h,
-                  const py::object &d_reset_c, int num_threads) const {
-        if (tape.is_none()) throw py::type_error("tape: expected the tape of a forward call, got None");
+    void backward(const py::object &given) const {
+        using F = BackwardFields;
+        const Given<F> fields(given);
+        if (fields[F::tape].is_none()) throw py::type_error("tape: expected the tape of a forward call, got None");
         Backward<T> call{};
-        sequence(call, panels, x, h0, c0, reset_h, reset_c, lengths, resets, reverse, tape, num_threads, 2);
-        const index B = call.batch, H = sizes_.hidden;
-        call.panels_backward = contiguous<const T>(panels_backward, "panels_backward", {panel_size_backward()});
-        if (!dy.is_none()) call.dy = strided<const T>(dy, "dy", dtype_of<T>(), {call.steps, B, H});
-        if (!dx.is_none()) {
+        sequence(call, fields, 2);
+        const index B = call.batch;
+        call.training = true;
+        call.panels_backward =
+            contiguous<const T>(fields[F::panels_backward], "panels_backward", {panel_size_backward()});
+        sequences(fields[F::dy], "dy", call, call.dy);
+        if (const py::handle dx = fields[F::dx]; !dx.is_none()) {
             if (!call.x.data) fail("dx", "None for ids", describe(dx));
             call.dx = strided<T>(dx, "dx", dtype_of<T>(), {call.steps, B, sizes_.input});
         }
-        call.dhT = optional<const T>(dhT, "dhT", {B, H});
-        call.dcT = optional<const T>(dcT, "dcT", {B, H});
-        call.dh0 = optional<T>(dh0, "dh0", {B, H});
-        call.dc0 = optional<T>(dc0, "dc0", {B, H});
-        call.d_reset_h = optional<T>(d_reset_h, "d_reset_h", {B, H});
-        call.d_reset_c = optional<T>(d_reset_c, "d_reset_c", {B, H});
-        call.dpanels = contiguous<T>(dpanels, "dpanels", {panel_size()});
+        parts_of(fields[F::dgiven], "dgiven", 0);
+        states(fields[F::dfinal], "dfinal", B, call.dfinal, false);
+        states(fields[F::dstate], "dstate", B, call.dstate, false);
+        states(fields[F::d_reset_state], "d_reset_state", B, call.d_reset_state, false);
+        call.dpanels = contiguous<T>(fields[F::dpanels], "dpanels", {panel_size()});
         without_gil([&](Interrupt *interrupt) {
             call.interrupt = interrupt;
             kernel_.backward(call);
@@ -157,21 +199,49 @@ template <class T> class CellBinding {
     }
 
   private:
-    void sequence(Sequence<T> &call, const py::object &panels, const py::object &x, const py::object &h0,
-                  const py::object &c0, const py::object &reset_h, const py::object &reset_c, const py::object &lengths,
-                  const py::object &resets, bool reverse, const py::object &tape, int num_threads, int passes) const {
+    template <class M> Weights<M> matrices(const py::object &params) const {
+        const index rows = kernel_.gates * sizes_.hidden;
+        return weights<M>(params, {{"weight_ih", rows, sizes_.input, false},
+                                   {"weight_hh", rows, sizes_.hidden, false},
+                                   {"bias_ih", rows, 0, true},
+                                   {"bias_hh", rows, 0, true}});
+    }
+
+    // An array [B, H] for each state.
+    template <class A>
+    void states(py::handle value, const char *name, index batch, A *(&out)[most_states], bool required) const {
+        const Parts parts = parts_of(value, name, kernel_.states);
+        for (int s = 0; s < kernel_.states; ++s) {
+            if (!required && parts[s].is_none()) continue;
+            out[s] = contiguous<A>(parts[s], {name, s}, {batch, sizes_.hidden});
+        }
+    }
+
+    // An array [T, B, H] for the first state; the others' sequences stay in the kernel.
+    template <class A>
+    void sequences(py::handle value, const char *name, const Sequence<T> &call, Strided<A> (&out)[most_states]) const {
+        const Parts parts = parts_of(value, name, kernel_.states);
+        for (int s = 1; s < kernel_.states; ++s) {
+            if (!parts[s].is_none()) fail(Name(name, s).str(), "None (only h has a sequence)", describe(parts[s]));
+        }
+        if (parts[0].is_none()) return;
+        out[0] = strided<A>(parts[0], {name, 0}, dtype_of<T>(), {call.steps, call.batch, sizes_.hidden});
+    }
+
+    template <class F> void sequence(Sequence<T> &call, const Given<F> &fields, int passes) const {
+        const py::handle x = fields[F::x], resets = fields[F::resets], skip = fields[F::skip];
         if (!py::isinstance<py::array>(x)) throw py::type_error("x: expected an array, got " + describe(x));
         const auto a = py::reinterpret_borrow<py::array>(x);
         if (a.ndim() < 2) fail("x", "an array of shape [T, B, I], or [T, B] for ids", describe(x));
-        const index steps = a.shape(0), batch = a.shape(1), H = sizes_.hidden;
+        const index steps = a.shape(0), batch = a.shape(1);
         const index needed = tape_size(steps, batch); // checks the product too
         require_product({steps, batch, sizes_.input + 64}, "T, B, input_size");
         call.kind = kind_;
         call.steps = steps;
         call.batch = batch;
         call.sizes = sizes_;
-        call.reverse = reverse;
-        call.lengths = optional<const std::int64_t>(lengths, "lengths", {batch});
+        call.reverse = truth(fields[F::reverse], "reverse");
+        call.lengths = optional<const std::int64_t>(fields[F::lengths], "lengths", {batch});
         check_lengths(call.lengths, steps, batch);
         if (a.ndim() == 2) {
             call.ids = strided<const std::int64_t>(x, "x", dtype_of<std::int64_t>(), {steps, batch});
@@ -185,17 +255,21 @@ template <class T> class CellBinding {
         if (!resets.is_none()) {
             call.resets = strided<const std::uint8_t>(resets, "resets", py::dtype("bool"), {steps, batch});
         }
-        call.h0 = optional<const T>(h0, "h0", {batch, H});
-        call.reset_h = optional<const T>(reset_h, "reset_h", {batch, H});
-        if (kernel_.has_c) {
-            call.c0 = optional<const T>(c0, "c0", {batch, H});
-            call.reset_c = optional<const T>(reset_c, "reset_c", {batch, H});
-        }
-        call.panels = contiguous<const T>(panels, "panels", {panel_size()});
-        call.tape = optional<T>(tape, "tape", {needed});
-        const double G = static_cast<double>(kernel_.gates), width = static_cast<double>(sizes_.input + H);
-        const double per_step = G * static_cast<double>(H) * width * static_cast<double>(batch) * passes;
-        call.threads = threads_for_steps(num_threads, per_step, steps, batch);
+        states(fields[F::state], "state", batch, call.state, false);
+        states(fields[F::reset_state], "reset_state", batch, call.reset_state, false);
+        call.panels = contiguous<const T>(fields[F::panels], "panels", {panel_size()});
+        call.tape = optional<T>(fields[F::tape], "tape", {needed});
+        if (!skip.is_none()) fail("skip", "None for a fused cell", describe(skip));
+        parts_of(fields[F::given], "given", 0);
+        call.seed = static_cast<std::uint64_t>(integer(fields[F::seed], "seed"));
+        call.first_step = integer(fields[F::first_step], "first_step");
+        call.layer = integer(fields[F::layer], "layer");
+        const double G = static_cast<double>(kernel_.gates), H = static_cast<double>(sizes_.hidden);
+        const double width = static_cast<double>(sizes_.input) + H;
+        const double per_step = G * H * width * static_cast<double>(batch) * passes;
+        const std::int64_t asked = integer(fields[F::num_threads], "num_threads");
+        if (asked > 4096) fail("num_threads", "an integer of at most 4096", std::to_string(asked));
+        call.threads = threads_for_steps(static_cast<int>(asked), per_step, steps, batch);
     }
 
     void check_ids(const Sequence<T> &call) const {
@@ -223,20 +297,18 @@ template <class T> class DenseBinding {
     index panel_size() const { return kernel_.panel_size(sizes_); }
     index panel_size_backward() const { return kernel_.panel_size_backward(sizes_); }
 
-    template <class M> Weights<M> matrices(const py::object &weight, const py::object &bias) const {
-        return {contiguous<M>(weight, "weight", {sizes_.hidden, sizes_.input}), nullptr,
-                optional<M>(bias, "bias", {sizes_.hidden}), nullptr};
+    template <class M> Weights<M> matrices(const py::object &params) const {
+        return weights<M>(params, {{"weight", sizes_.hidden, sizes_.input, false}, {"bias", sizes_.hidden, 0, true}});
     }
 
-    void pack(const py::object &weight, const py::object &bias, const py::object &out) const {
-        kernel_.pack(sizes_, matrices<const T>(weight, bias), contiguous<T>(out, "out", {panel_size()}));
+    void pack(const py::object &params, const py::object &out) const {
+        kernel_.pack(sizes_, matrices<const T>(params), contiguous<T>(out, "out", {panel_size()}));
     }
-    void pack_backward(const py::object &weight, const py::object &out) const {
-        kernel_.pack_backward(sizes_, matrices<const T>(weight, py::none()),
-                              contiguous<T>(out, "out", {panel_size_backward()}));
+    void pack_backward(const py::object &params, const py::object &out) const {
+        kernel_.pack_backward(sizes_, matrices<const T>(params), contiguous<T>(out, "out", {panel_size_backward()}));
     }
-    void unpack(const py::object &panels, const py::object &weight, const py::object &bias) const {
-        kernel_.unpack(sizes_, contiguous<const T>(panels, "panels", {panel_size()}), matrices<T>(weight, bias));
+    void unpack(const py::object &panels, const py::object &params) const {
+        kernel_.unpack(sizes_, contiguous<const T>(panels, "panels", {panel_size()}), matrices<T>(params));
     }
 
     void forward(const py::object &panels, const py::object &x, const py::object &y, int num_threads) const {
@@ -279,6 +351,12 @@ template <class T> class DenseBinding {
         return call;
     }
 };
+
+template <class Fields> py::tuple names_of() {
+    py::tuple names(static_cast<std::size_t>(Fields::count));
+    for (int i = 0; i < Fields::count; ++i) names[static_cast<std::size_t>(i)] = Fields::names[i];
+    return names;
+}
 
 Kind kind_of(const std::string &name) {
     for (int k = 0; k < kinds; ++k) {
@@ -347,50 +425,30 @@ void register_kernels(py::module_ &module) {
             py::arg("T"), py::arg("B"))
         .def(
             "pack",
-            [](const Kernel &k, const Object &ih, const Object &hh, const Object &b_ih, const Object &b_hh,
-               const Object &out) { k.visit([&](auto &b) { b.pack(ih, hh, b_ih, b_hh, out); }); },
-            py::arg("weight_ih"), py::arg("weight_hh"), py::arg("bias_ih"), py::arg("bias_hh"), py::arg("out"))
+            [](const Kernel &k, const Object &params, const Object &out) {
+                k.visit([&](auto &b) { b.pack(params, out); });
+            },
+            py::arg("params"), py::arg("out"))
         .def(
             "pack_backward",
-            [](const Kernel &k, const Object &ih, const Object &hh, const Object &out) {
-                k.visit([&](auto &b) { b.pack_backward(ih, hh, out); });
+            [](const Kernel &k, const Object &params, const Object &out) {
+                k.visit([&](auto &b) { b.pack_backward(params, out); });
             },
-            py::arg("weight_ih"), py::arg("weight_hh"), py::arg("out"))
+            py::arg("params"), py::arg("out"))
         .def(
             "unpack",
-            [](const Kernel &k, const Object &panels, const Object &ih, const Object &hh, const Object &b_ih,
-               const Object &b_hh) { k.visit([&](auto &b) { b.unpack(panels, ih, hh, b_ih, b_hh); }); },
-            py::arg("panels"), py::arg("weight_ih"), py::arg("weight_hh"), py::arg("bias_ih"), py::arg("bias_hh"))
-        .def(
-            "forward",
-            [](const Kernel &k, const Object &panels, const Object &x, const Object &y, const Object &h0,
-               const Object &c0, const Object &hT, const Object &cT, const Object &reset_h, const Object &reset_c,
-               const Object &lengths, const Object &resets, bool reverse, const Object &tape, int num_threads) {
-                k.visit([&](auto &b) {
-                    b.forward(panels, x, y, h0, c0, hT, cT, reset_h, reset_c, lengths, resets, reverse, tape,
-                              num_threads);
-                });
+            [](const Kernel &k, const Object &panels, const Object &params) {
+                k.visit([&](auto &b) { b.unpack(panels, params); });
             },
-            py::arg("panels"), py::arg("x"), py::arg("y"), py::arg("h0"), py::arg("c0"), py::arg("hT"), py::arg("cT"),
-            py::arg("reset_h") = none, py::arg("reset_c") = none, py::arg("lengths") = none, py::arg("resets") = none,
-            py::arg("reverse") = false, py::arg("tape") = none, py::arg("num_threads") = 0)
+            py::arg("panels"), py::arg("params"))
         .def(
-            "backward",
-            [](const Kernel &k, const Object &panels, const Object &panels_backward, const Object &x,
-               const Object &tape, const Object &dy, const Object &dhT, const Object &dcT, const Object &dx,
-               const Object &dh0, const Object &dc0, const Object &dpanels, const Object &h0, const Object &c0,
-               const Object &reset_h, const Object &reset_c, const Object &lengths, const Object &resets, bool reverse,
-               const Object &d_reset_h, const Object &d_reset_c, int num_threads) {
-                k.visit([&](auto &b) {
-                    b.backward(panels, panels_backward, x, tape, dy, dhT, dcT, dx, dh0, dc0, dpanels, h0, c0, reset_h,
-                               reset_c, lengths, resets, reverse, d_reset_h, d_reset_c, num_threads);
-                });
-            },
-            py::arg("panels"), py::arg("panels_backward"), py::arg("x"), py::arg("tape"), py::arg("dy"), py::arg("dhT"),
-            py::arg("dcT"), py::arg("dx"), py::arg("dh0"), py::arg("dc0"), py::arg("dpanels"), py::arg("h0") = none,
-            py::arg("c0") = none, py::arg("reset_h") = none, py::arg("reset_c") = none, py::arg("lengths") = none,
-            py::arg("resets") = none, py::arg("reverse") = false, py::arg("d_reset_h") = none,
-            py::arg("d_reset_c") = none, py::arg("num_threads") = 0);
+            "forward", [](const Kernel &k, const Object &call) { k.visit([&](auto &b) { b.forward(call); }); },
+            py::arg("call"))
+        .def(
+            "backward", [](const Kernel &k, const Object &call) { k.visit([&](auto &b) { b.backward(call); }); },
+            py::arg("call"));
+    module.attr("FORWARD_FIELDS") = names_of<ForwardFields>();
+    module.attr("BACKWARD_FIELDS") = names_of<BackwardFields>();
 
     py::class_<Head>(module, "Dense", "y = W x + b over rows. See docs/design.md.")
         .def(py::init([](const std::string &dtype, index input, index output, const std::optional<std::string> &isa) {
@@ -404,22 +462,22 @@ void register_kernels(py::module_ &module) {
                                [](const Head &k) { return k.visit([](auto &b) { return b.panel_size_backward(); }); })
         .def(
             "pack",
-            [](const Head &k, const Object &w, const Object &b_, const Object &out) {
-                k.visit([&](auto &b) { b.pack(w, b_, out); });
+            [](const Head &k, const Object &params, const Object &out) {
+                k.visit([&](auto &b) { b.pack(params, out); });
             },
-            py::arg("weight"), py::arg("bias"), py::arg("out"))
+            py::arg("params"), py::arg("out"))
         .def(
             "pack_backward",
-            [](const Head &k, const Object &w, const Object &out) {
-                k.visit([&](auto &b) { b.pack_backward(w, out); });
+            [](const Head &k, const Object &params, const Object &out) {
+                k.visit([&](auto &b) { b.pack_backward(params, out); });
             },
-            py::arg("weight"), py::arg("out"))
+            py::arg("params"), py::arg("out"))
         .def(
             "unpack",
-            [](const Head &k, const Object &p, const Object &w, const Object &b_) {
-                k.visit([&](auto &b) { b.unpack(p, w, b_); });
+            [](const Head &k, const Object &panels, const Object &params) {
+                k.visit([&](auto &b) { b.unpack(panels, params); });
             },
-            py::arg("panels"), py::arg("weight"), py::arg("bias"))
+            py::arg("panels"), py::arg("params"))
         .def(
             "forward",
             [](const Head &k, const Object &panels, const Object &x, const Object &y, int num_threads) {
@@ -436,9 +494,9 @@ void register_kernels(py::module_ &module) {
             py::arg("num_threads") = 0);
 
     py::dict cells;
-    for (int k = 0; k < kinds; ++k) {
+    for (int k = 0; k < fused_kinds; ++k) {
         const CellKernel<float> &cell = table<float>(active_isa())->cells[k];
-        cells[kind_names[k]] = py::make_tuple(cell.gates, cell.has_c);
+        cells[kind_names[k]] = py::make_tuple(cell.gates, cell.states);
     }
     module.attr("CELLS") = cells;
     module.def(

@@ -4,11 +4,12 @@
 // forward leaves the activated gates there, backward puts the gates' gradients in their place. A cell says:
 //
 //   gates, slots      G, and how many slots a block has
+//   states            1 (h), or 2 (h and c)
 //   x_slot            where slot-wise the G input-side gates begin, in gate order
 //   h_slot[g]         the slot with the recurrent-side gradient of gate g (differs from x_slot + g for gru_after's n)
 //   phases            1, or 2 where some gates need all units of others first (gru_before: U_n (r * h_prev))
 //   phase_gate[p]     phase p accumulates the gates phase_gate[p] .. phase_gate[p+1]-1
-//   has_c, keeps_aux  a second state; a second row kept per step (LSTM: c; gru_before: r * h_prev)
+//   keeps_aux         a second row is kept per step (LSTM: c; gru_before: r * h_prev)
 //   has_direct        dh_prev has a part that does not pass through U
 //
 //   activate<p>(gate)            activates those of phase p's gates that others wait for (apart: a pass over many rows,

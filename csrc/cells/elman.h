@@ -8,9 +8,9 @@
 namespace rnnfast::RNNFAST_ISA {
 
 struct Elman {
-    static constexpr int gates = 1, slots = 1, x_slot = 0, phases = 1;
+    static constexpr int gates = 1, states = 1, slots = 1, x_slot = 0, phases = 1;
     static constexpr int h_slot[] = {0}, phase_gate[] = {0, 1};
-    static constexpr bool has_c = false, keeps_aux = false, has_direct = false;
+    static constexpr bool keeps_aux = false, has_direct = false;
 
     template <int phase, class T> RNNFAST_INLINE static void activate(vec<T> *) {}
 

@@ -12,9 +12,9 @@ template <class T> RNNFAST_INLINE vec<T> gru_mix(vec<T> z, vec<T> n, vec<T> h_pr
 // n's chain over h_prev is kept apart from its input side, because r multiplies it alone: slot 0. The slots' order
 // makes both the recurrent side (n r z) and the input side (r z n) of the gradients contiguous.
 struct GruAfter {
-    static constexpr int gates = 3, slots = 4, x_slot = 1, phases = 1;
+    static constexpr int gates = 3, states = 1, slots = 4, x_slot = 1, phases = 1;
     static constexpr int h_slot[] = {1, 2, 0}, phase_gate[] = {0, 3};
-    static constexpr bool has_c = false, keeps_aux = false, has_direct = true;
+    static constexpr bool keeps_aux = false, has_direct = true;
 
     template <int phase, class T> RNNFAST_INLINE static void activate(vec<T> *gate) {
         gate[0] = sigmoid<T>(gate[0]);
@@ -45,9 +45,9 @@ struct GruAfter {
 };
 
 struct GruBefore {
-    static constexpr int gates = 3, slots = 3, x_slot = 0, phases = 2;
+    static constexpr int gates = 3, states = 1, slots = 3, x_slot = 0, phases = 2;
     static constexpr int h_slot[] = {0, 1, 2}, phase_gate[] = {0, 2, 3};
-    static constexpr bool has_c = false, keeps_aux = true, has_direct = true;
+    static constexpr bool keeps_aux = true, has_direct = true;
 
     template <int phase, class T> RNNFAST_INLINE static void activate(vec<T> *gate) {
         if constexpr (phase == 0) {

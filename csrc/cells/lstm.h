@@ -8,9 +8,9 @@
 namespace rnnfast::RNNFAST_ISA {
 
 struct Lstm {
-    static constexpr int gates = 4, slots = 4, x_slot = 0, phases = 1;
+    static constexpr int gates = 4, states = 2, slots = 4, x_slot = 0, phases = 1;
     static constexpr int h_slot[] = {0, 1, 2, 3}, phase_gate[] = {0, 4};
-    static constexpr bool has_c = true, keeps_aux = true, has_direct = false;
+    static constexpr bool keeps_aux = true, has_direct = false;
 
     template <int phase, class T> RNNFAST_INLINE static void activate(vec<T> *gate) {
         gate[0] = sigmoid<T>(gate[0]);

@@ -57,7 +57,7 @@ template <class Cell, class T> class BackwardPass {
         : call(call_), at(call_.sizes), chunk(chunk_steps()), masks(call_), order(Share<T>::carve(call_, carver)),
           states(call_, at, carver), records(Records<Cell, T>::on_tape(at, call_.steps, call_.batch, call_.tape)) {
         const index B = call.batch, rows = call.threads * chunk * B;
-        if (Cell::has_c) dc = carver.take<T>(B * at.padded);
+        if (Cell::states > 1) dc = carver.take<T>(B * at.padded);
         if (Cell::has_direct) direct = carver.take<T>(B * at.padded);
         back_rows = carver.take<BackRow>(call.threads * B);
         grad_rows = carver.take<GradRow>(rows);
@@ -72,9 +72,8 @@ template <class Cell, class T> class BackwardPass {
 
     void prepare() {
         states.fill(call, at);
-        for (index i = 0; i < call.batch * at.H; ++i) {
-            if (call.d_reset_h) call.d_reset_h[i] = 0;
-            if (call.d_reset_c) call.d_reset_c[i] = 0;
+        for (T *const sum : call.d_reset_state) {
+            for (index i = 0; sum && i < call.batch * at.H; ++i) sum[i] = 0;
         }
         for (index b = 0; b < call.batch; ++b) {
             if (masks.length(b) == 0) pass_through(b);
@@ -109,11 +108,10 @@ template <class Cell, class T> class BackwardPass {
 
     // A row without steps: its final state is its initial one.
     void pass_through(index b) const {
-        for (index j = b * at.H; j < (b + 1) * at.H; ++j) {
-            if (call.dh0) call.dh0[j] = call.dhT ? call.dhT[j] : 0;
-            if constexpr (Cell::has_c) {
-                if (call.dc0) call.dc0[j] = call.dcT ? call.dcT[j] : 0;
-            }
+        for (int s = 0; s < Cell::states; ++s) {
+            T *const to = call.dstate[s];
+            const T *const from = call.dfinal[s];
+            for (index j = b * at.H; to && j < (b + 1) * at.H; ++j) to[j] = from ? from[j] : 0;
         }
     }
 
@@ -143,7 +141,7 @@ template <class Cell, class T> class BackwardPass {
         if constexpr (Cell::keeps_aux) u.aux = records.aux.row(t, b);
         if constexpr (Cell::has_direct) u.direct = direct + b * at.padded;
         row.b = b;
-        row.dy = call.dy.data ? call.dy.at(t, b) : nullptr;
+        row.dy = call.dy[0].data ? call.dy[0].at(t, b) : nullptr;
     }
 
     RNNFAST_INLINE Unit<T> block(const Unit<T> &u, index p) const {
@@ -151,7 +149,7 @@ template <class Cell, class T> class BackwardPass {
         v.slots += p * S * V;
         v.h += p * V;
         v.h_prev += p * V;
-        if constexpr (Cell::has_c) v.c_prev += p * V;
+        if constexpr (Cell::states > 1) v.c_prev += p * V;
         if constexpr (Cell::keeps_aux) v.aux += p * V;
         if constexpr (Cell::has_direct) v.direct += p * V;
         return v;
@@ -165,20 +163,20 @@ template <class Cell, class T> class BackwardPass {
         const index rows = call.reverse ? call.batch : -call.batch;
         ask_for(u.slots, rows * at.slots, S);
         ask_for(u.h_prev, rows * at.padded, 1); // where a cell wants h, it has been asked for a step earlier
-        if constexpr (Cell::has_c) ask_for(u.c_prev, rows * at.padded, 1);
+        if constexpr (Cell::states > 1) ask_for(u.c_prev, rows * at.padded, 1);
     }
 
     // The gradient of h after the row's step has come together: turn the step's gates into their gradients.
     RNNFAST_INLINE void receive(const BackRow &row, index p, vec<T> dh, vec<T> dc_next) const {
         if (row.dy) {
             const T *const dy = row.dy + p * V;
-            ask_for(dy, call.reverse ? call.dy.t : -call.dy.t, 1);
+            ask_for(dy, call.reverse ? call.dy[0].t : -call.dy[0].t, 1);
             dh = dh + load(dy, at.H - p * V);
         }
         const Unit<T> unit = block(row.step, p);
         ask_for_next(unit);
         Cell::template backward<T>(dh, dc_next, unit);
-        if constexpr (Cell::has_c) store(dc + row.b * at.padded + p * V, dc_next);
+        if constexpr (Cell::states > 1) store(dc + row.b * at.padded + p * V, dc_next);
     }
 
     // Rows whose last step is t begin with the gradient of their final state.
@@ -191,8 +189,8 @@ template <class Cell, class T> class BackwardPass {
             enter_step(row[i], t, b);
             for (index p = share.panels.begin; p < share.panels.end; ++p) {
                 const index j = b * at.H + p * V, n = at.H - p * V;
-                receive(row[i], p, call.dhT ? load(call.dhT + j, n) : vec<T>{},
-                        call.dcT ? load(call.dcT + j, n) : vec<T>{});
+                const auto final = [&](const T *d) RNNFAST_LAMBDA { return d ? load(d + j, n) : vec<T>{}; };
+                receive(row[i], p, final(call.dfinal[0]), final(call.dfinal[1]));
             }
         }
     }
@@ -237,15 +235,18 @@ template <class Cell, class T> class BackwardPass {
     RNNFAST_INLINE void route(const BackRow &row, index p, vec<T> dh) const {
         const index j = row.b * at.H + p * V, n = at.H - p * V;
         vec<T> dc_prev = {};
-        if constexpr (Cell::has_c) dc_prev = load(dc + row.b * at.padded + p * V);
+        if constexpr (Cell::states > 1) dc_prev = load(dc + row.b * at.padded + p * V);
         if (row.from == From::reset) {
-            if (call.d_reset_h) store(call.d_reset_h + j, load(call.d_reset_h + j, n) + dh, n);
-            if (call.d_reset_c) store(call.d_reset_c + j, load(call.d_reset_c + j, n) + dc_prev, n);
+            add_to(call.d_reset_state[0], j, n, dh);
+            add_to(call.d_reset_state[1], j, n, dc_prev);
             dh = dc_prev = vec<T>{};
         }
         if (!row.ends) return receive(row, p, dh, dc_prev);
-        if (call.dh0) store(call.dh0 + j, dh, n);
-        if (call.dc0) store(call.dc0 + j, dc_prev, n);
+        if (call.dstate[0]) store(call.dstate[0] + j, dh, n);
+        if (call.dstate[1]) store(call.dstate[1] + j, dc_prev, n);
+    }
+    RNNFAST_INLINE static void add_to(T *sum, index j, index n, vec<T> term) {
+        if (sum) store(sum + j, load(sum + j, n) + term, n);
     }
 
     // The chunk's active rows in the one order in which every sum runs.

@@ -10,21 +10,21 @@ template <class T> struct Dense {
     static constexpr int V = lanes<T>;
     static constexpr index block_rows = 128; // rows whose left operand stays in L2 while all panels pass
 
-    static index panel_size(Sizes s) { return blocks<T>(s.hidden) * V * (s.input + 1); }
-    static index panel_size_backward(Sizes s) { return blocks<T>(s.input) * V * s.hidden; }
+    static index panel_size(const Sizes &s) { return blocks<T>(s.hidden) * V * (s.input + 1); }
+    static index panel_size_backward(const Sizes &s) { return blocks<T>(s.input) * V * s.hidden; }
 
-    template <bool unpack, class Panel, class M> static void move(Sizes s, Panel *panels, const Weights<M> &w) {
-        transfer<1, unpack>(panels, w.weight_ih, s.hidden, s.input, 0);
-        transfer<1, unpack>(panels + blocks<T>(s.hidden) * V * s.input, w.bias_ih, s.hidden, 1, 0);
+    template <bool unpack, class Panel, class M> static void move(const Sizes &s, Panel *panels, const Weights<M> &w) {
+        transfer<1, unpack>(panels, w.data[0], s.hidden, s.input, 0);
+        transfer<1, unpack>(panels + blocks<T>(s.hidden) * V * s.input, w.data[1], s.hidden, 1, 0);
     }
-    static void pack(Sizes s, const Weights<const T> &w, T *panels) { move<false>(s, panels, w); }
-    static void unpack(Sizes s, const T *panels, const Weights<T> &w) { move<true>(s, panels, w); }
+    static void pack(const Sizes &s, const Weights<const T> &w, T *panels) { move<false>(s, panels, w); }
+    static void unpack(const Sizes &s, const T *panels, const Weights<T> &w) { move<true>(s, panels, w); }
 
     // [input block][o][lane]: no padding over o, because dy [N, O] has none.
-    static void pack_backward(Sizes s, const Weights<const T> &w, T *panels) {
+    static void pack_backward(const Sizes &s, const Weights<const T> &w, T *panels) {
         for (index i = 0; i < s.input; i += V) {
             for (index o = 0; o < s.hidden; ++o, panels += V) {
-                store(panels, load(w.weight_ih + o * s.input + i, s.input - i));
+                store(panels, load(w.data[0] + o * s.input + i, s.input - i));
             }
         }
     }

@@ -167,7 +167,7 @@ template <class Cell, class T, class W = T> class ForwardPass {
             row.h = records.h.row(t, b);
             row.slots = records.slots.row(t, b);
             row.start = hoisted ? row.slots + Cell::x_slot * V : biases;
-            row.y = call.y.at(t, b);
+            row.y = call.y[0].data ? call.y[0].at(t, b) : row.h; // not wanted: what is written there is h
         }
         if (!share.wait(team)) return false; // the units of the step before, of all threads
         const bool falling = (t + call.calls) % 2;
@@ -204,7 +204,7 @@ template <class Cell, class T, class W = T> class ForwardPass {
                 Unit<T> unit{};
                 unit.slots = r.slots + p * S * V;
                 unit.h_prev = r.h_prev + p * V;
-                if constexpr (Cell::has_c) unit.c_prev = r.c_prev + p * V;
+                if constexpr (Cell::states > 1) unit.c_prev = r.c_prev + p * V;
                 if constexpr (Cell::keeps_aux) unit.aux = r.aux + p * V;
                 unit.keep = keep;
                 unit.kind = kind;
@@ -228,7 +228,7 @@ template <class Cell, class T, class W = T> class ForwardPass {
             ask_for(h, rows * at.padded, 1);
             if constexpr (Cell::keeps_aux) ask_for(u.aux, rows * at.padded, 1);
         }
-        ask_for(y, call.reverse ? -call.y.t : call.y.t, 1);
+        ask_for(y, call.reverse ? -call.y[0].t : call.y[0].t, 1);
     }
 
     // Final states, and zeros where a row had ended.
@@ -238,12 +238,13 @@ template <class Cell, class T, class W = T> class ForwardPass {
         for (index b = share.rows.begin; b < share.rows.end; ++b) {
             const index length = masks.length(b);
             const index last = call.reverse ? 0 : length - 1;
-            __builtin_memcpy(call.hT + b * at.H, length ? records.h.row(last, b) : states.h0.row(b), bytes);
-            if constexpr (Cell::has_c) {
-                __builtin_memcpy(call.cT + b * at.H, length ? records.aux.row(last, b) : states.c0.row(b), bytes);
+            for (int s = 0; s < Cell::states; ++s) {
+                const History<T> &steps = s ? records.aux : records.h;
+                const T *const row = length ? steps.row(last, b) : states.initial[s].row(b);
+                __builtin_memcpy(call.final_state[s] + b * at.H, row, bytes);
             }
-            for (index t = length; t < call.steps; ++t) {
-                T *const y = call.y.at(t, b);
+            for (index t = length; call.y[0].data && t < call.steps; ++t) {
+                T *const y = call.y[0].at(t, b);
                 for (index j = 0; j < at.H; ++j) y[j] = 0;
             }
         }

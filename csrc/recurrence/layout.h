@@ -38,7 +38,7 @@ template <class Cell, class T> struct Layout {
     const index back_u[2], back_w, back_size; // backward panels
     const index slots;                        // elements of one row's slots: P * S * V
 
-    explicit Layout(Sizes s)
+    explicit Layout(const Sizes &s)
         : I(s.input), H(s.hidden), P(blocks<T>(H)), padded(P * V), bias_ih(padded * G * (I + H)),
           bias_hh(bias_ih + padded * G), size(bias_hh + padded * G),
           back_u{0, blocks<T>(H) * V * padded * phase_gates<Cell>(0)}, back_w(blocks<T>(H) * V * padded * G),
@@ -67,21 +67,21 @@ template <class Cell, class T> struct Layout {
     template <bool unpack, class Panel, class M> void move(Panel *panels, const Weights<M> &matrices) const {
         each_phase<Cell>([&](auto phase) {
             constexpr int first = Cell::phase_gate[phase], count = phase_gates<Cell>(phase);
-            transfer<count, unpack>(panels + w(phase), matrices.weight_ih, H, I, first);
-            transfer<count, unpack>(panels + u(phase), matrices.weight_hh, H, H, first);
+            transfer<count, unpack>(panels + w(phase), matrices.data[0], H, I, first);
+            transfer<count, unpack>(panels + u(phase), matrices.data[1], H, H, first);
         });
-        transfer<G, unpack>(panels + bias_ih, matrices.bias_ih, H, 1, 0);
-        transfer<G, unpack>(panels + bias_hh, matrices.bias_hh, H, 1, 0);
+        transfer<G, unpack>(panels + bias_ih, matrices.data[2], H, 1, 0);
+        transfer<G, unpack>(panels + bias_hh, matrices.data[3], H, 1, 0);
     }
 
     void pack_backward(T *panels, const Weights<const T> &matrices) const {
         each_phase<Cell>([&](auto phase) {
             constexpr BackSlots<Cell, phase> back;
-            pack_transposed(panels + back_u[phase], matrices.weight_hh, H, H, back.gate, back.count);
+            pack_transposed(panels + back_u[phase], matrices.data[1], H, H, back.gate, back.count);
         });
         int gate[G];
         for (int g = 0; g < G; ++g) gate[g] = g;
-        pack_transposed(panels + back_w, matrices.weight_ih, H, I, gate, G);
+        pack_transposed(panels + back_w, matrices.data[0], H, I, gate, G);
     }
 
   private:
@@ -147,24 +147,24 @@ template <class T> struct State {
     const T *row(index b) const { return data ? data + b * width : zero; }
 };
 
-// The four states a call may be given, and the row of zeros that stands for each that is missing.
+// The states a call may be given, and the row of zeros that stands for each that is missing.
 template <class Cell, class T> struct States {
     T *zero;
-    State<T> h0, c0, reset_h, reset_c;
+    State<T> initial[Cell::states], reset[Cell::states];
 
     States(const Sequence<T> &call, const Layout<Cell, T> &at, Carver &carver) : zero(carver.take<T>(at.padded)) {
-        h0 = State<T>::carve(carver, call.h0, zero, call.batch, at.padded);
-        c0 = State<T>::carve(carver, call.c0, zero, call.batch, at.padded);
-        reset_h = State<T>::carve(carver, call.reset_h, zero, call.batch, at.padded);
-        reset_c = State<T>::carve(carver, call.reset_c, zero, call.batch, at.padded);
+        for (int s = 0; s < Cell::states; ++s) {
+            initial[s] = State<T>::carve(carver, call.state[s], zero, call.batch, at.padded);
+            reset[s] = State<T>::carve(carver, call.reset_state[s], zero, call.batch, at.padded);
+        }
     }
 
     void fill(const Sequence<T> &call, const Layout<Cell, T> &at) const {
         for (index i = 0; i < at.padded; ++i) zero[i] = 0;
-        h0.fill(call.h0, call.batch, at.H);
-        c0.fill(call.c0, call.batch, at.H);
-        reset_h.fill(call.reset_h, call.batch, at.H);
-        reset_c.fill(call.reset_c, call.batch, at.H);
+        for (int s = 0; s < Cell::states; ++s) {
+            initial[s].fill(call.state[s], call.batch, at.H);
+            reset[s].fill(call.reset_state[s], call.batch, at.H);
+        }
     }
 };
 
@@ -176,12 +176,15 @@ template <class T> struct StateRows {
 template <class Cell, class T>
 StateRows<T> state_before(const Masks<T> &masks, const Records<Cell, T> &records, const States<Cell, T> &states,
                           index t, index b) {
+    const auto rows = [b](const State<T> *state) -> StateRows<T> {
+        return {state[0].row(b), Cell::states > 1 ? state[Cell::states - 1].row(b) : nullptr};
+    };
     switch (masks.origin(t, b)) {
-    case From::initial: return {states.h0.row(b), Cell::has_c ? states.c0.row(b) : nullptr};
-    case From::reset: return {states.reset_h.row(b), Cell::has_c ? states.reset_c.row(b) : nullptr};
+    case From::initial: return rows(states.initial);
+    case From::reset: return rows(states.reset);
     default:
         const index before = masks.previous(t);
-        return {records.h.row(before, b), Cell::has_c ? records.aux.row(before, b) : nullptr};
+        return {records.h.row(before, b), Cell::states > 1 ? records.aux.row(before, b) : nullptr};
     }
 }
 

@@ -41,19 +41,21 @@ class Dense:
         count = self.panel_size_backward
         return panels[:count].reshape(self.output_size, self.input_size), panels[count:]
 
-    def pack(self, weight: Array, bias: Array | None, out: Array) -> None:
-        """Put parameters, or gradients, into panels; no bias is zeros."""
+    def pack(self, params: tuple[Array, Array | None], out: Array) -> None:
+        """Put the weight and the bias, or their gradients, into panels; no bias is zeros."""
         panel_weight, panel_bias = self._split(out)
+        weight, bias = params
         panel_weight[...] = weight
         panel_bias[...] = 0 if bias is None else bias
 
-    def pack_backward(self, weight: Array, out: Array) -> None:
+    def pack_backward(self, params: tuple[Array, Array | None], out: Array) -> None:
         """Put the weight into backward's panels."""
-        out[...] = weight.reshape(-1)
+        out[...] = params[0].reshape(-1)
 
-    def unpack(self, panels: Array, weight: Array, bias: Array | None) -> None:
+    def unpack(self, panels: Array, params: tuple[Array, Array | None]) -> None:
         """The inverse of `pack`."""
         panel_weight, panel_bias = self._split(panels)
+        weight, bias = params
         weight[...] = panel_weight
         if bias is not None:
             bias[...] = panel_bias

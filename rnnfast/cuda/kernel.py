@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._call import BackwardCall, ForwardCall
 from . import arrays, blas, persistent, reductions, shim, stepwise
 from .plan import Plan, columns, plan
 from .sequence import CELLS, Backward, Forward, Masks, Trail, stored_dtype, trail_sizes
@@ -127,21 +128,17 @@ class Kernel:
             start = stop
         return _Weights(*parts)
 
-    def pack(
-        self, weight_ih: Array, weight_hh: Array, bias_ih: Array | None, bias_hh: Array | None, out: Array
-    ) -> None:
-        """Write the panels `out`."""
-        for view, given in zip(self._views(out), (weight_ih, weight_hh, bias_ih, bias_hh), strict=True):
+    def pack(self, params: tuple[Array | None, ...], out: Array) -> None:
+        """Write weight_ih, weight_hh, bias_ih and bias_hh (None is zeros) into the panels `out`."""
+        for view, given in zip(self._views(out), params, strict=True):
             view[...] = 0 if given is None else given
 
-    def pack_backward(self, weight_ih: Array, weight_hh: Array, out: Array) -> None:
+    def pack_backward(self, params: tuple[Array | None, ...], out: Array) -> None:
         """There is nothing to write."""
 
-    def unpack(
-        self, panels: Array, weight_ih: Array, weight_hh: Array, bias_ih: Array | None, bias_hh: Array | None
-    ) -> None:
+    def unpack(self, panels: Array, params: tuple[Array | None, ...]) -> None:
         """Write what the panels hold into the given arrays."""
-        for view, taken in zip(self._views(panels), (weight_ih, weight_hh, bias_ih, bias_hh), strict=True):
+        for view, taken in zip(self._views(panels), params, strict=True):
             if taken is not None:
                 taken[...] = view
 
@@ -183,36 +180,21 @@ class Kernel:
         """What `forward` makes of the panels for B rows, to be handed to it again and again."""
         return Prepared(self._views(panels), self.kind, self.precision, self._plan(B), calls)
 
-    def forward(
-        self,
-        panels: Array,
-        x: Array,
-        y: Array,
-        h0: Array | None,
-        c0: Array | None,
-        hT: Array,
-        cT: Array | None,
-        reset_h: Array | None,
-        reset_c: Array | None,
-        lengths: Array | None,
-        resets: Array | None,
-        reverse: bool,
-        tape: Array | None,
-        num_threads: int,
-        prepared: Prepared | None = None,
-    ) -> None:
+    def forward(self, given: ForwardCall, prepared: Prepared | None = None) -> None:
         """Write `y` and the final state; with a tape, also what backward needs.
 
         The arrays are those of the CPU's kernels, on the device, in float32. `num_threads` has no meaning there.
         `prepared` is of these panels and this batch size; None makes it.
         """
+        x, lengths = given.x, given.lengths
         T, B = x.shape[:2]
+        (h0, c0), (h, c) = _pair(given.state), _pair(given.final_state)
         if not T or not B:
-            _copy(hT, h0)
-            _copy(cT, c0)
+            _copy(h, h0)
+            _copy(c, c0)
             return
-        weights = self._views(panels)
-        prepared = prepared or self.prepare(panels, B)
+        weights = self._views(given.panels)
+        prepared = prepared or self.prepare(given.panels, B)
         gates_x = arrays.empty((T, B, self._rows))
         if x.ndim == 2:
             reductions.gather_rows(prepared.table, x, lengths, gates_x)
@@ -223,69 +205,49 @@ class Kernel:
         call = Forward(
             kind=self.kind,
             precision=self.precision,
-            reverse=reverse,
+            reverse=given.reverse,
             gates_x=gates_x,
             weight=weights.weight_hh,
             bias_ih=weights.bias_ih,
             bias_hh=weights.bias_hh,
             h0=h0,
             c0=c0,
-            h=hT,
-            c=cT,
-            y=y,
-            masks=_masks(T, lengths, resets, reset_h, reset_c),
-            trail=None if tape is None else self._trail(tape, T, B),
+            h=h,
+            c=c,
+            y=_pair(given.y)[0],
+            masks=_masks(T, given),
+            trail=None if given.tape is None else self._trail(given.tape, T, B),
         )
         if prepared.plan.forward is None:
             stepwise.forward(call, prepared.recurrent)
         else:
             persistent.forward(call, prepared.plan.forward, prepared.recurrent, prepared.counters())
 
-    def backward(
-        self,
-        panels: Array,
-        panels_backward: Array,
-        x: Array,
-        tape: Array,
-        dy: Array | None,
-        dhT: Array | None,
-        dcT: Array | None,
-        dx: Array | None,
-        dh0: Array,
-        dc0: Array | None,
-        dpanels: Array,
-        h0: Array | None,
-        c0: Array | None,
-        reset_h: Array | None,
-        reset_c: Array | None,
-        lengths: Array | None,
-        resets: Array | None,
-        reverse: bool,
-        d_reset_h: Array | None,
-        d_reset_c: Array | None,
-        num_threads: int,
-    ) -> None:
-        """Write `dx`, `dh0`, `dc0`, `d_reset_h`, `d_reset_c` where they are given, and add to `dpanels`."""
+    def backward(self, given: BackwardCall) -> None:
+        """Write `dx`, `dstate` and `d_reset_state` where they are given, and add to `dpanels`."""
+        x, dx = given.x, given.dx
         T, B = x.shape[:2]
+        dy, (dh_final, dc_final) = _pair(given.dy)[0], _pair(given.dfinal)
+        (dh0, dc0), (d_reset_h, d_reset_c) = _pair(given.dstate), _pair(given.d_reset_state)
         if not T or not B:
-            _copy(dh0, dhT)
-            _copy(dc0, dcT)
+            _copy(dh0, dh_final)
+            _copy(dc0, dc_final)
             _copy(d_reset_h, None)
             _copy(d_reset_c, None)
             return
-        weights, chosen, trail = self._views(panels), self._plan(B), self._trail(tape, T, B)
+        weights, chosen, trail = self._views(given.panels), self._plan(B), self._trail(given.tape, T, B)
         slots = self._cell.slots * self.hidden_size
         width = columns(slots, chosen.backward)
         call = Backward(
             kind=self.kind,
             precision=self.precision,
-            reverse=reverse,
+            reverse=given.reverse,
             weight=weights.weight_hh,
-            masks=_masks(T, lengths, resets, reset_h, reset_c),
+            masks=_masks(T, given),
             trail=trail,
             dy=None if dy is None else _rows(dy),
-            dh_final=dhT,
-            dc_final=dcT,
+            dh_final=dh_final,
+            dc_final=dc_final,
             gradients=arrays.empty((T, B, width), stored_dtype(self.precision)),
             dh0=dh0,
             dc0=dc0,
@@ -299,7 +261,7 @@ class Kernel:
         gradients = call.gradients.reshape(T * B, width)[:, :slots]
         if dx is not None:
             self._input_gradient(gradients, weights.weight_ih, dx)
-        self._parameter_gradients(gradients, trail, x, lengths, self._views(dpanels))
+        self._parameter_gradients(gradients, trail, x, given.lengths, self._views(given.dpanels))
 
     def _input_side(self, gradients: Array) -> Array:
         """The gates' gradients on the input side, in gate order."""
@@ -351,9 +313,15 @@ def _rows(sequence: Array) -> Array:
     return sequence if fits else arrays.contiguous(sequence)
 
 
-def _masks(T: int, lengths: Array | None, resets: Array | None, reset_h: Array | None, reset_c: Array | None) -> Masks:
+def _pair(states: tuple[Array | None, ...] | None) -> tuple[Array | None, Array | None]:
+    """h and c of a call's states, each None if there is none."""
+    h, c = (*(states or (None,)), None)[:2]
+    return h, c
+
+
+def _masks(T: int, given: ForwardCall | BackwardCall) -> Masks:
     """The masks of a call, lengths outside 0..T as T."""
-    xp = arrays.xp()
+    xp, lengths, resets = arrays.xp(), given.lengths, given.resets
     if lengths is not None:  # as unsigned numbers, negative ones are the largest
         lengths = xp.minimum(arrays.contiguous(lengths).view(np.uint64), np.uint64(T)).view(np.int64)
-    return Masks(lengths, None if resets is None else arrays.contiguous(resets), reset_h, reset_c)
+    return Masks(lengths, None if resets is None else arrays.contiguous(resets), *_pair(given.reset_state))

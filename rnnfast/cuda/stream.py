@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _checks
+from .._call import ForwardCall
 
 if TYPE_CHECKING:
     from ..layers import _Recurrent
@@ -69,7 +70,7 @@ class DeviceStream:
         self._layer, self._device, self._has_c = layer, layer._device, layer._has_c
         self._lock = Lock()
         with self._device.active():
-            self._layers = [(packed.kernel, packed.forward()) for packed in layer._packed]
+            self._layers = [(packed.kernel, packed.panels()) for packed in layer._packed]
             self._prepared = self._prepare()
             self._state = self._zeros()
             self._next = self._zeros()
@@ -228,10 +229,9 @@ class DeviceStream:
         last = self.num_layers - 1
         for k, (kernel, panels) in enumerate(self._layers):
             target = y if k == last else self._device.empty(y.shape, self.dtype)
-            before, after = (
-                [array[k] for array in arrays] + [None] * (not self._has_c) for arrays in (self._state, self._next)
-            )
-            kernel.forward(panels, x, target, *before, *after, **_PLAIN, prepared=self._prepared[k])
+            before, after = (tuple([array[k] for array in arrays]) for arrays in (self._state, self._next))
+            y_of_states = (target, None) if self._has_c else (target,)
+            kernel.forward(ForwardCall(panels, x, y_of_states, before, after), prepared=self._prepared[k])
             x = target
         self._state, self._next = self._next, self._state
 
@@ -262,14 +262,3 @@ class DeviceStream:
         if time:
             return self._layer._sequence_shape(*shape, batched)
         return shape[1:] if batched else shape[2:]
-
-
-_PLAIN: dict[str, Any] = {
-    "reset_h": None,
-    "reset_c": None,
-    "lengths": None,
-    "resets": None,
-    "reverse": False,
-    "tape": None,
-    "num_threads": 0,
-}

@@ -8,6 +8,7 @@ from device_problems import KINDS, MASKS, PRECISIONS, Problem, assert_close, on_
 
 from benchmarks.gpu import problems
 from rnnfast import _flat, losses
+from rnnfast._call import BackwardCall, ForwardCall
 from rnnfast.cuda import arrays, blas, flat, graphs, reductions
 from rnnfast.cuda import kernel as kernel_module
 from rnnfast.cuda.kernel import Kernel
@@ -111,15 +112,12 @@ def test_backward_adds_to_the_gradient_panels():
     kernel = Kernel("gru_after", 3, 2)
     once = [arrays.to_device(np.ones((2, 1, 3), np.float32)), arrays.zeros((1, 2))]
     panels = arrays.to_device(np.linspace(-1, 1, kernel.panel_size, dtype=np.float32))
-    masks = dict.fromkeys(("reset_h", "reset_c", "lengths", "resets")) | {"reverse": False, "num_threads": 0}
 
     def add_to(gradients):
         tape, y, dh0 = arrays.empty((kernel.tape_size(2, 1),)), arrays.empty((2, 1, 2)), arrays.empty((1, 2))
-        kernel.forward(panels, once[0], y, None, None, dh0, None, **masks, tape=tape)
-        kernel.backward(
-            *(panels, arrays.empty((0,)), once[0], tape, y, None, None, None, dh0, None, gradients),
-            **masks, h0=None, c0=None, d_reset_h=None, d_reset_c=None,
-        )  # fmt: skip
+        kernel.forward(ForwardCall(panels, once[0], (y,), None, (dh0,), tape=tape))
+        no_panels = arrays.empty((0,))
+        kernel.backward(BackwardCall(panels, no_panels, once[0], tape, (y,), None, None, (dh0,), gradients))
 
     total, single = arrays.zeros((kernel.panel_size,)), arrays.zeros((kernel.panel_size,))
     add_to(total)
