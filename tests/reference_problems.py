@@ -37,8 +37,8 @@ def check_every_element(f, value, gradient):
 
 
 def draw_states(kind, rng, shape, names):
-    """Arrays for the names of (h, c), the second for an LSTM only."""
-    count = 2 if reference.CELLS[kind].has_c else 1
+    """Arrays for the names of (h, c), as many as the cell has states."""
+    count = len(reference.CELLS[kind].states)
     return {name: rng.uniform(-1, 1, shape) for name in names[:count]}
 
 
@@ -47,6 +47,6 @@ def relu_margin(result):
     params = result.params
     bias = params["bias_ih"] + params["bias_hh"]
     return min(
-        np.abs(step.x @ params["weight_ih"].T + step.saved[0] @ params["weight_hh"].T + bias).min(initial=np.inf)
+        np.abs(step.x @ params["weight_ih"].T + step.before[0] @ params["weight_hh"].T + bias).min(initial=np.inf)
         for step in result.steps
     )

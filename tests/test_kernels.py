@@ -188,23 +188,23 @@ def test_raw_kernel_agrees_with_the_oracle(isa, kind, dtype, reverse):
     call.run_forward(reverse=reverse)
     call.run_backward(reverse=reverse)
 
-    def named(states: Any, *names: str) -> dict[str, Any]:
-        return dict(zip(names, states, strict=False))
+    def states(values: Any) -> list[Any]:
+        return [array for array in values or () if array is not None]
 
-    masks = {name: forward[name] for name in ("lengths", "resets")} | named(
-        forward["reset_state"], "reset_h", "reset_c"
+    masks = {"lengths": forward["lengths"], "resets": forward["resets"], "reverse": reverse}
+    reset_state = states(forward["reset_state"])
+    result = reference.forward(
+        kind, call.weights, forward["x"], *states(forward["state"]), **masks, reset_state=reset_state
     )
-    result = reference.forward(kind, call.weights, forward["x"], *forward["state"], **masks, reverse=reverse)
-    expected = reference.backward(result, backward["dy"][0], *backward["dfinal"])
+    expected = reference.backward(result, backward["dy"][0], *states(backward["dfinal"]))
     forward_tolerance, backward_tolerance = TOLERANCES[np.dtype(dtype)]
-    for name, found in ({"y": forward["y"][0]} | named(forward["final_state"], "hT", "cT")).items():
-        assert_close(found, getattr(result, name), forward_tolerance)
-    dstate, d_reset = (
-        named(backward["dstate"], "dh0", "dc0"),
-        named(backward["d_reset_state"], "d_reset_h", "d_reset_c"),
-    )
-    for name, found in ({"dx": backward["dx"]} | dstate | d_reset).items():
-        assert_close(found, getattr(expected, name), backward_tolerance)
+    assert_close(forward["y"][0], result.y, forward_tolerance)
+    for actual, wanted in zip(states(forward["final_state"]), result.state, strict=True):
+        assert_close(actual, wanted, forward_tolerance)
+    assert_close(backward["dx"], expected.dx, backward_tolerance)
+    found = [*states(backward["dstate"]), *states(backward["d_reset_state"])]
+    for actual, wanted in zip(found, (*expected.dstate, *expected.d_reset_state), strict=True):
+        assert_close(actual, wanted, backward_tolerance)
     gradients = {name: np.full_like(value, np.nan) for name, value in call.weights.items()}
     call.kernel.unpack(backward["dpanels"], tuple(gradients.values()))
     for name, value in gradients.items():

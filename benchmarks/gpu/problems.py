@@ -129,16 +129,18 @@ class Problem:
     def expected(self, y: Any = None) -> dict[str, Any]:
         """The oracle's answers by name; what the cell has none of is left out. `y` decides the sides of relu's kink."""
         x, dy = self.inputs(poisoned=False)
-        result = reference.forward(
-            self.case.kind, self.params, x, self.h0, self.c0, **self.masks, reverse=self.case.reverse
-        )
+        masks = {"lengths": self.lengths, "resets": self.resets, "reverse": self.case.reverse}
+        count = len(reference.CELLS[self.case.kind].states)
+        state, reset_state = (self.h0, self.c0)[:count], (self.reset_h, self.reset_c)[:count]
+        result = reference.forward(self.case.kind, self.params, x, *state, **masks, reset_state=reset_state)
         if self.case.kind == "elman_relu" and y is not None and y.shape == result.y.shape:
-            # Of what a step has saved, (h_prev, h), backward looks at the sign of h alone.
-            steps = [replace(step, saved=(step.saved[0], y[step.t, step.rows])) for step in result.steps]
+            # Backward looks at the sign of h, which it takes from here.
+            steps = [replace(step, after=(y[step.t, step.rows],)) for step in result.steps]
             result = replace(result, steps=steps)
-        gradients = reference.backward(result, dy, self.dhT, self.dcT)
-        found = {name: getattr(result, name) for name in FORWARD}
-        found |= {name: getattr(gradients, name) for name in ("dx", "dh0", "dc0", "d_reset_h", "d_reset_c")}
+        gradients = reference.backward(result, dy, *(self.dhT, self.dcT)[:count])
+        found = dict(zip(FORWARD, (result.y, *result.state), strict=False)) | {"dx": gradients.dx}
+        found |= dict(zip(("dh0", "dc0"), gradients.dstate, strict=False))
+        found |= dict(zip(("d_reset_h", "d_reset_c"), gradients.d_reset_state, strict=False))
         found |= gradients.params
         return {name: value for name, value in found.items() if value is not None}
 

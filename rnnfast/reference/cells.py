@@ -1,138 +1,135 @@
-"""Cells: one step forward, one step backward."""
+"""Cells: what a step of a description is in float64."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 import numpy as np
 
-from .activations import ACTIVATIONS, Activation, sigmoid, sigmoid_backward, tanh_backward
-from .arguments import Array, State
+from ..description import Cell
+from ..description.cells.elman import Elman
+from ..description.cells.gru import GRU
+from ..description.cells.lstm import LSTM
+from ..description.declarations import Gate, Product, declared
+from ..description.namespaces import namespaces, new_states
+from .arguments import Array, Params, State
+from .interpreter import Draw, block_rows
 
-
-@dataclass(frozen=True)
-class StepGradients:
-    """What one step backward returns: dLoss/da, dLoss/d(state before the step), the step's share of dU and db_hh."""
-
-    da: Array
-    dstate_prev: State
-    dweight_hh: Array
-    dbias_hh: Array
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One kind of cell.
-
-    Attributes
-    ----------
-    gates : int
-        G, the number of row blocks of [H, ...] in the weights.
-    has_c : bool
-        Whether the state is ``(h, c)`` rather than ``(h,)``.
-    step : callable
-        ``step(a, state_prev, weight_hh, bias_hh) -> (state, saved)``: `a` [B, G*H] is ``W x + b_ih``; `saved` is what
-        the step backward needs.
-    step_backward : callable
-        ``step_backward(saved, weight_hh, dstate) -> StepGradients``: `dstate` is dLoss/d(state after the step).
-    """
-
-    gates: int
-    has_c: bool
-    step: Callable[[Array, State, Array, Array], tuple[State, State]]
-    step_backward: Callable[[State, Array, State], StepGradients]
-
-
-def _elman(activation: Activation) -> Cell:
-    """Elman 1990 (Finding structure in time): ``h = act(W x + b_ih + U h_prev + b_hh)``."""
-
-    def step(a: Array, state_prev: State, weight_hh: Array, bias_hh: Array) -> tuple[State, State]:
-        (h_prev,) = state_prev
-        h = activation.forward(a + h_prev @ weight_hh.T + bias_hh)
-        return (h,), (h_prev, h)
-
-    def step_backward(saved: State, weight_hh: Array, dstate: State) -> StepGradients:
-        h_prev, h = saved
-        (dh,) = dstate
-        da = activation.backward(h, dh)
-        return StepGradients(da, (da @ weight_hh,), da.T @ h_prev, da.sum(axis=0))
-
-    return Cell(1, False, step, step_backward)
-
-
-def _lstm_step(a: Array, state_prev: State, weight_hh: Array, bias_hh: Array) -> tuple[State, State]:
-    """Hochreiter & Schmidhuber 1997 with the forget gate of Gers, Schmidhuber & Cummins 2000, no peepholes."""
-    h_prev, c_prev = state_prev
-    zi, zf, zg, zo = np.split(a + h_prev @ weight_hh.T + bias_hh, 4, axis=1)
-    i, f, g, o = sigmoid(zi), sigmoid(zf), np.tanh(zg), sigmoid(zo)
-    c = f * c_prev + i * g
-    tanh_c = np.tanh(c)
-    return (o * tanh_c, c), (h_prev, c_prev, i, f, g, o, tanh_c)
-
-
-def _lstm_step_backward(saved: State, weight_hh: Array, dstate: State) -> StepGradients:
-    h_prev, c_prev, i, f, g, o, tanh_c = saved
-    dh, dc_next = dstate
-    dc = dc_next + tanh_backward(tanh_c, dh * o)
-    dzi = sigmoid_backward(i, dc * g)
-    dzf = sigmoid_backward(f, dc * c_prev)
-    dzg = tanh_backward(g, dc * i)
-    dzo = sigmoid_backward(o, dh * tanh_c)
-    da = np.concatenate([dzi, dzf, dzg, dzo], axis=1)
-    return StepGradients(da, (da @ weight_hh, dc * f), da.T @ h_prev, da.sum(axis=0))
-
-
-def _gru_after_step(a: Array, state_prev: State, weight_hh: Array, bias_hh: Array) -> tuple[State, State]:
-    """Cho et al. 2014, the reset gate applied *after* the product with U_n, as in cuDNN and PyTorch."""
-    (h_prev,) = state_prev
-    ar, az, an = np.split(a, 3, axis=1)
-    ur, uz, un = np.split(h_prev @ weight_hh.T + bias_hh, 3, axis=1)
-    r, z = sigmoid(ar + ur), sigmoid(az + uz)
-    n = np.tanh(an + r * un)
-    return ((1.0 - z) * n + z * h_prev,), (h_prev, un, r, z, n)
-
-
-def _gru_after_step_backward(saved: State, weight_hh: Array, dstate: State) -> StepGradients:
-    h_prev, un, r, z, n = saved
-    (dh,) = dstate
-    dan = tanh_backward(n, dh * (1.0 - z))
-    daz = sigmoid_backward(z, dh * (h_prev - n))
-    dar = sigmoid_backward(r, dan * un)
-    da = np.concatenate([dar, daz, dan], axis=1)
-    du = np.concatenate([dar, daz, dan * r], axis=1)
-    return StepGradients(da, (dh * z + du @ weight_hh,), du.T @ h_prev, du.sum(axis=0))
-
-
-def _gru_before_step(a: Array, state_prev: State, weight_hh: Array, bias_hh: Array) -> tuple[State, State]:
-    """Cho et al. 2014 as published: the reset gate applied to h_prev *before* the product with U_n."""
-    (h_prev,) = state_prev
-    ar, az, an = np.split(a + bias_hh, 3, axis=1)
-    weight_r, weight_z, weight_n = np.split(weight_hh, 3)
-    r, z = sigmoid(ar + h_prev @ weight_r.T), sigmoid(az + h_prev @ weight_z.T)
-    n = np.tanh(an + (r * h_prev) @ weight_n.T)
-    return ((1.0 - z) * n + z * h_prev,), (h_prev, r, z, n)
-
-
-def _gru_before_step_backward(saved: State, weight_hh: Array, dstate: State) -> StepGradients:
-    h_prev, r, z, n = saved
-    (dh,) = dstate
-    weight_r, weight_z, weight_n = np.split(weight_hh, 3)
-    dan = tanh_backward(n, dh * (1.0 - z))
-    daz = sigmoid_backward(z, dh * (h_prev - n))
-    drh = dan @ weight_n
-    dar = sigmoid_backward(r, drh * h_prev)
-    dh_prev = dh * z + drh * r + dar @ weight_r + daz @ weight_z
-    dweight_hh = np.concatenate([dar.T @ h_prev, daz.T @ h_prev, dan.T @ (r * h_prev)])
-    da = np.concatenate([dar, daz, dan], axis=1)
-    return StepGradients(da, (dh_prev,), dweight_hh, da.sum(axis=0))
-
-
-CELLS: dict[str, Cell] = {
-    "elman_tanh": _elman(ACTIVATIONS["tanh"]),
-    "elman_relu": _elman(ACTIVATIONS["relu"]),
-    "elman_sigmoid": _elman(ACTIVATIONS["sigmoid"]),
-    "lstm": Cell(4, True, _lstm_step, _lstm_step_backward),
-    "gru_after": Cell(3, False, _gru_after_step, _gru_after_step_backward),
-    "gru_before": Cell(3, False, _gru_before_step, _gru_before_step_backward),
+CELLS: Mapping[str, Cell] = {
+    "elman_tanh": Elman("tanh"),
+    "elman_relu": Elman("relu"),
+    "elman_sigmoid": Elman("sigmoid"),
+    "lstm": LSTM(),
+    "gru_after": GRU(reset_after=True),
+    "gru_before": GRU(reset_after=False),
 }
+"""The cells that have a kernel written by hand, by its name."""
+
+
+def cell_of(cell: str | Cell) -> Cell:
+    """A cell, or the one of that name in `CELLS`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is neither.
+    """
+    if isinstance(cell, Cell):
+        return cell
+    if not isinstance(cell, str):
+        raise TypeError(f"cell: expected a Cell or one of {sorted(CELLS)}, got {cell!r}")
+    if cell not in CELLS:
+        raise ValueError(f"cell: expected a Cell or one of {sorted(CELLS)}, got {cell!r}")
+    return CELLS[cell]
+
+
+def step(
+    cell: Cell,
+    params: Params,
+    x: Array,
+    before: State,
+    given: State,
+    draw: Draw,
+    widths: tuple[int, ...],
+    training: bool,
+) -> State:
+    """The states after a step.
+
+    Parameters
+    ----------
+    cell : Cell
+    params : dict of str to ndarray
+        All parameters, biases too.
+    x : ndarray, shape [N, I]
+    before : tuple of ndarray, shape [N, width]
+    given : tuple of ndarray, shape [N, width] or [N, 1]
+    draw : callable
+        Random numbers.
+    widths : tuple of int
+        Of the cell's domains.
+    training : bool
+
+    Returns
+    -------
+    tuple of ndarray
+    """
+    found = declared(cell)
+    work = _Arrays(cell, params, x, before, given, draw, widths, training)
+    return tuple(new_states(cell, found, namespaces(cell, found, work)))
+
+
+class _Arrays:
+    """What a step works on: what a gate's sum, a state, a product is, as arrays."""
+
+    def __init__(
+        self,
+        cell: Cell,
+        params: Params,
+        x: Array,
+        before: State,
+        given: State,
+        draw: Draw,
+        widths: tuple[int, ...],
+        training: bool,
+    ) -> None:
+        self.declared = declared(cell)
+        self.parameters = {parameter.name: parameter for parameter in cell.program().parameters}
+        self.params, self.x, self.draw, self.widths, self.training = params, x, draw, widths, training
+        self.states = {state.name: row for state, row in zip(self.declared.states, before, strict=True)}
+        self.extra = {one.name: row for one, row in zip(self.declared.given, given, strict=True)}
+
+    def sum(self, gate: Gate, side: str, row: Any) -> Array:
+        total: Any = 0.0
+        if side != "h":
+            block = [one.name for one in self.declared.gates if one.x].index(gate.name)
+            total = self.x @ self._block("weight_ih", block).T + self._block("bias_ih", block)
+        if side != "x":
+            block = [one.name for one in self.declared.gates if one.h].index(gate.name)
+            total = total + row @ self._block("weight_hh", block).T + self._block("bias_hh", block)
+        return np.asarray(total)
+
+    def _block(self, name: str, block: int) -> Array:
+        return block_rows(self.parameters[name], self.params[name], block)
+
+    def product(self, product: Product, row: Any) -> Array:
+        total: Array = row @ self.params[str(product.weight)].T
+        return total if product.bias is None else total + self.params[product.bias]
+
+    def state(self, name: str) -> Array:
+        return self.states[name].copy()  # so that a step's `c += x` changes its own row alone
+
+    def vector(self, name: str) -> Array:
+        return self.params[name].copy()
+
+    def given(self, name: str) -> Array:
+        return self.extra[name].copy()
+
+    def random(self, op: str, stream: int, width: str) -> Array:
+        return self.draw(op, stream, self.widths[self.declared.domain(width)])
+
+    def copy(self, row: Any) -> Any:
+        return row
+
+    def refuse(self, error: type[Exception], expected: str, got: str) -> NoReturn:
+        raise error(f"{self.declared.where}.step: expected {expected}, got {got}")

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .arguments import Array, Params, State, as_float64, as_float64_or_zeros, check_names, choice
-from .cells import CELLS, Cell
+from ..description import Cell
+from .arguments import Array, Params, State, as_float64, as_float64_or_zeros, check_names
+from .cells import cell_of
 from .layer import Gradients, Result, backward, forward
 
 StackState = Array | State
@@ -23,7 +24,7 @@ class StackResult:
     Attributes
     ----------
     y : ndarray, shape [T, B, D*H]
-    state : ndarray, shape [L*D, B, H]; a tuple ``(h, c)`` of them for the LSTM
+    state : ndarray, shape [L*D, B, H]; of a cell with several states a tuple of them, ``(h, c)``
     layers : list of list of Result
         One list per layer, with one result per direction.
     dropout_masks
@@ -38,11 +39,12 @@ class StackResult:
 
 @dataclass(frozen=True)
 class StackGradients:
-    """What `stack_backward` returns: `dx` (None for ids), `dstate`, `d_reset_state` (as the state), `params`."""
+    """What `stack_backward` returns: `dx` (None for ids), `dstate`, `d_reset_state` (as states), `dgiven`, `params`."""
 
     dx: Array | None
     dstate: StackState
     d_reset_state: StackState
+    dgiven: State
     params: Params
 
 
@@ -50,35 +52,35 @@ def suffix(layer: int, reverse: bool) -> str:
     return f"_l{layer}_reverse" if reverse else f"_l{layer}"
 
 
-def _split_stack_params(params: Mapping[str, Any], suffixes: Sequence[str]) -> list[dict[str, Any]]:
+def _split_stack_params(cell: Cell, params: Mapping[str, Any], suffixes: Sequence[str]) -> list[dict[str, Any]]:
     """The parameters of every layer and direction, their names without the suffixes."""
-    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    names = [parameter.name for parameter in cell.program().parameters]
     check_names(params, set(), {name + suffix for name in names for suffix in suffixes})
     return [{name: params[name + suffix] for name in names if name + suffix in params} for suffix in suffixes]
 
 
-def _split_stack_state(cell: Cell, name: str, state: Any, count: int) -> list[tuple[Any, Any]]:
-    """The pairs ``(h, c)`` [B, H] of every layer and direction, None where the state, or a half of it, is None."""
-    if not cell.has_c:
-        state = (state, None)
-    elif state is None:
-        state = (None, None)
-    elif not isinstance(state, tuple | list) or len(state) != 2:
-        raise ValueError(f"{name}: expected a tuple (h, c)")
+def _split_stack_state(cell: Cell, name: str, state: Any, count: int) -> list[tuple[Any, ...]]:
+    """The states [B, width] of every layer and direction, None where all of them, or one, is None."""
+    states = cell.program().states
+    if state is None:
+        state = (None,) * len(states)
+    elif len(states) == 1:
+        state = (state,)
+    elif not isinstance(state, tuple | list) or len(state) != len(states):
+        raise ValueError(f"{name}: expected a tuple ({', '.join(one.name for one in states)})")
     for part in state:
         if part is not None and len(part) != count:
             raise ValueError(f"{name}: expected {count} layers times directions, got {len(part)}")
-    h, c = ([None] * count if part is None else part for part in state)
-    return list(zip(h, c, strict=True))
+    return list(zip(*([None] * count if part is None else part for part in state), strict=True))
 
 
-def _join_stack_state(h: Sequence[Array], c: Sequence[Array | None]) -> StackState:
-    cs = [part for part in c if part is not None]
-    return (np.stack(h), np.stack(cs)) if cs else np.stack(h)
+def _join_stack_state(states: Sequence[State]) -> StackState:
+    joined = tuple(np.stack(parts) for parts in zip(*states, strict=True))
+    return joined[0] if len(joined) == 1 else joined
 
 
 def stack_forward(
-    kind: str,
+    cell: str | Cell,
     params: Mapping[str, Any],
     x: ArrayLike,
     state: Any = None,
@@ -88,19 +90,25 @@ def stack_forward(
     lengths: ArrayLike | None = None,
     resets: ArrayLike | None = None,
     reset_state: Any = None,
+    skip: ArrayLike | None = None,
+    given: Sequence[ArrayLike] = (),
     dropout_masks: Sequence[ArrayLike] | None = None,
+    training: bool = False,
+    seed: int = 0,
+    first_step: int = 0,
 ) -> StackResult:
     """Run a stack of layers, each reading the (masked) outputs of all directions of the one below.
 
     Parameters
     ----------
-    kind, x, lengths, resets
-        As for `forward`.
+    cell, x, lengths, resets, skip, given, training, seed, first_step
+        As for `forward`; every layer and direction gets the same ones, and its own number as `layer`.
     params : mapping of str to array_like
         PyTorch's names: ``weight_ih_l0``, ..., ``bias_hh_l0``, ``weight_ih_l0_reverse``, ..., ``weight_ih_l1``, ...
         From layer 1 on ``weight_ih`` is [G*H, D*H]. Biases may be missing or None.
-    state, reset_state : array_like, shape [L*D, B, H], or a tuple ``(h, c)`` of them for the LSTM, optional
-        Initial state, and the state that resets put in; zeros where None. The order is l0, l0_reverse, l1, ...
+    state, reset_state : array_like, shape [L*D, B, H], or a tuple of them, ``(h, c)``, optional
+        Initial state, and the state that resets put in; what the cell starts from where None. The order is l0,
+        l0_reverse, l1, ...
     num_layers : int
     bidirectional : bool
     dropout_masks : sequence of L-1 array_like, shape [T, B, D*H], optional
@@ -115,12 +123,12 @@ def stack_forward(
     ValueError, TypeError
         As `forward`; also for a state with a wrong structure or a wrong number of dropout masks.
     """
-    cell = choice("kind", kind, CELLS)
+    cell = cell_of(cell)
     if dropout_masks is not None and len(dropout_masks) != num_layers - 1:
         raise ValueError(f"dropout_masks: expected {num_layers - 1} of them, got {len(dropout_masks)}")
     directions = (False, True) if bidirectional else (False,)
     suffixes = [suffix(layer, reverse) for layer in range(num_layers) for reverse in directions]
-    all_params = iter(_split_stack_params(params, suffixes))
+    all_params = iter(_split_stack_params(cell, params, suffixes))
     states = iter(_split_stack_state(cell, "state", state, len(suffixes)))
     reset_states = iter(_split_stack_state(cell, "reset_state", reset_state, len(suffixes)))
     layers: list[list[Result]] = []
@@ -129,14 +137,29 @@ def stack_forward(
         if layer > 0 and dropout_masks is not None:
             y = y * as_float64("dropout_masks", dropout_masks[layer - 1], y.shape)
         results = []
-        for reverse in directions:
-            (h0, c0), (reset_h, reset_c) = next(states), next(reset_states)
-            masks: dict[str, Any] = {"lengths": lengths, "resets": resets, "reset_h": reset_h, "reset_c": reset_c}
-            results.append(forward(kind, next(all_params), y, h0, c0, **masks, reverse=reverse))
+        for number, reverse in enumerate(directions, layer * len(directions)):
+            results.append(
+                forward(
+                    cell,
+                    next(all_params),
+                    y,
+                    *next(states),
+                    lengths=lengths,
+                    resets=resets,
+                    reset_state=next(reset_states),
+                    skip=skip,
+                    given=given,
+                    reverse=reverse,
+                    training=training,
+                    seed=seed,
+                    layer=number,
+                    first_step=first_step,
+                )
+            )
         layers.append(results)
         y = np.concatenate([result.y for result in results], axis=2)
     flat = [result for results in layers for result in results]
-    return StackResult(y, _join_stack_state([r.hT for r in flat], [r.cT for r in flat]), layers, dropout_masks)
+    return StackResult(y, _join_stack_state([r.state for r in flat]), layers, dropout_masks)
 
 
 def stack_backward(result: StackResult, dy: ArrayLike | None, dstate: Any = None) -> StackGradients:
@@ -149,7 +172,7 @@ def stack_backward(result: StackResult, dy: ArrayLike | None, dstate: Any = None
     dy : array_like, shape [T, B, D*H], or None
         dLoss/dy, zeros if None. Not read beyond `lengths`.
     dstate : like the state, optional
-        dLoss/d(final state). Either half of an LSTM's may be None.
+        dLoss/d(final state). Any of several may be None.
 
     Returns
     -------
@@ -161,7 +184,7 @@ def stack_backward(result: StackResult, dy: ArrayLike | None, dstate: Any = None
         As `backward`.
     """
     D = len(result.layers[0])
-    cell = CELLS[result.layers[0][0].kind]
+    cell = result.layers[0][0].cell
     dstates = _split_stack_state(cell, "dstate", dstate, len(result.layers) * D)
     d_output: Any = as_float64_or_zeros("dy", dy, result.y.shape)
     per_layer: list[list[Gradients]] = []
@@ -175,8 +198,9 @@ def stack_backward(result: StackResult, dy: ArrayLike | None, dstate: Any = None
     flat = [g for gradients in per_layer for g in gradients]
     return StackGradients(
         d_output,
-        _join_stack_state([g.dh0 for g in flat], [g.dc0 for g in flat]),
-        _join_stack_state([g.d_reset_h for g in flat], [g.d_reset_c for g in flat]),
+        _join_stack_state([g.dstate for g in flat]),
+        _join_stack_state([g.d_reset_state for g in flat]),
+        tuple(np.sum(parts, axis=0) for parts in zip(*(g.dgiven for g in flat), strict=True)),
         _stack_param_gradients(per_layer),
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..description import Cell
 from .arguments import Array, Params, as_float64, check_names, choice, lengths_mask
 from .heads import DenseResult, dense_backward, dense_forward
 from .losses import LOSSES
@@ -40,7 +41,7 @@ class TbpttWindow:
 
 
 def tbptt_reference(
-    kind: str,
+    cell: str | Cell,
     params: Mapping[str, Any],
     x: ArrayLike,
     target: ArrayLike,
@@ -65,8 +66,8 @@ def tbptt_reference(
 
     Parameters
     ----------
-    kind : str
-        A key of `CELLS`.
+    cell : str or Cell
+        A key of `CELLS`, or a description.
     params : mapping of str to array_like
         ``rnn.weight_ih_l0``, ``rnn.weight_hh_l0``, ``rnn.bias_ih_l0``, ``rnn.bias_hh_l0``, (``rnn.weight_ih_l1``, ...,)
         ``head.weight``, ``head.bias``; the names of ``Model(rnn=..., head=...)``. Not changed.
@@ -115,7 +116,7 @@ def tbptt_reference(
     def run(at: Params, initial: Any, start: int, end: int) -> StackResult:
         """The recurrent layers over the steps [start, end), from the state before `start`."""
         return stack_forward(
-            kind,
+            cell,
             _part(at, "rnn."),
             inputs[start:end],
             initial,

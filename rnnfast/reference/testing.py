@@ -7,8 +7,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .arguments import Array, Params, as_float64, choice
-from .cells import CELLS
+from ..description import Cell
+from .arguments import Array, Params, as_float64
+from .cells import cell_of
+from .interpreter import expected_shape
 from .stack import suffix
 
 
@@ -40,13 +42,15 @@ def numerical_gradient(f: Callable[[Array], float], array: ArrayLike, eps: float
     return gradient
 
 
-def init_params(kind: str, input_size: int, hidden_size: int, rng: np.random.Generator, *, bias: bool = True) -> Params:
+def init_params(
+    cell: str | Cell, input_size: int, hidden_size: int, rng: np.random.Generator, *, bias: bool = True
+) -> Params:
     """Random parameters of one layer and direction, uniform in ``+-1/sqrt(hidden_size)`` as in PyTorch.
 
     Parameters
     ----------
-    kind : str
-        A key of `CELLS`.
+    cell : str or Cell
+        A key of `CELLS`, or a description.
     input_size, hidden_size : int
     rng : numpy.random.Generator
     bias : bool
@@ -54,23 +58,26 @@ def init_params(kind: str, input_size: int, hidden_size: int, rng: np.random.Gen
     Returns
     -------
     dict of str to ndarray
-        ``weight_ih`` [G*H, I], ``weight_hh`` [G*H, H], and with `bias` ``bias_ih``, ``bias_hh`` [G*H].
+        ``weight_ih`` [G*H, I], ``weight_hh`` [G*H, H], with `bias` ``bias_ih``, ``bias_hh`` [G*H], and what else the
+        cell has, all from the same distribution, whatever the cell's own initial values are.
 
     Raises
     ------
     ValueError
-        For an unknown kind.
+        For an unknown cell, or a hidden size that does not divide into its heads.
     """
-    rows = choice("kind", kind, CELLS).gates * hidden_size
-    shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, input_size), "weight_hh": (rows, hidden_size)}
-    if bias:
-        shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
+    cell = cell_of(cell)
+    cell.check_sizes(hidden_size)
+    widths = (hidden_size, *cell.widths.values())
     bound = 1.0 / np.sqrt(hidden_size)
-    return {name: rng.uniform(-bound, bound, shape) for name, shape in shapes.items()}
+    return {
+        parameter.name: rng.uniform(-bound, bound, expected_shape(parameter, input_size, widths))
+        for parameter in cell.program(bias).parameters
+    }
 
 
 def init_stack_params(
-    kind: str,
+    cell: str | Cell,
     input_size: int,
     hidden_size: int,
     rng: np.random.Generator,
@@ -83,7 +90,7 @@ def init_stack_params(
 
     Parameters
     ----------
-    kind, input_size, hidden_size, rng, bias
+    cell, input_size, hidden_size, rng, bias
         As for `init_params`.
     num_layers : int
     bidirectional : bool
@@ -95,13 +102,15 @@ def init_stack_params(
     Raises
     ------
     ValueError
-        For an unknown kind.
+        For an unknown cell.
     """
+    cell = cell_of(cell)
     directions = (False, True) if bidirectional else (False,)
+    output_size = (hidden_size, *cell.widths.values())[cell.program().states[0].domain]
     params: Params = {}
     for layer in range(num_layers):
-        size = input_size if layer == 0 else len(directions) * hidden_size
+        size = input_size if layer == 0 else len(directions) * output_size
         for reverse in directions:
-            one = init_params(kind, size, hidden_size, rng, bias=bias)
+            one = init_params(cell, size, hidden_size, rng, bias=bias)
             params |= {name + suffix(layer, reverse): value for name, value in one.items()}
     return params

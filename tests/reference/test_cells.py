@@ -22,10 +22,10 @@ def one_step(kind, weight_ih, weight_hh, bias_ih, bias_hh, x, h_prev, c_prev=Non
         "bias_ih": bias_ih,
         "bias_hh": bias_hh,
     }
-    c0 = None if c_prev is None else [[c_prev]]
-    result = reference.forward(kind, params, [[[x]]], [[h_prev]], c0)
-    assert result.y.item() == result.hT.item()
-    return result.hT.item(), None if result.cT is None else result.cT.item()
+    state = [[[part]] for part in (h_prev, c_prev) if part is not None]
+    result = reference.forward(kind, params, [[[x]]], *state)
+    assert result.y.item() == result.state[0].item()
+    return tuple(part.item() for part in result.state)
 
 
 @pytest.mark.parametrize(
@@ -33,13 +33,12 @@ def one_step(kind, weight_ih, weight_hh, bias_ih, bias_hh, x, h_prev, c_prev=Non
     [("elman_tanh", math.tanh(-0.55)), ("elman_relu", 0.0), ("elman_sigmoid", 1 / (1 + math.exp(0.55)))],
 )
 def test_elman_by_hand(kind, expected):
-    h, c = one_step(kind, [0.5], [-2.0], [0.25], [0.1], x=0.2, h_prev=0.5)  # 0.1 - 1 + 0.25 + 0.1 = -0.55
+    (h,) = one_step(kind, [0.5], [-2.0], [0.25], [0.1], x=0.2, h_prev=0.5)  # 0.1 - 1 + 0.25 + 0.1 = -0.55
     assert h == pytest.approx(expected, rel=1e-14)
-    assert c is None
 
 
 def test_elman_relu_by_hand_above_the_kink():
-    h, _ = one_step("elman_relu", [0.5], [2.0], [0.25], [0.1], x=0.2, h_prev=0.5)  # 0.1 + 1 + 0.25 + 0.1
+    (h,) = one_step("elman_relu", [0.5], [2.0], [0.25], [0.1], x=0.2, h_prev=0.5)  # 0.1 + 1 + 0.25 + 0.1
     assert h == pytest.approx(1.45, rel=1e-14)
 
 
@@ -69,10 +68,9 @@ GRU_BY_HAND = {
 
 @pytest.mark.parametrize("kind", GRU_BY_HAND)
 def test_gru_by_hand(kind):
-    h, c = one_step(kind, [0.5, -1, 2], [1, 0.5, -0.4], [0, 0.1, 0.2], [0.4, 0, 0.7], x=0.6, h_prev=0.5)
+    (h,) = one_step(kind, [0.5, -1, 2], [1, 0.5, -0.4], [0, 0.1, 0.2], [0.4, 0, 0.7], x=0.6, h_prev=0.5)
     z = sigma(-0.25)
     assert h == pytest.approx((1 - z) * GRU_BY_HAND[kind] + z * 0.5, rel=1e-14)
-    assert c is None
 
 
 def test_literal_values():
@@ -87,4 +85,4 @@ def test_two_hidden_units_by_hand():
     """Weights are [out, in], not transposed."""
     params = {"weight_ih": [[1, 0], [0, 2]], "weight_hh": [[0, 3], [0, 0]]}
     result = reference.forward("elman_relu", params, [[[1, 1]]], [[5, 7]])
-    np.testing.assert_array_equal(result.hT, [[22, 2]])
+    np.testing.assert_array_equal(result.state[0], [[22, 2]])

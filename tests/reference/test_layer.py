@@ -26,6 +26,7 @@ from reference_problems import (
 
 from rnnfast import reference
 
+STATES = ("h0", "c0"), ("reset_h", "reset_c")  # the names of arrays, in the order of a cell's states
 MASKS = ["none", "lengths", "resets", "both"]
 
 
@@ -57,25 +58,26 @@ def draw_case(kind, seed, *, masks, given_reset_state, reverse, from_ids=False, 
 
 def call(kind, arrays, options):
     params = {name: value for name, value in arrays.items() if name.startswith(("weight", "bias"))}
-    others = {name: value for name, value in arrays.items() if name not in params}
-    return reference.forward(kind, params, others.pop("x"), **others, **options)
+    count = len(reference.CELLS[kind].states)
+    state, reset_state = ([arrays.get(name) for name in names[:count]] for names in STATES)
+    return reference.forward(kind, params, arrays["x"], *state, reset_state=reset_state, **options)
 
 
 def loss_weights(result, seed):
     """Random factors for y and the final state: the loss is the sum of their products."""
     rng = np.random.default_rng(seed)
-    outputs = [result.y, result.hT] + ([] if result.cT is None else [result.cT])
-    return [rng.normal(size=output.shape) for output in outputs]
+    return [rng.normal(size=output.shape) for output in (result.y, *result.state)]
 
 
 def loss_of(result, factors):
-    outputs = [result.y, result.hT, result.cT][: len(factors)]
+    outputs = (result.y, *result.state)
     return float(sum((factor * output).sum() for factor, output in zip(factors, outputs, strict=True)))
 
 
 def gradients_by_name(gradients):
-    named = {"x": gradients.dx, "h0": gradients.dh0, "c0": gradients.dc0}
-    return named | {"reset_h": gradients.d_reset_h, "reset_c": gradients.d_reset_c} | gradients.params
+    states = zip(STATES, (gradients.dstate, gradients.d_reset_state), strict=True)
+    named = {name: value for names, values in states for name, value in zip(names, values, strict=False)}
+    return {"x": gradients.dx} | named | gradients.params
 
 
 def check_gradients(kind, arrays, options, check=check_gradient):
@@ -191,7 +193,7 @@ def test_lengths_equal_rows_alone(kind, reverse):
         alone = call(kind, row | {"x": arrays["x"][:length, b : b + 1]}, {"reverse": reverse})
         close(whole.y[:length, b], alone.y[:, 0], 1e-14)
         assert not whole.y[length:, b].any()
-        close(whole.hT[b], alone.hT[0], 1e-14)
+        close(whole.state[0][b], alone.state[0][0], 1e-14)
         dalone = gradients_by_name(reference.backward(alone, dy[:length, [b]], *(part[[b]] for part in dstate)))
         close(gradients["x"][:length, b], dalone["x"][:, 0], 1e-13)
         assert not gradients["x"][length:, b].any()
@@ -209,11 +211,10 @@ def test_a_row_of_length_zero_hands_its_state_through(reverse):
     gradients = reference.backward(result, dy, dhT, dcT)
     b = int(np.flatnonzero(LENGTHS == 0)[0])
     assert RESETS[0, b]
-    np.testing.assert_array_equal(result.hT[b], arrays["h0"][b])
-    np.testing.assert_array_equal(result.cT[b], arrays["c0"][b])
-    np.testing.assert_array_equal(gradients.dh0[b], dhT[b])
-    np.testing.assert_array_equal(gradients.dc0[b], dcT[b])
-    assert not gradients.d_reset_h[b].any() and not gradients.d_reset_c[b].any()
+    for final, name, d, expected in zip(result.state, ("h0", "c0"), gradients.dstate, (dhT, dcT), strict=True):
+        np.testing.assert_array_equal(final[b], arrays[name][b])
+        np.testing.assert_array_equal(d[b], expected[b])
+    assert not any(d[b].any() for d in gradients.d_reset_state)
 
 
 def segments_of(resets, length):
@@ -225,8 +226,7 @@ def segments_of(resets, length):
 def segment_start(arrays, b, first, discards_initial):
     """The initial state of one segment's own call: the row's, or the reset state."""
     of_row = first and not discards_initial
-    names = {"h0": "h0" if of_row else "reset_h", "c0": "c0" if of_row else "reset_c"}
-    return {part: arrays[name][[b]] for part, name in names.items() if part in arrays and name in arrays}
+    return [arrays[name][[b]] for name in STATES[0 if of_row else 1] if name in arrays]
 
 
 @pytest.mark.parametrize("given_reset_state", BOTH)
@@ -249,15 +249,15 @@ def test_resets_equal_one_call_per_segment(kind, reverse, given_reset_state):
         for start, end in segments:
             discards = bool(resets[0, b]) and not reverse
             state = segment_start(arrays, b, (start, end) == first, discards)
-            alone = reference.forward(kind, params, arrays["x"][start:end, [b]], **state, reverse=reverse)
+            alone = reference.forward(kind, params, arrays["x"][start:end, [b]], *state, reverse=reverse)
             close(whole.y[start:end, b], alone.y[:, 0], 1e-14)
             d_final = [part[[b]] for part in dstate] if (start, end) == last else []
             dalone = reference.backward(alone, dy[start:end, [b]], *d_final)
             close(gradients["x"][start:end, b], dalone.dx[:, 0], 1e-13)
             if (start, end) == last:
-                close(whole.hT[b], alone.hT[0], 1e-14)
+                close(whole.state[0][b], alone.state[0][0], 1e-14)
             if (start, end) == first:
-                close(gradients["h0"][b], np.zeros(H) if discards else dalone.dh0[0], 1e-13)
+                close(gradients["h0"][b], np.zeros(H) if discards else dalone.dstate[0][0], 1e-13)
 
 
 def test_reset_at_step_zero_discards_the_initial_state_forward_only():
@@ -306,11 +306,11 @@ def test_chunks_with_carried_state_equal_the_whole(kind):
     arrays, _ = draw_case(kind, 19, masks="none", given_reset_state=True, reverse=False)
     whole = call(kind, arrays, {"resets": RESETS, "lengths": LENGTHS})
     first = call(kind, arrays | {"x": arrays["x"][:2]}, {"resets": RESETS[:2], "lengths": np.minimum(LENGTHS, 2)})
-    carried = {"h0": first.hT} | ({} if first.cT is None else {"c0": first.cT})
+    carried = dict(zip(STATES[0], first.state, strict=False))
     rest = {"resets": RESETS[2:], "lengths": np.maximum(LENGTHS - 2, 0)}
     second = call(kind, arrays | carried | {"x": arrays["x"][2:]}, rest)
     np.testing.assert_array_equal(np.concatenate([first.y, second.y]), whole.y)
-    np.testing.assert_array_equal(second.hT, whole.hT)
+    np.testing.assert_array_equal(second.state[0], whole.state[0])
 
 
 def test_no_steps():
@@ -320,8 +320,8 @@ def test_no_steps():
         "lstm", params, np.zeros((0, B, IN)), h0, c0, resets=np.zeros((0, B), bool), reverse=True
     )
     assert result.y.shape == (0, B, H)
-    np.testing.assert_array_equal(result.hT, h0)
-    np.testing.assert_array_equal(reference.backward(result, None, None, c0).dc0, c0)
+    np.testing.assert_array_equal(result.state[0], h0)
+    np.testing.assert_array_equal(reference.backward(result, None, None, c0).dstate[1], c0)
 
 
 def test_lengths_mask():
@@ -335,7 +335,8 @@ def test_lengths_mask():
 @pytest.mark.parametrize(
     ("error", "message", "arguments", "options"),
     [
-        (ValueError, "kind", ("rnn", GOOD, X), {}),
+        (ValueError, "cell", ("rnn", GOOD, X), {}),
+        (TypeError, "cell", (None, GOOD, X), {}),
         (ValueError, "missing .'weight_hh'", ("lstm", {"weight_ih": GOOD["weight_ih"]}, X), {}),
         (ValueError, "surplus .'weight'", ("lstm", GOOD | {"weight": 1.0}, X), {}),
         (ValueError, "weight_hh", ("lstm", GOOD | {"weight_hh": np.zeros(8)}, X), {}),
@@ -346,9 +347,14 @@ def test_lengths_mask():
         (ValueError, "ids: ", ("lstm", GOOD, np.full((4, 5), 3)), {}),
         (ValueError, "ids: ", ("lstm", GOOD, np.full((4, 5), -1)), {}),
         (TypeError, "x: ", ("lstm", GOOD, X.astype(complex)), {}),
-        (ValueError, "h0: ", ("lstm", GOOD, X, np.zeros((4, 2))), {}),
-        (ValueError, "c0: ", ("elman_tanh", {"weight_ih": [[1, 1, 1]], "weight_hh": [[1]]}, X, None, np.zeros(1)), {}),
-        (ValueError, "reset_c: ", ("lstm", GOOD, X), {"reset_c": np.zeros(2)}),
+        (ValueError, "state h: ", ("lstm", GOOD, X, np.zeros((4, 2))), {}),
+        (
+            ValueError,
+            "state: ",
+            ("elman_tanh", {"weight_ih": [[1, 1, 1]], "weight_hh": [[1]]}, X, None, np.zeros(1)),
+            {},
+        ),
+        (ValueError, "reset_state c: ", ("lstm", GOOD, X), {"reset_state": (None, np.zeros(2))}),
         (ValueError, "lengths: ", ("lstm", GOOD, X), {"lengths": [1, 2, 3, 4, 5]}),
         (ValueError, "lengths: ", ("lstm", GOOD, X), {"lengths": [-1, 2, 3, 4, 4]}),
         (ValueError, "lengths: ", ("lstm", GOOD, X), {"lengths": [4, 4]}),

@@ -88,13 +88,14 @@ def test_stack_is_its_layers_one_by_one():
             names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
             own = {name: params[f"{name}_l{layer}{end}"] for name in names}
             k = 2 * layer + d
-            resets_to = {"reset_h": reset_h[k], "reset_c": reset_c[k]}
-            finals.append(reference.forward("lstm", own, y, h[k], c[k], **masks, **resets_to, reverse=d == 1))
+            resets_to = (reset_h[k], reset_c[k])
+            final = reference.forward("lstm", own, y, h[k], c[k], **masks, reset_state=resets_to, reverse=d == 1)
+            finals.append(final)
             outputs.append(finals[-1].y)
         y = np.concatenate(outputs, axis=-1) * dropout
     np.testing.assert_array_equal(result.y, y)
-    np.testing.assert_array_equal(result.state[0], [final.hT for final in finals])
-    np.testing.assert_array_equal(result.state[1], [final.cT for final in finals])
+    np.testing.assert_array_equal(result.state[0], [final.state[0] for final in finals])
+    np.testing.assert_array_equal(result.state[1], [final.state[1] for final in finals])
 
 
 def test_stack_of_ids_without_state():

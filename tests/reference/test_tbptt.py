@@ -52,7 +52,7 @@ def states_of_pass(kind, params, x, state, masks, start, end):
     for stop in range(start, end + 1):
         lengths = np.clip(masks["lengths"] - start, 0, stop - start)
         result = layer_pass(kind, params, x[start:stop], state, masks["resets"][start:stop], lengths)
-        states[stop] = (result.hT,) if result.cT is None else (result.hT, result.cT)
+        states[stop] = result.state
     return states
 
 

@@ -1,0 +1,1 @@
+"""The cells that come with the package."""
