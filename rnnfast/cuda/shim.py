@@ -96,7 +96,7 @@ if SIMULATED:
         """Decorates a kernel; `types` are its arguments': p a pointer, i an int64."""
 
         def decorate(function: Kernel) -> Any:
-            simulated = _numba_cuda.jit(function)
+            simulated = _numba_cuda.jit(_twins.quiet(function))
 
             def launch(
                 grid: int | tuple[int, int],
@@ -135,7 +135,7 @@ else:
     from numba.cuda.extending import intrinsic as _intrinsic
 
     cuda = _numba_cuda
-    float32, uint32, int64 = _types.float32, _types.uint32, _types.int64
+    float32, uint32, int64, uint64 = _types.float32, _types.uint32, _types.int64, _types.uint64
     _F, _I16, _I32, _I64 = _ir.FloatType(), _ir.IntType(16), _ir.IntType(32), _ir.IntType(64)
 
     def pointer(array: Any) -> int:
@@ -383,6 +383,32 @@ def typing({", ".join(["context", *(f"a{k}" for k in range(arity))])}):
     float_of = _make(1, _types.float32, _float_of)
 
     exp, sqrt, tanh = math.exp, math.sqrt, math.tanh
+    expm1, log, log1p, sin, cos = math.expm1, math.log, math.log1p, math.sin, math.cos
+
+    _WORD = np.uint64(0xFFFFFFFF)
+
+    @device
+    def scramble(x: Any) -> Any:
+        """One step of splitmix64, of a uint64."""
+        x = x + uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> uint64(30))) * uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> uint64(27))) * uint64(0x94D049BB133111EB)
+        return x ^ (x >> uint64(31))
+
+    @device
+    def uniform(seed: Any, layer: Any, stream: Any, step: Any, row: Any, unit: Any) -> Any:
+        """A number in [0, 1), as `reference.random` makes it. In uint64, because Numba's uint32 does not stay it."""
+        key = scramble(scramble(uint64(seed)) ^ uint64(layer))
+        key = scramble(scramble(key ^ uint64(stream)) ^ uint64(step))
+        key = scramble(key ^ uint64(row))
+        x = (uint64(unit) + key) & _WORD
+        x = ((x ^ (x >> uint64(16))) * uint64(0x7FEB352D)) & _WORD
+        x = ((x ^ (x >> uint64(15))) * uint64(0x846CA68B)) & _WORD
+        x = x ^ (x >> uint64(16)) ^ (key >> uint64(32))
+        x = ((x ^ (x >> uint64(16))) * uint64(0x85EBCA6B)) & _WORD
+        x = ((x ^ (x >> uint64(13))) * uint64(0xC2B2AE35)) & _WORD
+        x = (x ^ (x >> uint64(16))) >> uint64(8)
+        return float32(int64(x)) * float32(2.0**-24)
 
     def _mma(text: str, words: bool) -> Any:
         def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:

@@ -14,6 +14,7 @@ and it has no tensor cores).
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from ..reference import random
+
 __all__ = [
     "acquire",
     "advance",
@@ -31,10 +34,12 @@ __all__ = [
     "blocks",
     "copied",
     "copy16",
+    "cos",
     "cuda",
     "device",
     "exp",
     "exp_fast",
+    "expm1",
     "float32",
     "float_of",
     "given",
@@ -50,6 +55,8 @@ __all__ = [
     "load_bool",
     "load_int64",
     "load_shared",
+    "log",
+    "log1p",
     "mma_bf16",
     "mma_tf32",
     "pack_bf16",
@@ -61,6 +68,7 @@ __all__ = [
     "remember",
     "round_tf32",
     "shared_memory",
+    "sin",
     "sqrt",
     "store",
     "store_bf16",
@@ -70,6 +78,7 @@ __all__ = [
     "thread",
     "threads",
     "uint32",
+    "uniform",
 ]
 
 Function = Callable[..., Any]
@@ -380,6 +389,47 @@ def exp(x: Any) -> Any:
 def tanh(x: Any) -> Any:
     """tanh to 2 ULP."""
     return np.tanh(np.float32(x), dtype=np.float32)
+
+
+def expm1(x: Any) -> Any:
+    """exp(x) - 1 to 2 ULP."""
+    return np.expm1(np.float32(x), dtype=np.float32)
+
+
+def log(x: Any) -> Any:
+    """The natural logarithm to 2 ULP."""
+    return np.log(np.float32(x), dtype=np.float32)
+
+
+def log1p(x: Any) -> Any:
+    """log(1 + x) to 2 ULP."""
+    return np.log1p(np.float32(x), dtype=np.float32)
+
+
+def sin(x: Any) -> Any:
+    """The sine to 2 ULP."""
+    return np.sin(np.float32(x), dtype=np.float32)
+
+
+def cos(x: Any) -> Any:
+    """The cosine to 2 ULP."""
+    return np.cos(np.float32(x), dtype=np.float32)
+
+
+def uniform(seed: Any, layer: Any, stream: Any, step: Any, row: Any, unit: Any) -> Any:
+    """A multiple of 2^-24 in [0, 1), a function of the six integers: `reference.random`."""
+    return np.float32(random.uniform(random.mix(seed, layer, stream, step, row), unit)[()])
+
+
+def quiet(function: Function) -> Function:
+    """A kernel whose arithmetic does not warn of infinities and NaN: a GPU does not."""
+
+    @functools.wraps(function)
+    def silent(*arguments: Any) -> None:
+        with np.errstate(all="ignore"):
+            function(*arguments)
+
+    return silent
 
 
 class _Meeting:
