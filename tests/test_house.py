@@ -111,11 +111,11 @@ def overlay(original, copy, added):
 
 
 def test_a_new_cell_is_one_file(tmp_path):
-    """As docs/design.md says. With that file and no other edit: oracle, gradients, stream, step, configuration."""
+    """As docs/dev/add-a-cell.md says. With that file and no other edit: oracle, gradients, stream, configuration."""
     added = Path("description", "cells", "new.py")
     overlay(Path(rnnfast.__file__).parent, tmp_path / "rnnfast", (added, NEW_CELL))
     run_script(USE_OF_IT, str(ROOT / "tests"), PYTHONPATH=str(tmp_path))
-    text = (ROOT / "docs" / "design.md").read_text()
+    text = (ROOT / "docs" / "dev" / "add-a-cell.md").read_text()
     assert re.search(r"^Adding a cell touches 1 place:\n\n- `rnnfast/description/cells/", text, re.MULTILINE)
 
 

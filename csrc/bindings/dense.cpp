@@ -83,7 +83,7 @@ using Object = py::object;
 
 void register_dense(py::module_ &module) {
     const auto none = py::none();
-    py::class_<Head>(module, "Dense", "y = W x + b over rows. See docs/design.md.")
+    py::class_<Head>(module, "Dense", "y = W x + b over rows..")
         .def(py::init([](const std::string &dtype, index input, index output, const std::optional<std::string> &isa) {
                  return Head(is_double(dtype), require_isa(isa),
                              Sizes{size_argument(input, "input_size"), size_argument(output, "output_size")});

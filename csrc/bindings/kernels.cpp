@@ -44,7 +44,7 @@ void register_kernels(py::module_ &module) {
                                                           "A described cell's step, read and checked.")
         .def(py::init<const Object &>(), py::arg("program"));
     module.attr("OPERATIONS") = operations();
-    py::class_<Kernel>(module, "Kernel", "One cell in one direction at given sizes. See docs/design.md.")
+    py::class_<Kernel>(module, "Kernel", "One cell in one direction at given sizes..")
         .def(py::init([](const Object &cell, const std::string &dtype, index input, const Object &hidden,
                          const std::optional<std::string> &isa) {
                  const std::string name = require_isa(isa);

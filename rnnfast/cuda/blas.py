@@ -29,8 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from . import arrays, elements, shim
-from .elements import active, first, spoilt, stride
+from . import arrays, elements, shim, twins
+from .elements import first, runs, spoilt, stride
 from .shim import float32
 
 __all__ = ["as_operand", "as_stored", "gemm"]
@@ -41,6 +41,7 @@ _SCALARS = np.array([0, 1], np.float32)  # cuBLAS reads them on the host, when c
 _ZERO, _ONE = (_SCALARS[k:].ctypes.data for k in (0, 1))
 _ALLOC_FAILED = 3  # CUBLAS_STATUS_ALLOC_FAILED
 _NAN = float32(np.nan)
+_TYPES: dict[str, Any] = {"p": ctypes.c_void_p, "i": ctypes.c_int, "l": ctypes.c_longlong}
 
 
 def gemm(
@@ -57,14 +58,15 @@ def gemm(
 
     Parameters
     ----------
-    a, b : device arrays of two axes, stored
-        Unit stride in the last axis; rows may be further apart.
-    out : device array, float32 [M, N]
+    a, b : device arrays of two axes, stored; or of three
+        Unit stride in the last axis; rows may be further apart. With three axes, the first counts products, which are
+        made in one call.
+    out : device array, float32 [M, N], or with an axis more
         Likewise.
     transpose_a, transpose_b, add : bool
     precision : {"float32", "tf32", "bfloat16"}
     """
-    inner = a.shape[0] if transpose_a else a.shape[1]
+    inner = a.shape[-2] if transpose_a else a.shape[-1]
     if not out.size:
         return
     if not inner:
@@ -80,27 +82,22 @@ def _cublas(
 ) -> None:
     """cuBLAS takes columns where we have rows, so it is asked for the transpose: op(b)^T op(a)^T."""
     library, handle = _library(), cublas_handle()
-    rows, columns = out.shape
-    kind = library.kinds[precision]
+    rows, columns = out.shape[-2:]
+    kind, many = library.kinds[precision], out.ndim == 3
+
+    def matrix(array: Array, stored: int) -> tuple[int, ...]:
+        """Address, format and stride; of many, the stride between two, too."""
+        return (array.data.ptr, stored, _row_stride(array), *([array.strides[0] // array.itemsize] if many else []))
+
     library.set_stream(handle, arrays.stream_pointer())
-    library.gemm(
+    (library.gemm_many if many else library.gemm)(
         handle,
-        int(transpose_b),
-        int(transpose_a),
-        columns,
-        rows,
-        inner,
-        _ONE,
-        b.data.ptr,
-        kind,
-        _row_stride(b),
-        a.data.ptr,
-        kind,
-        _row_stride(a),
+        *(int(transpose_b), int(transpose_a), columns, rows, inner, _ONE),
+        *matrix(b, kind),
+        *matrix(a, kind),
         _ONE if add else _ZERO,
-        out.data.ptr,
-        library.kinds["float32"],
-        _row_stride(out),
+        *matrix(out, library.kinds["float32"]),
+        *([len(out)] if many else []),
         library.arithmetic[precision],
         library.algorithm,
     )
@@ -125,13 +122,14 @@ def _library() -> Any:
 
     def function(name: str, types: str) -> Any:
         found = getattr(loaded, name)
-        found.argtypes = [{"p": ctypes.c_void_p, "i": ctypes.c_int}[letter] for letter in types]
+        found.argtypes = [_TYPES[letter] for letter in types]
         found.errcheck = check
         return found
 
     return SimpleNamespace(
         set_stream=function("cublasSetStream_v2", "pp"),
         gemm=function("cublasGemmEx", "piiiiippiipiippiiii"),
+        gemm_many=function("cublasGemmStridedBatchedEx", "piiiiippiilpiilppiiliii"),
         algorithm=cublas.CUBLAS_GEMM_DEFAULT,
         kinds={"float32": runtime.CUDA_R_32F, "tf32": runtime.CUDA_R_32F, "bfloat16": runtime.CUDA_R_16BF},
         arithmetic={
@@ -144,7 +142,7 @@ def _library() -> Any:
 
 def _row_stride(matrix: Array) -> int:
     """The elements between two rows; of a single row any number that is large enough."""
-    return int(max(matrix.strides[0] // matrix.itemsize, matrix.shape[1], 1))
+    return int(max(matrix.strides[-2] // matrix.itemsize, matrix.shape[-1], 1))
 
 
 def _simulated(
@@ -152,7 +150,8 @@ def _simulated(
 ) -> None:
     left, right = _rounded(a, precision), _rounded(b, precision)
     with np.errstate(all="ignore"):
-        product = (left.T if transpose_a else left) @ (right.T if transpose_b else right)
+        left, right = (np.swapaxes(m, -1, -2) if t else m for m, t in ((left, transpose_a), (right, transpose_b)))
+        product = left @ right
         target = np.asarray(out)
         target[...] = target + product if add else product
 
@@ -163,8 +162,7 @@ def _rounded(matrix: Array, precision: str) -> Any:
     if precision == "bfloat16":
         return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
     if precision == "tf32":
-        bits = np.ascontiguousarray(values).view(np.uint32)
-        return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+        return twins.round_tf32(values)
     return values
 
 
@@ -188,7 +186,7 @@ def as_stored(matrix: Array, precision: str) -> Array:
     return as_operand(matrix[:, None], None, precision)
 
 
-def as_operand(x: Array, lengths: Array | None, precision: str) -> Array:
+def as_operand(x: Array, lengths: Array | None, precision: str, skip: Array | None = None) -> Array:
     """A sequence as a stored matrix of its rows; the caller's memory where that will do.
 
     Parameters
@@ -198,6 +196,8 @@ def as_operand(x: Array, lengths: Array | None, precision: str) -> Array:
     lengths : device array, int64 [B], or None
         Where given, rows are zeros beyond their length, and NaN altogether where it is outside 0..T.
     precision : {"float32", "tf32", "bfloat16"}
+    skip : device array, bool [T, B], or None
+        Where given, rows are zeros in the steps that they skip.
 
     Returns
     -------
@@ -205,7 +205,7 @@ def as_operand(x: Array, lengths: Array | None, precision: str) -> Array:
         Unit stride in the last axis.
     """
     T, B, C = x.shape
-    if lengths is None and precision != "bfloat16":
+    if lengths is None and skip is None and precision != "bfloat16":
         matrix = x.reshape(T * B, C)
         fits = matrix.strides[1] == matrix.itemsize and matrix.strides[0] >= C * matrix.itemsize
         return matrix if fits else arrays.contiguous(matrix)
@@ -215,8 +215,11 @@ def as_operand(x: Array, lengths: Array | None, precision: str) -> Array:
     out = arrays.empty((T * B, C), np.uint16 if bfloat16 else np.float32)
     flat, steps = arrays.cover(x)
     if out.size:
-        arguments = (shim.pointer(flat), shim.pointer(lengths), shim.pointer(out.reshape(-1)), T, B, C, *steps)
-        _copy_kernel(bfloat16).launch(*elements.grid(out.size), arguments, stream=arrays.stream_pointer())
+        masks = lengths, None if skip is None else arrays.contiguous(skip).reshape(-1)
+        pointers = map(shim.pointer, (flat, *masks, out.reshape(-1)))
+        _copy_kernel(bfloat16).launch(
+            *elements.grid(out.size), (*pointers, T, B, C, *steps), stream=arrays.stream_pointer()
+        )
     return out
 
 
@@ -224,16 +227,25 @@ def as_operand(x: Array, lengths: Array | None, precision: str) -> Array:
 def _copy_kernel(bfloat16: bool) -> Any:
     put = elements.storer("bfloat16" if bfloat16 else "float32")
 
-    @shim.kernel("ppp" + "i" * 6)
+    @shim.kernel("pppp" + "i" * 6)
     def copy(
-        source: Any, lengths: Any, out: Any, T: Any, B: Any, C: Any, by_step: Any, by_row: Any, by_feature: Any
+        source: Any,
+        lengths: Any,
+        skip: Any,
+        out: Any,
+        T: Any,
+        B: Any,
+        C: Any,
+        by_step: Any,
+        by_row: Any,
+        by_feature: Any,
     ) -> None:
         for i in range(first(), T * B * C, stride()):
             t, b, k = i // (B * C), i // C % B, i % C
             value = float32(0)
             if spoilt(lengths, b, T):
                 value = _NAN
-            elif active(lengths, t, b):
+            elif runs(lengths, skip, t, b, B):
                 value = shim.load(source, t * by_step + b * by_row + k * by_feature)
             put(out, i, value)
 

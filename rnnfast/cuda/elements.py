@@ -16,7 +16,7 @@ from typing import Any
 from . import shim
 from .shim import float32
 
-__all__ = ["active", "first", "grid", "load_or_zero", "loader", "restarts", "spoilt", "storer", "stride"]
+__all__ = ["active", "first", "grid", "load_or_zero", "loader", "restarts", "runs", "spoilt", "storer", "stride"]
 
 
 def grid(count: int) -> tuple[int, int]:
@@ -59,6 +59,16 @@ def active(lengths: Any, t: Any, b: Any) -> Any:
     """Whether row b has a step t."""
     if shim.given(lengths):
         return t < shim.load_int64(lengths, b)
+    return True
+
+
+@shim.device
+def runs(lengths: Any, skip: Any, t: Any, b: Any, B: Any) -> Any:
+    """Whether row b computes step t: it has one, and does not skip it."""
+    if not active(lengths, t, b):
+        return False
+    if shim.given(skip):
+        return not shim.load_bool(skip, t * B + b)
     return True
 
 

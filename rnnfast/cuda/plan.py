@@ -43,6 +43,7 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
+from ..description.program import Program
 from . import shim
 from .sequence import CELLS
 
@@ -50,15 +51,18 @@ __all__ = [
     "MOST_BYTES",
     "PRECISIONS",
     "ROWS_LEFT",
+    "WALK",
     "WEIGHTS_LEFT",
     "Orientation",
     "Partition",
     "Plan",
     "columns",
+    "engine_of",
     "plan",
     "stored_at_once",
 ]
 
+WALK = "diagonal"
 PRECISIONS = ("float32", "tf32", "bfloat16")
 MOST_BYTES = 100_000_000
 WORDS_FORWARD, WORDS_BACKWARD = 11, 16
@@ -207,6 +211,29 @@ class Plan(NamedTuple):
     forward: Partition | None
     backward: Partition | None
     reason: str
+
+
+def engine_of(program: Program) -> str:
+    """Which engine runs a described cell: by what its stages read of each other, no trial.
+
+    Parameters
+    ----------
+    program : Program
+
+    Returns
+    -------
+    {"diagonal", "stepwise"}
+        Diagonal: nothing in a step multiplies a state or a stored row by a matrix, or is a mean, and all rows are
+        equally wide; so a thread that owns a unit of a row can walk through all steps by itself.
+    """
+    passes = (program.inference, program.forward, program.backward)
+    one_stage = all(len(stages) == 1 and stages[0].code and not stages[0].means for stages in passes)
+    products = any(product.left is not None for product in program.products) or any(
+        back.terms
+        for back in (*program.state_products, *(one for stage in program.backward for one in stage.back_products))
+    )
+    widths = {state.domain for state in program.states} | {stage.domain for stages in passes for stage in stages}
+    return WALK if one_stage and not products and len(widths) == 1 else "stepwise"
 
 
 def columns(width: int, partition: Partition | None) -> int:

@@ -14,7 +14,9 @@ B) The simulator runs the blocks of a grid one after the other, and a grid that 
    is the block's number).
 C) What crosses blocks goes through `release` and `acquire`; `load`s after an `acquire` are not moved before it, because
    the inline PTX clobbers memory. Spinning on a plain or volatile load does not have that.
-D) Launches are cooperative, unless a kernel's blocks never wait for each other: the driver then refuses a grid that
+D) Shared memory is reached through functions, too: Numba's own arrays take a 64-bit index that may be below zero, and
+   volatile accesses through their generic pointers become loads and stores of system scope.
+E) Launches are cooperative, unless a kernel's blocks never wait for each other: the driver then refuses a grid that
    could not be resident at once, which would wait for itself forever.
 
 Rejected: Numba's array arguments (A); `cuda.cg.this_grid().sync()` (measured 1.3-1.7 us for 132 blocks against
@@ -26,11 +28,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
+
+from . import launch as _launch
 
 try:
     from numba import config as _config
@@ -81,8 +86,6 @@ def limits(device: int = 0) -> Limits:
 
 
 if SIMULATED:
-    from unittest import mock
-
     from numba.cuda.simulator import kernel as _numba_simulator
 
     from . import simulator as _simulator
@@ -93,7 +96,7 @@ if SIMULATED:
         """Decorates a kernel; `types` are its arguments': p a pointer, i an int64."""
 
         def decorate(function: Kernel) -> Any:
-            simulated = _numba_cuda.jit(function)
+            simulated = _numba_cuda.jit(_twins.quiet(function))
 
             def launch(
                 grid: int | tuple[int, int],
@@ -106,6 +109,8 @@ if SIMULATED:
             ) -> None:
                 assert len(arguments) == len(types), (function.__name__, len(arguments), len(types))
                 assert block <= threads
+                numbers = [value for value, letter in zip(arguments, types, strict=True) if letter == "i"]
+                assert all(isinstance(value, int) for value in numbers), (function.__name__, numbers)
                 with (
                     mock.patch.object(_numba_simulator, "BlockManager", _simulator.Launch),
                     _simulator.long_turns(),
@@ -119,15 +124,18 @@ if SIMULATED:
 
 else:
     from llvmlite import ir as _ir
+
+    # NumPy 2.5 has no row_stack any more, and numba-cuda 0.30 asks for it once, here, to say what its vstack is.
+    # Rejected: a NumPy below 2.5 for everybody.
+    with mock.patch.object(np, "row_stack", np.vstack, create=True):
+        from numba.cuda.np.arrayobj import make_array as _make_array
+
     from numba.cuda import types as _types
-    from numba.cuda.cudadrv.driver import ExperimentalStream as _Stream
-    from numba.cuda.cudadrv.driver import binding as _binding
-    from numba.cuda.cudadrv.driver import driver as _driver
+    from numba.cuda.dispatcher import _Kernel as _KernelOf
     from numba.cuda.extending import intrinsic as _intrinsic
-    from numba.cuda.np.arrayobj import make_array as _make_array
 
     cuda = _numba_cuda
-    float32, uint32, int64 = _types.float32, _types.uint32, _types.int64
+    float32, uint32, int64, uint64 = _types.float32, _types.uint32, _types.int64, _types.uint64
     _F, _I16, _I32, _I64 = _ir.FloatType(), _ir.IntType(16), _ir.IntType(32), _ir.IntType(64)
 
     def pointer(array: Any) -> int:
@@ -232,6 +240,12 @@ def typing({", ".join(["context", *(f"a{k}" for k in range(arity))])}):
         """The pointer to element i, of so many bytes: what is read at constant distances from it needs one register."""
         return p + i * size
 
+    def _quotient(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        a, b = (value if value.type.width == 32 else builder.trunc(value, _I32) for value in values)
+        return builder.zext(builder.udiv(a, b), _I64)
+
+    quotient = _make(2, _types.int64, _quotient)  # Numba's own division is of 64 bits, whatever its operands are
+
     @device
     def given(p: Any) -> Any:
         """Whether a pointer is to an array and not None."""
@@ -263,8 +277,9 @@ def typing({", ".join(["context", *(f"a{k}" for k in range(arity))])}):
     pack_bf16 = _make(2, _types.uint32, lambda context, b, signature, values: _convert_pair(b, values[1], values[0]))
 
     def _round_tf32(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        bits = builder.add(builder.bitcast(values[0], _I32), _ir.Constant(_I32, 0x1000))
-        return builder.bitcast(builder.and_(bits, _ir.Constant(_I32, 0xFFFFE000)), _F)
+        # Rejected: adding 0x1000 to the bits. The device's NaN is 0x7FFFFFFF, which becomes -0.
+        call = _ir.InlineAsm(_ir.FunctionType(_I32, [_F]), "cvt.rna.tf32.f32 $0, $1;", "=r,f")
+        return builder.bitcast(builder.call(call, [values[0]]), _F)
 
     def _high_part(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         call = _assembler("and.b32 $0, $1, 0xFFFFE000;", "=f,f", _F, [_F])
@@ -274,19 +289,35 @@ def typing({", ".join(["context", *(f"a{k}" for k in range(arity))])}):
         call = _assembler("mov.b64 $0, $1;", "=l,l", _I64, [_I64])
         return builder.call(call, [_int64(builder, values[0])])
 
-    def _shared_address(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    def _shared_pointer(context: Any, builder: Any, signature: Any, values: Any, element: Any = _F) -> Any:
+        """To a word of a shared array; the index is not below zero."""
         data = _make_array(signature.args[0])(context, builder, values[0]).data
-        index = builder.shl(_int64(builder, values[1]), _ir.Constant(_I64, 2))
-        return builder.add(builder.ptrtoint(data, _I64), index)
+        base = builder.addrspacecast(data, _ir.PointerType(_F, addrspace=3))
+        place = builder.gep(base, [_int64(builder, values[1])], inbounds=True)
+        return place if element is _F else builder.bitcast(place, _ir.PointerType(element, addrspace=3))
+
+    def _shared_address(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        """The same as the 32-bit address that the instructions take."""
+        return builder.ptrtoint(_shared_pointer(context, builder, signature, values), _I32)
+
+    def _load_shared(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.load(_shared_pointer(context, builder, signature, values), align=4)
+
+    def _store_shared(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        value = context.cast(builder, values[2], signature.args[2], _types.float32)
+        builder.store(value, _shared_pointer(context, builder, signature, values), align=4)
+        return context.get_dummy_value()
+
+    load_shared, store_shared = _make(2, _types.float32, _load_shared), _make(3, None, _store_shared)
 
     def _remember(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        call = _assembler("st.volatile.u32 [$0], $1;", "l,r", _ir.VoidType(), [_I64, _I32])
+        call = _assembler("st.volatile.shared.u32 [$0], $1;", "r,r", _ir.VoidType(), [_I32, _I32])
         value = builder.trunc(_int64(builder, values[2]), _I32)
         builder.call(call, [_shared_address(context, builder, signature, values), value])
         return context.get_dummy_value()
 
     def _recall(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        call = _assembler("ld.volatile.u32 $0, [$1];", "=r,l", _I32, [_I64])
+        call = _assembler("ld.volatile.shared.u32 $0, [$1];", "=r,r", _I32, [_I32])
         return builder.zext(builder.call(call, [_shared_address(context, builder, signature, values)]), _I64)
 
     remember, recall = _make(3, None, _remember), _make(2, _types.int64, _recall)
@@ -294,10 +325,8 @@ def typing({", ".join(["context", *(f"a{k}" for k in range(arity))])}):
 
     def _shared_loader(element: Any, count: int, returns: Any) -> Any:
         def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            data = _make_array(signature.args[0])(context, builder, values[0]).data
-            place = builder.gep(data, [_int64(builder, values[1])])
-            vector = builder.bitcast(place, _ir.PointerType(_ir.VectorType(element, count)))
-            loaded = builder.load(vector, align=4 * count)
+            place = _shared_pointer(context, builder, signature, values, _ir.VectorType(element, count))
+            loaded = builder.load(place, align=4 * count)
             parts = [builder.extract_element(loaded, _ir.Constant(_I32, k)) for k in range(count)]
             return context.make_tuple(builder, signature.return_type, parts)
 
@@ -307,9 +336,9 @@ def typing({", ".join(["context", *(f"a{k}" for k in range(arity))])}):
     load2_words_shared = _shared_loader(_I32, 2, _types.uint32)
 
     def _copy16(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        text = "{ .reg .u64 s; cvta.to.shared.u64 s, $0; cp.async.cg.shared.global [s], [$1], 16; }"
+        text = "cp.async.cg.shared.global [$0], [$1], 16;"
         places = [_shared_address(context, builder, signature, values), _address(builder, values[2:], 2)]
-        builder.call(_assembler(text, "l,l,~{memory}", _ir.VoidType(), [_I64, _I64]), places)
+        builder.call(_assembler(text, "r,l,~{memory}", _ir.VoidType(), [_I32, _I64]), places)
         return context.get_dummy_value()
 
     def _copied(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -354,6 +383,32 @@ def typing({", ".join(["context", *(f"a{k}" for k in range(arity))])}):
     float_of = _make(1, _types.float32, _float_of)
 
     exp, sqrt, tanh = math.exp, math.sqrt, math.tanh
+    expm1, log, log1p, sin, cos = math.expm1, math.log, math.log1p, math.sin, math.cos
+
+    _WORD = np.uint64(0xFFFFFFFF)
+
+    @device
+    def scramble(x: Any) -> Any:
+        """One step of splitmix64, of a uint64."""
+        x = x + uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> uint64(30))) * uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> uint64(27))) * uint64(0x94D049BB133111EB)
+        return x ^ (x >> uint64(31))
+
+    @device
+    def uniform(seed: Any, layer: Any, stream: Any, step: Any, row: Any, unit: Any) -> Any:
+        """A number in [0, 1), as `reference.random` makes it. In uint64, because Numba's uint32 does not stay it."""
+        key = scramble(scramble(uint64(seed)) ^ uint64(layer))
+        key = scramble(scramble(key ^ uint64(stream)) ^ uint64(step))
+        key = scramble(key ^ uint64(row))
+        x = (uint64(unit) + key) & _WORD
+        x = ((x ^ (x >> uint64(16))) * uint64(0x7FEB352D)) & _WORD
+        x = ((x ^ (x >> uint64(15))) * uint64(0x846CA68B)) & _WORD
+        x = x ^ (x >> uint64(16)) ^ (key >> uint64(32))
+        x = ((x ^ (x >> uint64(16))) * uint64(0x85EBCA6B)) & _WORD
+        x = ((x ^ (x >> uint64(13))) * uint64(0xC2B2AE35)) & _WORD
+        x = (x ^ (x >> uint64(16))) >> uint64(8)
+        return float32(int64(x)) * float32(2.0**-24)
 
     def _mma(text: str, words: bool) -> Any:
         def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -371,57 +426,75 @@ def typing({", ".join(["context", *(f"a{k}" for k in range(arity))])}):
     mma_tf32 = _mma("m16n8k8.row.col.f32.tf32.tf32.f32", words=False)
     mma_bf16 = _mma("m16n8k16.row.col.f32.bf16.bf16.f32", words=True)
 
+    class _Loaded:
+        """A kernel on a device: its CUkernel, and what has been asked of it."""
+
+        def __init__(self, handle: int, multiprocessors: int) -> None:
+            self.handle, self.multiprocessors = handle, multiprocessors
+            self.shared = UNASKED_SHARED
+            self.resident: dict[tuple[int, int], int] = {}
+
     class _Compiled:
         """A kernel, compiled for the current device at its first launch there."""
 
         def __init__(self, function: Kernel, types: str, threads: int) -> None:
             self.function, self.types, self.threads = function, types, threads
             self._signature = _types.void(*[_types.int64] * len(types))
-            self._dispatcher = _numba_cuda.jit(function, launch_bounds=(threads, 1))
-            self._prepared: dict[int, Any] = {}
-            self._shared: dict[int, int] = {}
+            # Without link-time optimisation, which Numba else takes where it finds nvJitLink: there is nothing to link,
+            # kernels compile sooner, and what `compile_ptx` shows is what runs on every machine.
+            self._dispatcher = _numba_cuda.jit(function, launch_bounds=(threads, 1), lto=False)
+            self._loaded: dict[int, _Loaded] = {}
 
-        def _overload(self) -> Any:
-            number = _numba_cuda.get_current_device().id
-            found = self._prepared.get(number)
-            if found is None:
-                self._dispatcher.compile(self._signature.args)
-                found = self._dispatcher.overloads[self._signature.args]
-                self._prepared[number] = found
-            return found
+        def overload_for_device(self) -> Any:
+            """Compiled anew for what Numba takes for the current device."""
+            return _KernelOf(self.function, self._signature.args, **self._dispatcher.targetoptions)
 
         def launch(
             self,
             grid: int | tuple[int, int],
             block: int,
-            arguments: tuple[Any, ...],
+            arguments: tuple[int, ...],
             *,
             shared: int = 0,
             stream: int = 0,
             cooperative: bool = False,
         ) -> None:
-            """Run it on a stream of the current device; `cooperative` where its blocks wait for each other.
+            """Run it on a stream of the current device; `cooperative` where its blocks wait for each other."""
+            if len(arguments) != len(self.types):
+                raise TypeError(f"{self.function.__name__}: expected {len(self.types)} arguments, got {len(arguments)}")
+            driver = _launch.driver()
+            number = driver.device()
+            if number < 0:  # a thread that has not called anything of CUDA yet
+                _numba_cuda.current_context()
+                number = driver.device()
+            loaded = self._loaded.get(number)
+            if loaded is None:
+                loaded = self._loaded[number] = self._load(number)
+            if shared > loaded.shared:
+                driver.allow_shared(loaded.handle, number, shared)
+                loaded.shared = shared
+            if cooperative:
+                self._must_be_resident(loaded, grid, block, shared)
+            driver.launch(loaded.handle, grid, block, arguments, shared=shared, stream=stream, cooperative=cooperative)
 
-            Not through the dispatcher, which warns of grids below 128 blocks, and looks up what is known here.
-            """
-            overload = self._overload()
-            overload.cooperative = cooperative
-            if shared > UNASKED_SHARED:
-                self._ask(overload, shared)
-            blocks = (*grid, 1) if isinstance(grid, tuple) else (grid, 1, 1)
-            overload.launch(arguments, blocks, (block, 1, 1), _Stream.from_handle(stream), shared)
+        def _load(self, number: int) -> _Loaded:
+            """Compile it for the current device, the `number`th, and load it there."""
+            self._dispatcher.compile(self._signature.args)
+            function = self._dispatcher.overloads[self._signature.args]._codelibrary.get_cufunc()
+            return _Loaded(int(function.handle), limits(number).multiprocessors)
 
-        def _ask(self, overload: Any, shared: int) -> None:
-            """Have the driver allow so many bytes of shared memory, if it does not yet.
-
-            Numba's handle is a CUkernel, which `cuFuncSetAttribute` refuses.
-            """
-            function = overload._codelibrary.get_cufunc()
-            number = function.device.id
-            if shared > self._shared.get(number, UNASKED_SHARED):
-                attribute = _binding.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-                _driver.cuKernelSetAttribute(attribute, shared, function.handle, number)
-                self._shared[number] = shared
+        def _must_be_resident(self, loaded: _Loaded, grid: int | tuple[int, int], block: int, shared: int) -> None:
+            """An error for blocks that would wait for one which can't begin; the driver is asked once."""
+            most = loaded.resident.get((block, shared))
+            if most is None:
+                count = _launch.driver().resident_blocks(loaded.handle, block, shared)
+                most = loaded.resident[block, shared] = count * loaded.multiprocessors
+            asked = math.prod(grid) if isinstance(grid, tuple) else grid
+            if asked > most:
+                raise RuntimeError(
+                    f"{self.function.__name__}: expected at most {most} blocks, which is what this GPU runs at once, "
+                    f"got {asked}"
+                )
 
     def kernel(types: str, *, threads: int = 256) -> Callable[[Kernel], Any]:
         """Decorates a kernel; `types` are its arguments': p a pointer, i an int64. `threads`: the most in a block."""
@@ -433,25 +506,35 @@ def bits_of(value: float) -> int:
     return int(np.float32(value).view(np.uint32))
 
 
+def target_of(capability: tuple[int, int]) -> tuple[int, int, str]:
+    """What Numba compiles for on a device of a compute capability: from 9.0 on, with that device's own instructions."""
+    return (*capability, "a" if capability >= (9, 0) else "")
+
+
 def compile_ptx(built: Any, *capabilities: tuple[int, int]) -> list[str]:
-    """The PTX of a kernel for each of some compute capabilities; needs no GPU.
+    """The PTX of a kernel, as a launch compiles it, for each of some compute capabilities; needs no GPU.
 
-    Numba asks the current device what to compile a device function for; here it is told what was asked for. Nothing but
-    the last pass depends on it, so all the others run once.
+    Numba asks the current device what to compile for; here it is told what was asked for. Nothing but the last pass
+    depends on it, so all the others run once.
     """
-    from unittest import mock
+    return [library.get_asm_str(cc=target) for library, target in _compiled_without_device(built, capabilities)]
 
-    from numba.cuda import compiler, dispatcher
 
-    signature = _types.void(*[_types.int64] * len(built.types))
+def compile_cubin(built: Any, capability: tuple[int, int]) -> bytes:
+    """The machine code of a kernel, by the linker that a launch uses; needs no GPU."""
+    [(library, target)] = _compiled_without_device(built, [capability])
+    return bytes(library.get_cubin(cc=target).code)
+
+
+def _compiled_without_device(built: Any, capabilities: Sequence[tuple[int, int]]) -> list[tuple[Any, Any]]:
+    """The library of a kernel, with each of the targets that it is asked for."""
+    from numba.cuda import codegen, dispatcher
+
+    targets = [target_of(capability) for capability in capabilities]
     asked = SimpleNamespace(compute_capability=capabilities[0])
-    with mock.patch.object(dispatcher, "get_current_device", lambda: asked):
-        library, _ = compiler._compile_pyfunc_with_fixup(
-            built.function,
-            signature,
-            device=False,
-            abi="numba",
-            cc=capabilities[0],
-            launch_bounds=(built.threads, 1),
-        )
-    return [library.get_asm_str(cc=capability) for capability in capabilities]
+    with (
+        mock.patch.object(dispatcher, "get_current_device", lambda: asked),
+        mock.patch.object(codegen.CUDACodeLibrary, "_ensure_cc", lambda _, target: target or targets[0]),
+    ):
+        library = built.overload_for_device()._codelibrary
+    return [(library, target) for target in targets]

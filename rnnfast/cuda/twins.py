@@ -14,6 +14,7 @@ and it has no tensor cores).
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from ..reference import random
+
 __all__ = [
     "acquire",
     "advance",
@@ -31,10 +34,12 @@ __all__ = [
     "blocks",
     "copied",
     "copy16",
+    "cos",
     "cuda",
     "device",
     "exp",
     "exp_fast",
+    "expm1",
     "float32",
     "float_of",
     "given",
@@ -49,24 +54,31 @@ __all__ = [
     "load_bf16",
     "load_bool",
     "load_int64",
+    "load_shared",
+    "log",
+    "log1p",
     "mma_bf16",
     "mma_tf32",
     "pack_bf16",
     "pointer",
+    "quotient",
     "recall",
     "reciprocal_fast",
     "release_add",
     "remember",
     "round_tf32",
     "shared_memory",
+    "sin",
     "sqrt",
     "store",
     "store_bf16",
+    "store_shared",
     "sync",
     "tanh",
     "thread",
     "threads",
     "uint32",
+    "uniform",
 ]
 
 Function = Callable[..., Any]
@@ -184,6 +196,12 @@ def advance(p: Any, i: Any, size: Any) -> Any:
     return _View(p.array[p.at(i) :])
 
 
+def quotient(a: Any, b: Any) -> Any:
+    """``a // b`` of numbers below 2^31, in 32 bits."""
+    assert 0 <= a < 2**31 and 0 < b < 2**31
+    return a // b
+
+
 def given(p: Any) -> Any:
     """Whether a pointer is to an array and not None."""
     return p is not None
@@ -251,14 +269,42 @@ def anew(i: Any) -> Any:
     return i
 
 
+_DEVICE_NAN = np.uint32(0x7FFFFFFF)
+
+
 def round_tf32(x: Any) -> Any:
-    """A float32 rounded to the 19 bits that tf32 keeps."""
-    return ((np.float32(x).view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+    """A float32 rounded to the 19 bits that tf32 keeps, ties away from zero; or an array of them.
+
+    A NaN is taken as the device's own, 0x7FFFFFFF, whose bits would overflow if they were rounded like a number's;
+    NumPy's, 0x7FC00000, would not show it.
+    """
+    values = np.asarray(x, np.float32)
+    numbers = ~np.isnan(values)
+    bits = np.where(numbers, values.view(np.uint32), _DEVICE_NAN)
+    bits = (bits + np.uint32(0x1000) * numbers) & np.uint32(0xFFFFE000)
+    return bits.astype(np.uint32).view(np.float32)[()]
+
+
+def _inside(shared: Any, i: Any, count: int = 1) -> int:
+    """An index of shared memory: one outside would be a fault, or another's word, on a GPU."""
+    if not 0 <= i <= shared.size - count:
+        raise IndexError(f"kernel: index {i} outside shared memory of {shared.size} words")
+    return int(i)
+
+
+def load_shared(shared: Any, i: Any) -> Any:
+    """A float32 of shared memory."""
+    return shared[_inside(shared, i)]
+
+
+def store_shared(shared: Any, i: Any, value: Any) -> None:
+    """Write a float32 of shared memory."""
+    shared[_inside(shared, i)] = value
 
 
 def remember(shared: Any, i: Any, value: Any) -> None:
     """Keep an integer below 2^32 in shared memory."""
-    shared[i : i + 1].view(np.uint32)[0] = value
+    shared.view(np.uint32)[_inside(shared, i)] = value
 
 
 def recall(shared: Any, i: Any) -> Any:
@@ -267,28 +313,31 @@ def recall(shared: Any, i: Any) -> Any:
     A loop's invariants that are computed from it are computed where they stand. The compiler would else keep all of
     them in registers across the loop's other half, two for each, and there are none to spare.
     """
-    return int(shared[i : i + 1].view(np.uint32)[0])
+    return int(shared.view(np.uint32)[_inside(shared, i)])
 
 
 def load4_shared(shared: Any, i: Any) -> Any:
     """Four float32 of shared memory from an index that is a multiple of four, in one access."""
     assert i % 4 == 0
-    a, b, c, d = shared[i : i + 4]
+    start = _inside(shared, i, 4)
+    a, b, c, d = shared[start : start + 4]
     return a, b, c, d
 
 
 def load2_words_shared(shared: Any, i: Any) -> Any:
     """Two words of shared memory from an index that is even, in one access."""
     assert i % 2 == 0
-    a, b = shared[i : i + 2].view(np.uint32)
+    start = _inside(shared, i, 2)
+    a, b = shared[start : start + 2].view(np.uint32)
     return a, b
 
 
 def copy16(shared: Any, i: Any, p: Any, j: Any) -> None:
     """Begin to copy 16 bytes into shared memory, from word `j` of an array to word `i`, both multiples of four."""
     words = p.array.view(np.uint32)
-    assert i % 4 == 0 and j % 4 == 0 and 0 <= i <= shared.size - 4 and 0 <= j <= words.size - 4
-    shared[i : i + 4].view(np.uint32)[...] = words[j : j + 4]
+    assert i % 4 == 0 and j % 4 == 0 and 0 <= j <= words.size - 4
+    start = _inside(shared, i, 4)
+    shared[start : start + 4].view(np.uint32)[...] = words[j : j + 4]
 
 
 def copied() -> None:
@@ -340,6 +389,47 @@ def exp(x: Any) -> Any:
 def tanh(x: Any) -> Any:
     """tanh to 2 ULP."""
     return np.tanh(np.float32(x), dtype=np.float32)
+
+
+def expm1(x: Any) -> Any:
+    """exp(x) - 1 to 2 ULP."""
+    return np.expm1(np.float32(x), dtype=np.float32)
+
+
+def log(x: Any) -> Any:
+    """The natural logarithm to 2 ULP."""
+    return np.log(np.float32(x), dtype=np.float32)
+
+
+def log1p(x: Any) -> Any:
+    """log(1 + x) to 2 ULP."""
+    return np.log1p(np.float32(x), dtype=np.float32)
+
+
+def sin(x: Any) -> Any:
+    """The sine to 2 ULP."""
+    return np.sin(np.float32(x), dtype=np.float32)
+
+
+def cos(x: Any) -> Any:
+    """The cosine to 2 ULP."""
+    return np.cos(np.float32(x), dtype=np.float32)
+
+
+def uniform(seed: Any, layer: Any, stream: Any, step: Any, row: Any, unit: Any) -> Any:
+    """A multiple of 2^-24 in [0, 1), a function of the six integers: `reference.random`."""
+    return np.float32(random.uniform(random.mix(seed, layer, stream, step, row), unit)[()])
+
+
+def quiet(function: Function) -> Function:
+    """A kernel whose arithmetic does not warn of infinities and NaN: a GPU does not."""
+
+    @functools.wraps(function)
+    def silent(*arguments: Any) -> None:
+        with np.errstate(all="ignore"):
+            function(*arguments)
+
+    return silent
 
 
 class _Meeting:

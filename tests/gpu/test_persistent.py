@@ -135,18 +135,23 @@ def test_two_runs_and_inference_give_the_same_bits(use, kind):
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered")  # the twins are NumPy's arithmetic
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_what_is_not_finite_comes_out_and_keeps_no_block_waiting(use, bad):
+def test_what_is_not_finite_comes_out_and_keeps_no_block_waiting(use, bad, precision):
     use(Partition(1, 1, 1, 2, 1, 2), Partition(1, 1, 4, 2, 1, 2))
-    problem = Problem("lstm", T=2, B=2, H=12)
+    problem = Problem("lstm", precision, T=2, B=2, H=12)
     problem.x[0, 1] = bad
     found = problem.run()
     if np.isnan(bad):
         assert np.isnan(found["y"][:, 1]).all()
         assert np.isnan(found["weight_hh"]).any()
+        assert np.isnan(found["weight_ih"]).any()
     assert np.isfinite(found["y"][:, 0]).all()
     problem.params["weight_hh"][3, 2] = bad
-    assert not np.isfinite(problem.run()["weight_hh"]).all()
+    found = problem.run()
+    assert not np.isfinite(found["weight_hh"]).all()
+    if np.isnan(bad):
+        assert np.isnan(found["y"][1:, :, 3]).all()
 
 
 def test_the_state_of_an_empty_row_reaches_nothing_else(use):

@@ -10,8 +10,8 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -73,18 +73,19 @@ def check(kernel, folder, shared=None):
     `shared` has the bytes of shared memory, by device, that a block asks for at its launch.
     """
     texts = shim.compile_ptx(kernel, *DEVICES)
-    for (major, minor), text in zip(DEVICES, texts, strict=True):
-        assert f".target sm_{major}{minor}" in text
+    for capability, text in zip(DEVICES, texts, strict=True):
+        target = "sm_{}{}{}".format(*shim.target_of(capability))
+        assert f".target {target}\n" in text
         source = folder / "kernel.ptx"
         source.write_text(text)
-        command = [ptxas(), "-v", f"-arch=sm_{major}{minor}", str(source), "-o", os.devnull]
+        command = [ptxas(), "-v", f"-arch={target}", str(source), "-o", os.devnull]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         said = done.stderr
         assert re.search(r"\b0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads", said), said
         assert int(re.search(r"Used (\d+) registers", said)[1]) * kernel.threads <= 65536, said
         static = sum(int(size) for size in re.findall(r"(\d+) bytes smem", said))
-        assert static + (shared or {}).get((major, minor), 0) <= DEVICES[major, minor][1]
+        assert static + (shared or {}).get(capability, 0) <= DEVICES[capability][1]
     return texts[0]
 
 
@@ -96,7 +97,11 @@ def test_every_planned_kernel_compiles_without_spills(
     family, precision, fragments, orientation, backward, shared, tmp_path
 ):
     make = persistent.backward_kernel if backward else persistent.forward_kernel
-    assert "mma.sync.aligned" in check(make(family, precision, fragments, orientation), tmp_path, shared)
+    text = check(make(family, precision, fragments, orientation), tmp_path, shared)
+    assert "mma.sync.aligned" in text
+    assert ("cvt.rna.tf32.f32" in text) == (precision == "tf32")
+    # Shared memory is reached as such: a generic volatile access would be one of system scope.
+    assert "ld.volatile.shared.u32" in text and not re.search(r"(ld|st)\.volatile\.u32", text)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -121,6 +126,31 @@ def test_the_rest_compiles_without_spills(tmp_path):
         check(kernel, tmp_path)
 
 
+def test_what_is_compiled_here_is_what_a_launch_compiles():
+    """A launch asks the dispatcher, and Numba of a device of 9.0 for sm_90a; nothing is optimised at link time."""
+    options = flat._adam._dispatcher.targetoptions
+    assert options["lto"] is False
+    assert options["launch_bounds"] == (256, 1)
+    assert shim.target_of((8, 0)) == (8, 0, "")
+    assert shim.target_of((9, 0)) == (9, 0, "a")
+    assert shim.compile_cubin(flat._adam, (9, 0)).startswith(b"\x7fELF")
+
+
+def test_a_numpy_without_row_stack_will_do():
+    """NumPy 2.5 has none. The shim lends the name for one import and takes it back."""
+    script = """
+import numpy
+vars(numpy).pop("row_stack", None)
+numpy.__all__ = [name for name in numpy.__all__ if name != "row_stack"]  # from which SciPy imports all
+assert not hasattr(numpy, "row_stack")
+from rnnfast.cuda import flat, shim
+assert not hasattr(numpy, "row_stack")
+assert ".target sm_90" in shim.compile_ptx(flat._adam, (9, 0))[0]
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_families_are_kinds():
     assert [cells.family_of(kind) for kind in ("elman_relu", "lstm")] == [("elman_tanh", 1), ("lstm", 0)]
 
@@ -131,29 +161,79 @@ def test_a_spill_is_seen(tmp_path):
         check(persistent.forward_kernel("lstm", "float32", 16, ROWS_LEFT), tmp_path)
 
 
-def test_shared_memory_is_asked_for_once_and_only_where_it_grows(monkeypatch):
-    asked = []
-    monkeypatch.setattr(shim, "_driver", SimpleNamespace(cuKernelSetAttribute=lambda *given: asked.append(given)))
-    devices = [SimpleNamespace(handle=f"kernel {number}", device=SimpleNamespace(id=number)) for number in (0, 1)]
-    kernel = shim._Compiled(lambda: None, "", 256)
-    for number, shared in ((0, 100_000), (0, 64_000), (1, 64_000), (0, 200_000)):
-        overload = SimpleNamespace(_codelibrary=SimpleNamespace(get_cufunc=lambda number=number: devices[number]))
-        kernel._ask(overload, shared)
-    expected = [(100_000, "kernel 0", 0), (64_000, "kernel 1", 1), (200_000, "kernel 0", 0)]
-    assert [given[1:] for given in asked] == expected
-    assert {given[0].name for given in asked} == {"CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES"}
+class Driver:
+    """A launcher that writes down what it is told."""
+
+    def __init__(self):
+        self.number, self.said = 0, []
+
+    def device(self):
+        return self.number
+
+    def allow_shared(self, *given):
+        self.said.append(("shared", *given))
+
+    def resident_blocks(self, *given):
+        self.said.append(("occupancy", *given))
+        return 1
+
+    def launch(self, function, grid, block, arguments, **options):
+        self.said.append((function, grid, block, arguments, *options.values()))
 
 
-def test_a_launch_says_what_was_asked_for_and_does_not_warn(monkeypatch):
-    said = []
-    overload = SimpleNamespace(launch=lambda *given: said.append(given))
-    kernel = shim._Compiled(lambda: None, "pi", 256)
-    monkeypatch.setattr(kernel, "_overload", lambda: overload)
+@pytest.fixture
+def driver(monkeypatch):
+    fake = Driver()
+    monkeypatch.setattr(shim._launch, "driver", lambda: fake)
+    monkeypatch.setattr(
+        shim._Compiled, "_load", lambda self, number: fake.said.append("load") or shim._Loaded(100 + number, 6)
+    )
+    return fake
+
+
+def kernel_of(types):
+    def named(*arguments):
+        """Never compiled."""
+
+    return shim._Compiled(named, types, 256)
+
+
+def test_a_kernel_is_loaded_once_for_a_device(driver):
+    kernel = kernel_of("pi")
     kernel.launch((2, 3), 64, (5, 6), shared=8, stream=12, cooperative=True)
     kernel.launch(4, 32, (7, 8))
-    assert [given[:3] + given[4:] for given in said] == [
-        ((5, 6), (2, 3, 1), (64, 1, 1), 8),
-        ((7, 8), (4, 1, 1), (32, 1, 1), 0),
+    driver.number = 1
+    kernel.launch(4, 32, (7, 8))
+    assert driver.said == [
+        "load",
+        ("occupancy", 100, 64, 8),
+        (100, (2, 3), 64, (5, 6), 8, 12, True),
+        (100, 4, 32, (7, 8), 0, 0, False),
+        "load",
+        (101, 4, 32, (7, 8), 0, 0, False),
     ]
-    assert [int(given[3].handle) for given in said] == [12, 0]
-    assert overload.cooperative is False
+
+
+def test_shared_memory_is_asked_for_once_and_only_where_it_grows(driver):
+    kernel = kernel_of("")
+    for number, shared in ((0, 48 * 1024), (0, 100_000), (0, 64_000), (1, 64_000), (0, 200_000)):
+        driver.number = number
+        kernel.launch(1, 32, (), shared=shared)
+    asked = [said for said in driver.said if said[0] == "shared"]
+    assert asked == [("shared", 100, 0, 100_000), ("shared", 101, 1, 64_000), ("shared", 100, 0, 200_000)]
+
+
+def test_blocks_that_wait_for_each_other_must_fit_and_the_driver_is_asked_once(driver):
+    kernel = kernel_of("")
+    for _ in range(2):
+        kernel.launch((2, 3), 64, (), cooperative=True)
+    with pytest.raises(RuntimeError, match=r"named: expected at most 6 blocks, .* got 8"):
+        kernel.launch((2, 4), 64, (), cooperative=True)
+    kernel.launch(100, 64, ())
+    assert [said[0] for said in driver.said].count("occupancy") == 1
+
+
+def test_a_kernel_without_all_its_arguments_is_not_launched(driver):
+    with pytest.raises(TypeError, match="named: expected 2 arguments, got 1"):
+        kernel_of("pi").launch(1, 32, (1,))
+    assert driver.said == []

@@ -77,3 +77,28 @@ def test_who_spins_lets_the_others_run():
         store(p, thread(), 1)
 
     assert launch(kernel).all()
+
+
+def test_tf32_keeps_the_device_s_nan_and_rounds_ties_away_from_zero():
+    """NumPy's NaN in, the device's out: with 0x1000 added to its bits it would be -0."""
+    found = shim.round_tf32(np.float32(np.nan))
+    assert np.isnan(found) and found.view(np.uint32) == 0x7FFFE000
+    given = np.array([0x3F800FFF, 0x3F801000, 0xBF801000, 0x7F800000, 0xFF800000, 0x80000000], np.uint32)
+    wanted = [0x3F800000, 0x3F802000, 0xBF802000, 0x7F800000, 0xFF800000, 0x80000000]
+    assert [shim.round_tf32(x).view(np.uint32) for x in given.view(np.float32)] == wanted
+    assert shim.round_tf32(given.view(np.float32)).view(np.uint32).tolist() == wanted
+
+
+@pytest.mark.parametrize("index", [-1, 2])
+def test_an_index_outside_of_shared_memory_is_an_error(index):
+    """NumPy would count a negative one from the end, and a GPU would take another block's word or fault."""
+    shared = np.zeros(2, np.float32)
+    for call in (
+        lambda: shim.load_shared(shared, index),
+        lambda: shim.store_shared(shared, index, 1),
+        lambda: shim.recall(shared, index),
+        lambda: shim.remember(shared, index, 1),
+        lambda: shim.load2_words_shared(shared, 2 * index),
+    ):
+        with pytest.raises(IndexError, match="outside shared memory of 2 words"):
+            call()

@@ -176,18 +176,22 @@ def backward_kernel(family: str, precision: str, fragments: int, orientation: Or
                         i, finishes = b * H + unit, unit < H and row < rows and finishing == 1
                         # What the thread will need lies in shared memory: registers are for the product.
                         if finishes:
-                            partial[memory + AT_DH] = shim.load(dh, i)
+                            shim.store_shared(partial, memory + AT_DH, shim.load(dh, i))
                             if has_c:
-                                partial[memory + AT_DC] = shim.load(dc, i)
+                                shim.store_shared(partial, memory + AT_DC, shim.load(dc, i))
                             if step < T and active(lengths, t, b):
-                                partial[memory + AT_DY] = load_or_zero(dy, t * dy_t + b * dy_b + unit)
+                                shim.store_shared(partial, memory + AT_DY, load_or_zero(dy, t * dy_t + b * dy_b + unit))
                                 at = (t * B + b) * kept_count * H + unit
                                 for q in range(kept_count):
-                                    partial[memory + AT_KEPT + THREADS * q] = shim.load(kept, at + q * H)
+                                    shim.store_shared(
+                                        partial, memory + AT_KEPT + THREADS * q, shim.load(kept, at + q * H)
+                                    )
                                 if needs_h:
-                                    partial[memory + AT_USED] = load_state(used, (t * B + b) * used_columns + unit)
+                                    shim.store_shared(
+                                        partial, memory + AT_USED, load_state(used, (t * B + b) * used_columns + unit)
+                                    )
                                 if has_c:
-                                    partial[memory + AT_USED] = shim.load(used_c, t * B * H + i)
+                                    shim.store_shared(partial, memory + AT_USED, shim.load(used_c, t * B * H + i))
                         if again == 0 and step > 0 and (finishing == 0 or parts == 1):
                             if tile == 0:
                                 wait(counters, group, blocks, step)
@@ -210,9 +214,9 @@ def backward_kernel(family: str, precision: str, fragments: int, orientation: Or
                         total, d_c = float32(0), float32(0)
                         if finishes:
                             # `total` is at first the part of dh that did not come through U.
-                            total = partial[memory + AT_DH]
+                            total = shim.load_shared(partial, memory + AT_DH)
                             if has_c:
-                                d_c = partial[memory + AT_DC]
+                                d_c = shim.load_shared(partial, memory + AT_DC)
                             if step > 0:
                                 if parts > 1:
                                     at = shim.recall(partial, memory + AT_SET) + (tile + row) * parts * units + unit
@@ -230,9 +234,11 @@ def backward_kernel(family: str, precision: str, fragments: int, orientation: Or
                                 g0, g1, g2, g3 = float32(0), float32(0), float32(0), float32(0)
                                 if active(lengths, t, b):
                                     for q in range(kept_count):
-                                        k[q] = partial[memory + AT_KEPT + THREADS * q]
-                                    total += partial[memory + AT_DY]
-                                    state = partial[memory + AT_USED] if needs_h or has_c else float32(0)
+                                        k[q] = shim.load_shared(partial, memory + AT_KEPT + THREADS * q)
+                                    total += shim.load_shared(partial, memory + AT_DY)
+                                    state = (
+                                        shim.load_shared(partial, memory + AT_USED) if needs_h or has_c else float32(0)
+                                    )
                                     new = differentiate(variant, total, d_c, state, state, k[0], k[1], k[2], k[3])
                                     g0, g1, g2, g3, total, d_c = new
                                 at = (t * B + b) * columns + unit

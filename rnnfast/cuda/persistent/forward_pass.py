@@ -103,10 +103,10 @@ def forward_kernel(family: str, precision: str, fragments: int, orientation: Ori
             for gate in range(gates):
                 bias = load_or_zero(bias_ih, gate * H + unit)
                 if after and gate == 2:
-                    partial[biases + 3] = load_or_zero(bias_hh, gate * H + unit)
+                    shim.store_shared(partial, biases + 3, load_or_zero(bias_hh, gate * H + unit))
                 else:
                     bias += load_or_zero(bias_hh, gate * H + unit)
-                partial[biases + gate] = bias
+                shim.store_shared(partial, biases + gate, bias)
 
         # The state that the first step uses.
         first = (T - 1) * reverse
@@ -154,10 +154,10 @@ def forward_kernel(family: str, precision: str, fragments: int, orientation: Ori
                         bias = shim.load4_shared(partial, biases)
                         for gate in range(gates):
                             x[gate] = shim.load(gates_x, at + gate * H) + bias[gate]
-                            partial[memory + AT_X + THREADS * gate] = x[gate]
-                        partial[memory + AT_H] = shim.load(h, i)
+                            shim.store_shared(partial, memory + AT_X + THREADS * gate, x[gate])
+                        shim.store_shared(partial, memory + AT_H, shim.load(h, i))
                         if has_c:
-                            partial[memory + AT_C] = shim.load(c, i)
+                            shim.store_shared(partial, memory + AT_C, shim.load(c, i))
                     if again == 0:
                         if tile == 0:
                             wait(counters, group, blocks, step + 1)
@@ -175,17 +175,17 @@ def forward_kernel(family: str, precision: str, fragments: int, orientation: Ori
                     last = tile + rows_at_once >= rows_here and again + row_step >= rows
                     state, c_now, output, runs = float32(0), float32(0), float32(0), False
                     if finishes:
-                        state = partial[memory + AT_H]
+                        state = shim.load_shared(partial, memory + AT_H)
                         if has_c:
-                            c_now = partial[memory + AT_C]
+                            c_now = shim.load_shared(partial, memory + AT_C)
                         runs = active(lengths, t, b)
                         if runs:
                             at = low(partial, memory + AT_SUM_STORED) + row * stride
                             for gate in range(gates):
-                                x[gate] = partial[memory + AT_X + THREADS * gate]
+                                x[gate] = shim.load_shared(partial, memory + AT_X + THREADS * gate)
                                 s[gate] = add_up(partial, at + tile_units * gate, split_warps)
                             if after:
-                                s[2] += partial[biases + 3]
+                                s[2] += shim.load_shared(partial, biases + 3)
                             new = finish(variant, x[0], x[1], x[2], x[3], s[0], s[1], s[2], s[3], state, c_now)
                             state, c_now, output = new[0], new[1], new[0]
                             x[0], x[1], x[2], x[3] = new[2], new[3], new[4], new[5]
@@ -203,7 +203,7 @@ def forward_kernel(family: str, precision: str, fragments: int, orientation: Ori
                         if has_c:
                             shim.store(c, i, c_now)
                             if training:
-                                shim.store(used_c, t * B * H + i, partial[memory + AT_C])
+                                shim.store(used_c, t * B * H + i, shim.load_shared(partial, memory + AT_C))
                         if training and runs:
                             at = (t * B + b) * kept_count * H + unit
                             shim.store(kept, at, x[0])

@@ -307,6 +307,6 @@ def _chains(tiles: int, count: int, orientation: Orientation) -> tuple[Any, Any]
                 total = sums[tile * 4 + q]
                 for chain in range(1, count):
                     total += sums[(chain * tiles + tile) * 4 + q]
-                partial[at + 8 * (q // 2) * left + q % 2 * right + units * tile] = total
+                shim.store_shared(partial, at + 8 * (q // 2) * left + q % 2 * right + units * tile, total)
 
     return clear, add_up

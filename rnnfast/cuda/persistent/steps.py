@@ -55,10 +55,10 @@ def adder(orientation: Orientation, tiles: int) -> Any:
 
     @shim.device
     def add_up(partial: Any, at: Any, split_warps: Any) -> Any:
-        total = partial[at]
+        total = shim.load_shared(partial, at)
         for warp in range(1, 8):  # all loads at once; a loop up to split_warps would wait for each
             if warp < split_warps:
-                total += partial[at + warp * warp_stride]
+                total += shim.load_shared(partial, at + warp * warp_stride)
         return total
 
     return add_up
@@ -154,5 +154,5 @@ def launch(kernel: Any, partition: Partition, shared: int, memory: tuple[Any, ..
         (*pointers, *numbers),
         shared=shared,
         stream=arrays.stream_pointer(),
-        cooperative=True,
+        cooperative=partition.blocks > 1,  # else no block waits for another
     )
