@@ -27,6 +27,7 @@ from .._device import Device, Kernels, Port, stay
 from ..description.program import Program
 from . import arrays, checks, flat, shim
 from .dense import Dense
+from .described import Described
 from .kernel import Kernel
 from .stream import DeviceStream
 
@@ -142,9 +143,9 @@ class Cuda(Device):
     def kernels(self, dtype: np.dtype[Any], precision: str) -> Kernels:
         """What makes the kernels of cells."""
 
-        def make(program: Program, fused: str | None, input_size: int, widths: tuple[int, ...]) -> Kernel:
+        def make(program: Program, fused: str | None, input_size: int, widths: tuple[int, ...]) -> Kernel | Described:
             if fused is None:
-                raise ValueError(f"device: expected 'cpu' for the cell {program.name}, got 'cuda'")
+                return Described(program, widths, input_size, precision)
             return Kernel(fused, input_size, widths[0], precision)
 
         return make
