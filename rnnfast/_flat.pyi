@@ -1,3 +1,6 @@
+from collections.abc import Callable
+from typing import Any
+
 from numpy import float32, float64
 from numpy.typing import NDArray
 
@@ -7,6 +10,7 @@ class FlushDenormals:
     def __enter__(self) -> None: ...
     def __exit__(self, *error: object) -> None: ...
 
+def commit(call: Callable[[], object], *assignments: tuple[object, str, Any]) -> None: ...
 def sgd(
     params: Flat,
     gradients: Flat,

@@ -110,6 +110,16 @@ cdef const floating* data(str name, const floating[::1] array, Py_ssize_t size) 
     return first
 
 
+def commit(call, *assignments):
+    """Call, then make the assignments (object, attribute, value), with no line of Python in between.
+
+    Ctrl-C and other signals are heard between two lines of Python, so they can't part what is done here.
+    """
+    call()
+    for target, name, value in assignments:
+        setattr(target, name, value)
+
+
 # --- optimisers -------------------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,9 @@ A) Nothing judges the gradients' values: a step with a NaN or an infinity in the
 B) A norm that is not finite scales nothing (PyTorch would turn every gradient into NaN): the caller can still look at
    the gradients and drop the step.
 C) Every check comes before the first write, also in `load_state_dict`.
-D) The state's arrays lie where the parameters do, and so must the gradients; a state dictionary is on the host.
+D) A step is whole or it is not: the loop that writes and the count of steps are one call of compiled code
+   (`_flat.commit`), in which Ctrl-C can't fall. (On a CUDA device it can fall after the launch and before the count.)
+E) The state's arrays lie where the parameters do, and so must the gradients; a state dictionary is on the host.
 
 Rejected: parameter groups (one model, one flat buffer, one rule); schedules (assign to `lr`); `dampening`, `amsgrad`
 and `maximize`, which hardly anybody sets.
@@ -16,11 +18,12 @@ and `maximize`, which hardly anybody sets.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from . import _checks
+from . import _checks, _flat
 from ._checks import Array
 from .parameters import Gradients, Parameters
 
@@ -103,8 +106,8 @@ class Optimizer(ABC):
         if gradients.device is not device:
             raise ValueError(f"gradients: expected them on {device}, as the parameters, got {gradients.device}")
         with device.active(), self._params.writing() as flat:
-            self._update(flat, gradients.flat)
-        self._steps += 1
+            done = (self, "_steps", self._steps + 1), *gradients.along, (gradients, "along", ())
+            _flat.commit(self._update(flat, gradients.flat), *done)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on, besides the parameters.
@@ -147,7 +150,7 @@ class Optimizer(ABC):
             if (found := device.bring(name, state[name]).dtype) != dtype:
                 raise TypeError(f"{name}: expected dtype {dtype}, got {found}")
         arrays = {name: device.take(name, state[name], dtype, (size,)) for name in names}
-        self._steps, self._hyper, self._arrays = steps, hyper, arrays
+        self._steps, self._hyper, self._arrays = steps, hyper, arrays  # one line, so all or none of them
 
     def __repr__(self) -> str:
         listed = ", ".join(f"{name}={value}" for name, value in self._hyper.items())
@@ -163,8 +166,8 @@ class Optimizer(ABC):
         """The arrays that these hyperparameters need."""
 
     @abstractmethod
-    def _update(self, flat: Array, gradients: Array) -> None:
-        """Write the next parameters into `flat`."""
+    def _update(self, flat: Array, gradients: Array) -> Callable[[], object]:
+        """The call that writes the next parameters into `flat` and the next state into its arrays."""
 
 
 class SGD(Optimizer):
@@ -213,8 +216,9 @@ class SGD(Optimizer):
     def _array_names(hyper: Mapping[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",) if hyper["momentum"] > 0 else ()
 
-    def _update(self, flat: Array, gradients: Array) -> None:
-        self._params.device.flat.sgd(flat, gradients, self._arrays.get("momentum_buffer"), **self._hyper)
+    def _update(self, flat: Array, gradients: Array) -> Callable[[], object]:
+        buffers = flat, gradients, self._arrays.get("momentum_buffer")
+        return functools.partial(self._params.device.flat.sgd, *buffers, **self._hyper)
 
 
 class RMSprop(Optimizer):
@@ -278,12 +282,12 @@ class RMSprop(Optimizer):
         optional = (("grad_avg", hyper["centered"]), ("momentum_buffer", hyper["momentum"] > 0))
         return ("square_avg", *(name for name, needed in optional if needed))
 
-    def _update(self, flat: Array, gradients: Array) -> None:
+    def _update(self, flat: Array, gradients: Array) -> Callable[[], object]:
         arrays = self._arrays
         hyper = {name: value for name, value in self._hyper.items() if name != "centered"}
-        self._params.device.flat.rmsprop(
-            flat, gradients, arrays["square_avg"], arrays.get("grad_avg"), arrays.get("momentum_buffer"), **hyper
-        )
+        optional = arrays.get("grad_avg"), arrays.get("momentum_buffer")
+        buffers = flat, gradients, arrays["square_avg"], *optional
+        return functools.partial(self._params.device.flat.rmsprop, *buffers, **hyper)
 
 
 class Adam(Optimizer):
@@ -340,10 +344,10 @@ class Adam(Optimizer):
     def _array_names(hyper: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
-    def _update(self, flat: Array, gradients: Array) -> None:
-        self._params.device.flat.adam(
-            flat, gradients, *self._arrays.values(), step=self._steps + 1, decoupled=self._decoupled, **self._hyper
-        )
+    def _update(self, flat: Array, gradients: Array) -> Callable[[], object]:
+        buffers = flat, gradients, *self._arrays.values()
+        counted = {"step": self._steps + 1, "decoupled": self._decoupled}
+        return functools.partial(self._params.device.flat.adam, *buffers, **counted, **self._hyper)
 
 
 class AdamW(Adam):

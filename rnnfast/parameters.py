@@ -137,6 +137,10 @@ class Gradients(_Named):
         Where they lie; on the host by default.
     """
 
+    along: tuple[tuple[Any, str, Any], ...] = ()
+    """Assignments (object, attribute, value) that the optimiser makes in the midst of the step which uses these
+    gradients, so that no exception can part them from it."""
+
     def __init__(self, shapes: Shapes, dtype: DTypeLike, flat: Array | None = None, device: Device = HOST) -> None:
         size = _total(shapes)
         if flat is None:
@@ -231,8 +235,11 @@ class Parameters(_Named):
     def writing(self) -> Iterator[Array]:
         """A writeable view of `flat` for the length of a `with` block.
 
-        The version moves when the block ends, also by an exception; the view is read-only from then on.
+        The version moves when the block ends, also by an exception; the view is read-only from then on. It moves when
+        the block begins, too: an exception between the two lines at the end must not leave packed weights that are
+        taken for the new ones.
         """
+        self._store.version += 1
         flat = self._store.array[self._offset : self._offset + self.size]
         try:
             yield flat

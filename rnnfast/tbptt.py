@@ -263,29 +263,39 @@ class TBPTT:
             The gradient is not finite, and `nonfinite` is "raise"; nothing has changed. It is a ValueError and a
             FloatingPointError.
         """
-        with self._device.active():
-            window = self._window(x, resets, lengths)
-            weights, target = self._weights(mask, window), self._moved("target", target)
-            following = self.k1 if following is None else min(self.k1, _checks.integer("following", following))
-            before, after = self._cut_pass(window, following)
+        before, draws = self._carried, self._draws()
+        try:
+            with self._device.active():
+                return self._step(x, target, mask, resets, lengths, following)
+        except BaseException:
+            if self._carried is before:  # there was no update: dropout has not drawn either
+                for generator, state in draws:
+                    generator.state = state
+            raise
 
-            start_state, early = self._forward(before, self._carried.start_state, 0)
-            state, late = self._forward(after, start_state, len(before))
-            y = self._end(early + late, window.steps)
-            loss, dy = self._differentiated(y, target, weights)
-            self._backward(before + after, dy)
-            norm = self._clip_to_norm()
+    def _step(self, x: Any, target: Any, mask: Any, resets: Any, lengths: Any, following: Any) -> StepResult:
+        window = self._window(x, resets, lengths)
+        weights, target = self._weights(mask, window), self._moved("target", target)
+        following = self.k1 if following is None else min(self.k1, _checks.integer("following", following))
+        before, after = self._cut_pass(window, following)
 
-            if self._nonfinite != "apply" and not math.isfinite(norm):
-                if self._nonfinite == "raise":
-                    raise self._error(window, y, dy, norm)
-                self._carried = self._skipped(window)
-                return self._result(loss, norm, window, updated=False)
-            carried = self._after(window, after, start_state, state)
-            if learns := self._has_targets(weights):
-                self._update()
-            self._carried = carried
-            return self._result(loss, norm, window, updated=learns)
+        start_state, early = self._forward(before, self._carried.start_state, 0)
+        state, late = self._forward(after, start_state, len(before))
+        y = self._end(early + late, window.steps)
+        loss, dy = self._differentiated(y, target, weights)
+        self._backward(before + after, dy)
+        norm = self._clip_to_norm()
+
+        if self._nonfinite != "apply" and not math.isfinite(norm):
+            if self._nonfinite == "raise":
+                raise self._error(window, y, dy, norm)
+            self._carried = self._skipped(window)
+            return self._result(loss, norm, window, updated=False)
+        carried = self._after(window, after, start_state, state)
+        if learns := self._has_targets(weights):
+            self._update(carried)
+        self._carried = carried  # an optimiser of ours has done so in the midst of its step
+        return self._result(loss, norm, window, updated=learns)
 
     def run(
         self,
@@ -550,10 +560,18 @@ class TBPTT:
         limit = math.inf if self._clip_norm is None else self._clip_norm
         return self._device.clip_norm(self._gradients.flat, limit)
 
-    def _update(self) -> None:
+    def _update(self, carried: _Carried) -> None:
+        """The optimiser's step, and with it what is carried on: both or none, whatever interrupts."""
         if self._clip_value is not None:
             clip_grad_value(self._gradients, self._clip_value)
+        self._gradients.along = ((self, "_carried", carried),)
         self._optimizer.step(self._gradients)
+
+    def _draws(self) -> list[tuple[Any, Any]]:
+        """The generators that dropout draws from, and where they stand."""
+        parts = getattr(self._model, "parts", {"": self._model}).values()
+        generators = [part.rng.bit_generator for part in parts if getattr(part, "dropout", 0)]
+        return [(generator, generator.state) for generator in generators]
 
     def _has_targets(self, weights: Array | None) -> bool:
         """Whether any target counts, as far as one may look."""
