@@ -154,7 +154,6 @@ def cells(monkeypatch, quickly):
     """Described cells of layers that have hand-fused kernels: one of each kind."""
     for name in ("toy", "flat"):
         monkeypatch.setattr(quickly, name, toy if name == "toy" else quickly.gru, raising=False)
-    monkeypatch.setattr(described, "INTERPRETED", {})
     table = {
         "toy": described.Described("GRU", {"reset_after": False}, "gated"),
         "flat": described.Described("GRU", {}, "diagonal"),
@@ -186,7 +185,7 @@ def test_described_cells(cells, cell, work):
         "lstm": ["67% of fused"] if work == "step" else [],
     }[cell]
     line = list(report.Table([row]).lines(result))[-1]
-    assert "; our LSTM " in line
+    assert "our LSTM " in line
     assert ("PyTorch scripted after " in line) == (cell != "lstm")
 
 
@@ -236,7 +235,7 @@ def test_the_table_of_described_cells():
         mine = [row for row in ROWS if row.group == "cells" and row.cell == name]
         sizes = {(row.work, row.B, row.H) for row in mine}
         assert sizes == {("step", 1, 64), *((work, 32, H) for work in ("forward", "training") for H in (128, 256))}
-        assert all(row.needs for row in mine) or found.kind == "interpreted"
+        assert all(row.needs for row in mine) or found.kind == described.INTERPRETED
         if torch is not None:
             from rnnfast.bench import torch_cells
 

@@ -20,8 +20,8 @@ from .core import BEST, Need
 
 __all__ = ["DESCRIBED", "GIVEN", "PASSES", "RATE", "Described", "layer", "multiply_adds", "needs"]
 
-INTERPRETED: Mapping[str, Any] = {"_engine": "interpreted"}
-"""The options by which a cell that has a hand-fused kernel runs without it."""
+INTERPRETED = "interpreted"
+"""A layer's `_engine` that runs a cell without its hand-fused kernel."""
 LSTM, FUSED, PRODUCT, PASS = "our LSTM", "fused", "input product", "one pass"
 """Columns: our LSTM of the same sizes, the hand-fused kernel of the same cell, the product with the input alone, and
 the time that writing and reading its results once takes at the measured bandwidth."""
@@ -70,8 +70,7 @@ class Described:
 
     def arguments(self, I: int, H: int) -> dict[str, Any]:  # noqa: E741
         """The constructor's options at these sizes."""
-        options = self.options(I, H) if callable(self.options) else self.options
-        return {**options, **(INTERPRETED if self.kind == "interpreted" else {})}
+        return self.options(I, H) if callable(self.options) else self.options
 
     def width(self, H: int) -> int:
         """Of y."""
@@ -81,7 +80,7 @@ class Described:
     def variants(self) -> Iterator[str]:
         """Columns of ours beside "ours"."""
         yield LSTM
-        if self.kind == "interpreted":
+        if self.kind == INTERPRETED:
             yield FUSED
         if self.kind == "diagonal":
             yield PRODUCT
@@ -89,7 +88,7 @@ class Described:
     @property
     def peers(self) -> tuple[str, ...]:
         """PyTorch's columns: its layer, or else the loops over a cell."""
-        if self.kind == "interpreted":
+        if self.kind == INTERPRETED:
             return ()
         return ("PyTorch layer",) if self.torch else ("PyTorch loop", "PyTorch compiled", "PyTorch scripted")
 
@@ -135,7 +134,10 @@ DESCRIBED = {
 def layer(cell: str, I: int, H: int) -> Any:  # noqa: E741
     """Our layer."""
     found = DESCRIBED[cell]
-    return getattr(rnnfast, found.layer)(I, H, rng=0, **found.arguments(I, H))
+    made = getattr(rnnfast, found.layer)(I, H, rng=0, **found.arguments(I, H))
+    if found.kind == INTERPRETED:
+        made._engine = INTERPRETED
+    return made
 
 
 @lru_cache
@@ -157,7 +159,7 @@ def needs(cell: str, work: str) -> Iterator[Need]:
         yield Need(RATE, 0.85)
     if found.kind == "diagonal" and work != "step":
         yield Need(PASSES, 1)
-    if found.kind == "interpreted":
+    if found.kind == INTERPRETED:
         yield from [Need(FUSED, 1 / 1.5)] if work == "step" else []
     else:
         yield Need(BEST, 1 if found.torch else 20)
