@@ -16,7 +16,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ("tests/test_kernels.py", "tests/test_arrays.py", "tests/stream")
+TESTS = ("tests/test_kernels.py", "tests/test_arrays.py", "tests/stream", "tests/cells/test_interpreter.py")
 BUILD = ("-Ccmake.define.RNNFAST_SANITIZE=ON",)  # of the kernels those for the CPU's best instruction set
 
 

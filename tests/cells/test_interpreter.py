@@ -228,6 +228,7 @@ def test_every_instruction_set_gives_the_same_bits(name, dtype):
                 assert_same_bits(other[key], array)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("name", DESCRIPTIONS)
 def test_any_number_of_threads_gives_the_same_bits(name, isa):
