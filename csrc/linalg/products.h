@@ -47,6 +47,25 @@ template <class W> struct Coming {
     }
 };
 
+// So many tiles of R rows, one after the other. A function for each shape, because GCC takes gigabytes for one that has
+// all shapes inlined.
+template <class T, int N, int R, int Q, class W>
+RNNFAST_SHARED void multiply_tiles(vec<T> *sums, index pitch, const T *const *row, index count, index offset,
+                                   const Span &k, const W *weights, index stride, Coming<W> &coming) {
+    for (index tile = 0; tile < count; ++tile, row += R, sums += R * pitch) {
+        const T *left[R];
+        RNNFAST_UNROLL for (int i = 0; i < R; ++i) left[i] = row[i] + offset;
+        coming.prefetch(Q);
+        on_registers<T, R, Q, N>(sums, pitch, [&](auto &acc) RNNFAST_LAMBDA {
+            const W *panels = weights;
+            for (index o = 0; o < k.outer; ++o, panels += depth<W>(k.inner) * N * lanes<T>) {
+                accumulate<T>(acc, left, k.inner, panels, stride);
+                RNNFAST_UNROLL for (int i = 0; i < R; ++i) left[i] += k.step;
+            }
+        });
+    }
+}
+
 // sums[row][q][n] += rows times q panels, rows of sums `pitch` vectors apart. Where several tiles of rows pass, k comes
 // in pieces of the panels that stay in L1 meanwhile, and the next piece is prefetched: L3 and L2 have the time of all
 // tiles to send it. `next` is what the next call multiplies with.
@@ -63,24 +82,15 @@ RNNFAST_SHARED void multiply(vec<T> *sums, index pitch, const T *const *row, ind
         if (piece < k.units()) coming.bit = (start(piece) - panel + split.tiles - 1) / split.tiles;
         const Span part = k.part(begin, piece);
         const index offset = k.offset(begin);
-        index first = 0;
-        // One loop over the two heights: each call of with_shape is a copy of all shapes.
+        vec<T> *to = sums;
+        const T *const *left = row;
         for (int higher = split.larger ? 1 : 0; higher >= 0; --higher) {
-            const index count = higher ? split.larger : split.tiles - split.larger;
-            with_shape<N>(int(split.size) + higher, q, [&]<int R, int Q>() RNNFAST_LAMBDA {
-                for (const index end = first + count * R; first < end; first += R) {
-                    const T *left[R];
-                    RNNFAST_UNROLL for (int i = 0; i < R; ++i) left[i] = row[first + i] + offset;
-                    coming.prefetch(Q);
-                    on_registers<T, R, Q, N>(sums + first * pitch, pitch, [&](auto &acc) RNNFAST_LAMBDA {
-                        const W *panels = weights;
-                        for (index o = 0; o < part.outer; ++o, panels += depth<W>(part.inner) * N * lanes<T>) {
-                            accumulate<T>(acc, left, part.inner, panels, stride);
-                            RNNFAST_UNROLL for (int i = 0; i < R; ++i) left[i] += part.step;
-                        }
-                    });
-                }
+            const index count = higher ? split.larger : split.tiles - split.larger, height = split.size + higher;
+            with_shape<N>(int(height), q, [&]<int R, int Q>() RNNFAST_LAMBDA {
+                multiply_tiles<T, N, R, Q>(to, pitch, left, count, offset, part, weights, stride, coming);
             });
+            to += count * height * pitch;
+            left += count * height;
         }
     }
 }
