@@ -1,24 +1,24 @@
-"""What a traced cell comes to: its step as a list of stages. The contract between the trace and everything that runs it.
+"""What a traced cell comes to: a list of stages, the contract between the trace and everything that runs it.
 
-A *program* is plain data: no function of the user's is in it any more. The C++ interpreter, the CUDA engine and the NumPy
-interpreter in `rnnfast.reference` run it; `trace` and `derivative` make it.
+A *program* is plain data: no function of the user's is in it any more. The C++ interpreter, the CUDA engine and the
+NumPy interpreter in `rnnfast.reference` run it; `trace` and `derivative` make it.
 
-A *domain* is a width that rows have: "hidden" (number 0), or another one, such as the size of a projection. A *place* says where
-a row of one batch row at one step lies. Rows of one step, the residuals that backward reads included, lie in *regions*: so many
-slots of one domain, interleaved in blocks of 16 units. A product's results stand in neighbouring slots of one region; forward
-finds its sums there, backward leaves their gradients in the same slots.
+A *domain* is a width that rows have: "hidden" (number 0), or another one, such as the size of a projection. A *place*
+says where a row of one batch row at one step lies. Rows of one step, the residuals that backward reads included, lie in
+*regions*: so many slots of one domain, interleaved in blocks of 16 units. A product's results stand in neighbouring
+slots of one region; forward finds its sums there, backward leaves their gradients in the same slots.
 
-A step runs stage by stage. A stage is: products of x, of a state or of a row that an earlier stage stored; means over the units
-of rows; then pointwise instructions on registers, each register a row of the stage's domain. Stores come last, so a slot may be
-loaded and overwritten in one stage.
+A step runs stage by stage. A stage is: products of x, of a state or of a row that an earlier stage stored; means over
+the units of rows; then pointwise instructions on registers, each register a row of the stage's domain. Stores come
+last, so a slot may be loaded and overwritten in one stage.
 
-Backward is a program of the same form. It finds the gradients of the states after the step in `gradient` places (dLoss/dy is in
-them already) and the activations in the slots. It leaves: the gradients of all products' sums in their slots, the gradients of
-vectors and of given inputs in the places that `vector_gradients` and `given_gradients` name, and, after the last products
-(`state_products`), the gradients of the states before the step in the `gradient` places.
+Backward is a program of the same form. It finds the gradients of the states after the step in `gradient` places
+(dLoss/dy is in them already) and the activations in the slots. It leaves: the gradients of all products' sums in their
+slots, the gradients of vectors and of given inputs in the places that `vector_gradients` and `given_gradients` name,
+and, after the last products (`state_products`), the gradients of the states before the step in the `gradient` places.
 
-Rejected: one function per stage as source code (needs a compiler where the program runs); a tape of operations per call (the
-same step is traced once for all).
+Rejected: one function per stage as source code (needs a compiler where the program runs); a tape of operations per call
+(the same step is traced once for all).
 """
 
 from __future__ import annotations
@@ -93,9 +93,10 @@ class Place:
     Attributes
     ----------
     space : str
-        "slot": slot `slot` of region `index`. "before", "after": state `index` before and after the step. "vector": the learned
-        vector that is parameter `index`. "given": the extra input `index`. "scalar": a number per row, made by a `Mean`.
-        Backward alone: "gradient": of state `index`; "scratch": a row of `Program.scratch`, kept for one step.
+        "slot": slot `slot` of region `index`. "before", "after": state `index` before and after the step. "vector": the
+        learned vector that is parameter `index`. "given": the extra input `index`. "scalar": a number per row, made by
+        a `Mean`. Backward alone: "gradient": of state `index`; "scratch": a row of `Program.scratch`, kept for one
+        step.
     index, slot : int
     """
 
@@ -154,8 +155,8 @@ class Parameter:
         `INPUT`, a domain, or None for biases and vectors.
     kind : {"weight", "bias", "vector"}
     heads : int
-        A block-diagonal matrix has columns / heads columns: row u of a block belongs to head u // (rows / heads), and reads that
-        head's part of the source.
+        A block-diagonal matrix has columns / heads columns: row u of a block belongs to head u // (rows / heads), and
+        reads that head's part of the source.
     """
 
     name: str
@@ -218,7 +219,7 @@ class Product:
 
 @dataclass(frozen=True)
 class Mean:
-    """A number per row: the mean over all units of some rows of the domain `domain` (`total`: their sum), in scalar `scalar`."""
+    """A number per row, in scalar `scalar`: the mean over all units of some rows of `domain`; `total`: their sum."""
 
     rows: tuple[Place, ...]
     domain: int
@@ -230,8 +231,8 @@ class Mean:
 class Term:
     """A transposed product: the gradients in `count` neighbouring slots times the blocks of a parameter.
 
-    K runs over blocks of 16 units, in each over the slots in order, in each over the units. `blocks[i]` is the parameter's block
-    of rows that slot first + i is the gradient of.
+    K runs over blocks of 16 units, in each over the slots in order, in each over the units. `blocks[i]` is the
+    parameter's block of rows that slot first + i is the gradient of.
     """
 
     region: int
