@@ -28,7 +28,8 @@ def get_num_threads() -> int:
 
     It is what `set_num_threads` set, else `RNNFAST_NUM_THREADS`, else `OMP_NUM_THREADS`, else the number of CPUs that
     this process may use. Where OpenMP is limited to fewer threads than it started with (`threadpoolctl`), no call of
-    that Python thread uses more of them, whatever this number and `num_threads` say.
+    that Python thread uses more of them, whatever this number and `num_threads` say. A call of little work runs on one
+    thread, and so does every call in a child after `fork`, which OpenMP's threads do not survive.
 
     Returns
     -------

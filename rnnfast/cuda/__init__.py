@@ -2,6 +2,11 @@
 
 The layers themselves are those of `rnnfast`, with ``device="cuda"``. Here is what is asked about the device: whether
 there is one, and how a layer would run on it. To import this package needs none of the packages of the extra `cuda`.
+
+Layers on a device are float32. ``precision=`` says what matrices are multiplied in; states, sums and gate arithmetic
+are float32 in any case. Against the float64 oracle, relative to an array's largest value, tests hold the errors of
+results and of gradients below 1e-5 and 1e-4 ("float32"), 2e-3 and 2e-3 ("tf32"), 3e-2 and 3e-2 ("bfloat16"). Two runs
+on one device give the same bits; chunks and the whole, or other batch sizes, may differ.
 """
 
 from __future__ import annotations
