@@ -127,12 +127,16 @@ def missing(row):
 
 
 @needs_torch
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize("row", [row for row in KINDS if row.group == "cells"], ids=lambda row: row.name)
 def test_every_described_cell_answers_right_and_is_measured(quickly, row):
     if said := missing(row):
         pytest.skip(f"the package has no such layer: {said}")
     result = measure.measure(row, 1, 1)
-    assert list(result.errors) == measure.columns(row)
+    # What PyTorch can't run (TorchScript, some derivatives) is said; the loop itself always runs.
+    absent = [name for name in measure.columns(row) if name not in result.errors]
+    assert all(any(f"{name} does not run here" in note for note in result.notes) for name in absent)
+    assert set(absent) <= {"PyTorch scripted", "PyTorch compiled"}
     assert result.errors["ours"] < 1e-4
     assert len(result.verdicts) == len(row.needs)
     assert all(verdict.ratio is not None for verdict in result.verdicts)

@@ -7,11 +7,11 @@ Any number of threads, any chunking, one-step calls, cells, neighbours in the ba
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
-from registry import EVERY, ISAS, Case, assert_same_bits, make_cell, map_state, parts, spread
+from registry import DTYPES, EVERY, FUSED, ISAS, Case, assert_same_bits, make_cell, map_state, parts, spread
 
 every = pytest.mark.parametrize(
     "case",
@@ -232,17 +232,17 @@ def test_the_same_call_twice(case):
     assert_all_same([y, *parts(state), grads.x, *parts(grads.state), grads.params.flat], first)
 
 
-FUSED = [isa for isa in ISAS if isa != "baseline"]  # the baseline has no fused multiply-add: it rounds twice
+WITH_FMA = [isa for isa in ISAS if isa != "baseline"]  # the baseline has no fused multiply-add: it rounds twice
 
 
-@pytest.mark.skipif(len(FUSED) < 2, reason=f"this machine has one instruction set with a fused multiply-add: {FUSED}")
+@pytest.mark.skipif(len(WITH_FMA) < 2, reason=f"one instruction set with a fused multiply-add here: {WITH_FMA}")
 @pytest.mark.parametrize("mask", ["none", "both", "reset_state"])
-@pytest.mark.parametrize(("kind", "dtype"), list(product(KINDS, DTYPES)))
+@pytest.mark.parametrize(("kind", "dtype"), list(product(FUSED, DTYPES)))
 def test_any_instruction_set(kind, dtype, mask):
     """Forward and backward; sizes astride the vectors' and the canonical blocks' ends."""
     for H, B, ids in ((1, 1, False), (7, 7, True), (17, 1, False), (17, 7, False), (33, 7, True), (100, 7, False)):
         found = []
-        for isa in FUSED:
+        for isa in WITH_FMA:
             case = Case(kind, isa, dtype, T=6, B=B, H=H, I=19, ids=ids, mask=mask, bidirectional=True, num_layers=2)
             layer, data = case.layer(), case.data
             found.append(run(layer, data, **data.masks))
@@ -250,10 +250,10 @@ def test_any_instruction_set(kind, dtype, mask):
             assert_all_same(other, found[0])
 
 
-@pytest.mark.skipif(len(FUSED) < 2, reason=f"this machine has one instruction set with a fused multiply-add: {FUSED}")
-@pytest.mark.parametrize(("kind", "dtype"), list(product(KINDS, DTYPES)))
+@pytest.mark.skipif(len(WITH_FMA) < 2, reason=f"one instruction set with a fused multiply-add here: {WITH_FMA}")
+@pytest.mark.parametrize(("kind", "dtype"), list(product(FUSED, DTYPES)))
 def test_any_instruction_set_where_panels_come_in_pieces(kind, dtype):
-    cases = [Case(kind, isa, dtype, T=3, B=40, H=392, I=600, mask="both") for isa in FUSED]
+    cases = [Case(kind, isa, dtype, T=3, B=40, H=392, I=600, mask="both") for isa in WITH_FMA]
     found = [run(case.layer(), case.data, threads=2, **case.data.masks) for case in cases]
     for other in found[1:]:
         assert_all_same(other, found[0])
