@@ -1,6 +1,6 @@
-"""The gate arithmetic of the cells on the device, forward and backward: the only code that knows what an LSTM is.
+"""The gate arithmetic of the kinds that the persistent engine has, forward and backward, written by hand.
 
-Per unit and row, for both engines: `forward_function` finishes a step from its gates' sums, `backward_function` turns
+Per unit and row: `forward_function` finishes a step from its gates' sums, `backward_function` turns
 the gradient of a state into those of the gates. `sequence.CELLS` says in which order they keep and return things;
 what a cell has none of is zero. The formulas are those of csrc/cells/.
 
@@ -22,7 +22,7 @@ from typing import Any
 from . import shim
 from .shim import float32
 
-__all__ = ["backward_function", "family_of", "forward_function", "gru_before_backward_gate", "gru_before_gate"]
+__all__ = ["backward_function", "family_of", "forward_function", "sigmoid"]
 
 Function = Any  # a device function
 _ZERO, _ONE = float32(0), float32(1)
@@ -66,29 +66,6 @@ def _gru_after_backward(variant: Any, dh: Any, dc: Any, h: Any, c: Any, r: Any, 
 
 
 @shim.device
-def _gru_before(
-    variant: Any, x0: Any, x1: Any, x2: Any, x3: Any, s0: Any, s1: Any, s2: Any, s3: Any, h: Any, c: Any
-) -> Any:
-    r, z, n = sigmoid(x0 + s0), sigmoid(x1 + s1), shim.tanh(x2 + s2)
-    return n + z * (h - n), _ZERO, r, z, n, _ZERO
-
-
-@shim.device
-def _gru_before_backward(variant: Any, dh: Any, dc: Any, h: Any, c: Any, r: Any, z: Any, n: Any, k3: Any) -> Any:
-    return _ZERO, dh * (h - n) * z * (_ONE - z), dh * (_ONE - z) * (_ONE - n * n), _ZERO, dh * z, _ZERO
-
-
-@shim.device
-def _gru_before_gate(x0: Any, s0: Any, h: Any) -> Any:
-    return sigmoid(x0 + s0) * h
-
-
-@shim.device
-def _gru_before_backward_gate(d_rh: Any, h: Any, r: Any) -> Any:
-    return d_rh * h * r * (_ONE - r), d_rh * r
-
-
-@shim.device
 def _elman(variant: Any, x0: Any, x1: Any, x2: Any, x3: Any, s0: Any, s1: Any, s2: Any, s3: Any, h: Any, c: Any) -> Any:
     z = x0 + s0
     if variant == 0:
@@ -115,7 +92,6 @@ _FUNCTIONS: dict[str, tuple[Function, Function]] = {
     "elman_tanh": (_elman, _elman_backward),
     "lstm": (_lstm, _lstm_backward),
     "gru_after": (_gru_after, _gru_after_backward),
-    "gru_before": (_gru_before, _gru_before_backward),
 }
 _ELMAN = ("elman_tanh", "elman_relu", "elman_sigmoid")
 
@@ -141,13 +117,3 @@ def backward_function(family: str) -> Function:
     U.
     """
     return _FUNCTIONS[family][1]
-
-
-def gru_before_gate() -> Function:
-    """``f(x0, s0, h) -> r * h``, which the second product of gru_before's step reads."""
-    return _gru_before_gate
-
-
-def gru_before_backward_gate() -> Function:
-    """``f(d_rh, h, r) -> (g0, more)``: r's gradient, and what d(r * h) adds to `direct`."""
-    return _gru_before_backward_gate

@@ -46,7 +46,7 @@ class _Sums(NamedTuple):
 
     region: int
     first: int
-    count: int
+    slots: int
     parameter: int
     block: int
     left: Place | None
@@ -140,10 +140,14 @@ class Described:
 
     def pack(self, params: tuple[Array | None, ...], out: Array) -> None:
         """Write the parameters (None is zeros) into the panels `out`."""
-        if self._prepared is not None and self._prepared.panels is out:
-            self._prepared = None
+        self.forget(out)
         for view, given in zip(self._views(out), params, strict=True):
             view[...] = 0 if given is None else given
+
+    def forget(self, panels: Array) -> None:
+        """The panels are about to have other contents."""
+        if self._prepared is not None and self._prepared.panels is panels:
+            self._prepared = None
 
     def pack_backward(self, params: tuple[Array | None, ...], out: Array) -> None:
         """There is nothing to write."""
@@ -178,13 +182,13 @@ class Described:
             steps = T if training or number in summed else 1
             found[f"region{number}"] = (steps, B, region.slots, self.widths[region.domain]), float32
         for number, state in enumerate(program.states):
-            shape, left = (B, self.widths[state.domain]), Place("before", number) in self._lefts
+            row, left = (B, self.widths[state.domain]), Place("before", number) in self._lefts
             wide = left and not self._bfloat16
             if wide or (training and number in code.loads_before):
-                found[f"before{number}"] = (T if training else 1, *shape), float32
+                found[f"before{number}"] = (T if training else 1, *row), float32
             if left and self._bfloat16:
-                found[f"left{number}"] = (T if training else 1, *shape), stored
-            found[f"after{number}"] = (T if training and number in code.loads_after else 1, *shape), float32
+                found[f"left{number}"] = (T if training else 1, *row), stored
+            found[f"after{number}"] = (T if training and number in code.loads_after else 1, *row), float32
         if self._bfloat16:
             for place in self._lefts:
                 if place.space == "slot":
@@ -304,24 +308,27 @@ class Described:
 
     def _input_sums(self, given: ForwardCall, prepared: _Prepared, memory: Mapping[str, Array]) -> None:
         """What x contributes to all sums, of all steps."""
-        x, T, B = given.x, *given.x.shape[:2]
+        x = given.x
+        T, B = x.shape[:2]
         ids = x.ndim == 2
         operand = None if ids or not self._from_x else blas.as_operand(x, given.lengths, self.precision, given.skip)
         for one in self._from_x:
             width = self.widths[self.program.regions[one.region].domain]
-            rows, columns = slice(one.block * width, (one.block + one.count) * width), self._columns(one)
+            rows, columns = slice(one.block * width, (one.block + one.slots) * width), self._columns(one)
             out = memory[f"region{one.region}"].reshape(T * B, -1)[:, columns]
             if ids:
-                gathered = arrays.empty((T, B, one.count * width))
+                whole = out.flags.c_contiguous
+                gathered = (out if whole else arrays.empty(out.shape)).reshape(T, B, -1)
                 reductions.gather_rows(prepared.table(one.parameter, rows), x, given.lengths, gathered)
-                out[...] = gathered.reshape(T * B, -1)
+                if not whole:
+                    out[...] = gathered.reshape(out.shape)
             else:
                 weight = prepared.operand(one.parameter)[rows]
                 blas.gemm(operand, weight, out, transpose_b=True, precision=self.precision)
 
-    def _columns(self, sums: _Sums | Term) -> slice:
-        width = self.widths[self.program.regions[sums.region].domain]
-        return slice(sums.first * width, (sums.first + sums.count) * width)
+    def _columns(self, sums: _Sums) -> slice:
+        width = self._width(sums.region)
+        return slice(sums.first * width, (sums.first + sums.slots) * width)
 
     def _left(self, place: Place, memory: Mapping[str, Array]) -> Array:
         """What a product multiplies, [steps, B, width], as it is stored for that."""
@@ -337,7 +344,7 @@ class Described:
         left, region = self._left(one.left, memory), memory[f"region{one.region}"]
         rows = region[t % len(region)].reshape(region.shape[1], -1)
         operand, weight = left[t % len(left)], prepared.operand(one.parameter)
-        for first, count in _blocks(one.count, parameter.heads):
+        for first, count in _blocks(one.slots, parameter.heads):
             block = weight[(one.block + first) * width : (one.block + first + count) * width]
             out = rows[:, (one.first + first) * width : (one.first + first + count) * width]
             self._multiply(operand, block, out, parameter.heads, add=one.add, transpose_b=True)
@@ -518,7 +525,7 @@ class Described:
 
     def _rows_of(self, one: _Sums) -> slice:
         width = self._width(one.region)
-        return slice(one.block * width, (one.block + one.count) * width)
+        return slice(one.block * width, (one.block + one.slots) * width)
 
     def _add_weight_gradient(self, one: _Sums, found: Mapping[str, Any], into: Array) -> None:
         """The gradient of blocks that multiply a state or a stored row."""
@@ -527,7 +534,7 @@ class Described:
         left = self._left(one.left, found)
         left = left.reshape(-1, left.shape[2])
         gradients = self._gradients_of(found, one)
-        for first, count in _blocks(one.count, heads):
+        for first, count in _blocks(one.slots, heads):
             part = gradients[:, first * width : (first + count) * width]
             out = into[(one.block + first) * width : (one.block + first + count) * width]
             a, b = part, left
@@ -558,7 +565,7 @@ class Described:
 
 
 def _words(shape: tuple[int, ...], dtype: Any) -> int:
-    words = -(-math.prod(shape) * dtype.itemsize // 4)
+    words = -(-math.prod(shape) * int(dtype.itemsize) // 4)
     return -(-words // _ALIGNMENT) * _ALIGNMENT
 
 
@@ -619,10 +626,10 @@ def _sums(program: Program, numbers: Any, *, of_x: bool) -> list[_Sums]:
         if (
             before is not None
             and (before.region, before.parameter, *before[5:]) == (one.region, one.parameter, *one[5:])
-            and one.first == before.first + before.count
-            and one.block == before.block + before.count
+            and one.first == before.first + before.slots
+            and one.block == before.block + before.slots
         ):
-            found[-1] = before._replace(count=before.count + one.count)
+            found[-1] = before._replace(slots=before.slots + one.slots)
         else:
             found.append(one)
     return found

@@ -1,16 +1,17 @@
 """One layer and direction on the device, with the methods of the CPU's kernels: what the walk over layers calls.
 
-Around the recurrence, which one of two engines does as `plan` says, are the products over the whole sequence: the input
-side of all gates before it, dx and the parameters' gradients after it.
+Where `plan` says persistent: around the recurrence are the products over the whole sequence, the input side of all
+gates before it, dx and the parameters' gradients after it. Else the kind is a described cell like any other.
 
 A) Panels are the parameters one after the other, in their own order; there is nothing to pack for backward.
 B) The tape is float32 memory, in which the trail's arrays lie one after the other, each starting at a multiple of
    `_ALIGNMENT`. x is not on it: backward makes its operand again.
 C) Nothing here waits for the device. A length outside 0..T counts as T, and its row's input as NaN (`blas`,
    `reductions`), so that all of its results are NaN, whatever its resets.
-D) The rows of U's gradient are in gate order and the gates' gradients in slot order, which differ for `gru_after`; and
-   the right operand of `gru_before`'s n is r * h. Both are two products for a GRU, of the gates r and z, and of n.
-E) What forward makes of the weights alone is `Prepared`: a stream keeps one, any other call makes its own.
+D) The rows of U's gradient are in gate order and the gates' gradients in slot order: a product for each run of slots
+   that are neighbours in both.
+E) What is made of the weights alone is `Operands`, kept while the panels are the same: U is packed once for a version
+   of the parameters, forward and backward, and not in each call.
 
 Rejected: x's operand on the tape (as much memory as the input, to save one copy of it in backward).
 """
@@ -23,12 +24,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import reference
 from .._call import BackwardCall, ForwardCall
-from . import arrays, blas, persistent, reductions, shim, stepwise
-from .plan import Plan, columns, plan
-from .sequence import CELLS, Backward, Forward, Masks, Trail, stored_dtype, trail_sizes
+from . import arrays, blas, persistent, reductions, shim
+from .described import Described
+from .plan import Partition, Plan, columns, plan
+from .pointwise import runs_of
+from .sequence import CELLS, Backward, Cell, Forward, Masks, Trail, stored_dtype, trail_sizes
 
-__all__ = ["Kernel", "Prepared"]
+__all__ = ["Kernel", "Operands", "Prepared"]
 
 Array = Any  # a device array
 
@@ -44,33 +48,20 @@ class _Weights(NamedTuple):
     bias_hh: Array
 
 
-class Prepared:
-    """The weights in the form in which forward reads them: for calls of one batch size, one after the other.
+class Operands:
+    """The weights in the forms in which calls read them, each made once.
 
     Parameters
     ----------
-    weights : views on panels
-        Their contents stay what they are.
+    panels : device array
+        Its contents stay what they are.
+    weights : views on it
     kind, precision : str
-    chosen : Plan
-    calls : int
-        For how many calls to make counters at a time.
-
-    Attributes
-    ----------
-    plan : Plan
-    recurrent : device array
-        U as the plan's engine takes it.
     """
 
-    def __init__(self, weights: _Weights, kind: str, precision: str, chosen: Plan, calls: int) -> None:
-        self._weights, self._precision, self.plan = weights, precision, chosen
-        self._used = 0  # of the counters
-        if chosen.forward is None:
-            self.recurrent = blas.as_stored(weights.weight_hh, precision)
-        else:
-            self.recurrent = persistent.packed(weights.weight_hh, kind, precision, chosen.forward, backward=False)
-            self._counters = persistent.zeroed_counters(chosen.forward, calls)
+    def __init__(self, panels: Array, weights: _Weights, kind: str, precision: str) -> None:
+        self.panels, self._weights, self._kind, self._precision = panels, weights, kind, precision
+        self._packed: dict[tuple[Partition, bool], Array] = {}
 
     @functools.cached_property
     def input_side(self) -> Array:
@@ -82,8 +73,35 @@ class Prepared:
         """W transposed: a row for each id, in which neighbours lie side by side as threads read them."""
         return arrays.contiguous(self._weights.weight_ih.T)
 
+    def recurrent(self, partition: Partition, *, backward: bool) -> Array:
+        """U as the persistent engine takes it. How the batch is dealt out does not matter to that."""
+        key = partition._replace(groups=1, rows=1), backward
+        found = self._packed.get(key)
+        if found is None:
+            weight = self._weights.weight_hh
+            found = persistent.packed(weight, self._kind, self._precision, partition, backward=backward)
+            self._packed[key] = found
+        return found
+
+
+class Prepared:
+    """What a stream keeps for its calls, of one batch size, one after the other.
+
+    Parameters
+    ----------
+    operands : Operands
+    partition : Partition
+    calls : int
+        For how many calls to make counters at a time.
+    """
+
+    def __init__(self, operands: Operands, partition: Partition, calls: int) -> None:
+        self.operands, self._used = operands, 0
+        operands.recurrent(partition, backward=False)
+        self._counters = persistent.zeroed_counters(partition, calls)
+
     def counters(self) -> Array:
-        """Those of the persistent engine's next call."""
+        """Those of the next call."""
         if self._used == len(self._counters):
             self._counters.fill(0)
             self._used = 0
@@ -97,7 +115,7 @@ class Kernel:
     Parameters
     ----------
     kind : str
-        A key of `sequence.CELLS`.
+        A key of `reference.CELLS`.
     input_size, hidden_size : int
     precision : {"float32", "tf32", "bfloat16"}
     """
@@ -105,8 +123,10 @@ class Kernel:
     def __init__(self, kind: str, input_size: int, hidden_size: int, precision: str = "float32") -> None:
         self.kind, self.precision = kind, precision
         self.input_size, self.hidden_size = input_size, hidden_size
-        self._cell = CELLS[kind]
-        self._rows = self._cell.gates * hidden_size
+        self._described = Described(reference.CELLS[kind].program(), (hidden_size,), input_size, precision)
+        self._cell = CELLS.get(kind)
+        self._rows = len(reference.CELLS[kind].gates) * hidden_size
+        self._operands: Operands | None = None
 
     # Panels
 
@@ -130,6 +150,9 @@ class Kernel:
 
     def pack(self, params: tuple[Array | None, ...], out: Array) -> None:
         """Write weight_ih, weight_hh, bias_ih and bias_hh (None is zeros) into the panels `out`."""
+        if self._operands is not None and self._operands.panels is out:
+            self._operands = None
+        self._described.forget(out)
         for view, given in zip(self._views(out), params, strict=True):
             view[...] = 0 if given is None else given
 
@@ -146,6 +169,8 @@ class Kernel:
 
     def tape_size(self, T: int, B: int) -> int:
         """The elements, of float32, of the tape of a call."""
+        if B and self._plan(B).forward is None:
+            return self._described.tape_size(T, B)
         return sum(words for _, words in self._layout(T, B).values()) if T and B else 0
 
     def _layout(self, T: int, B: int) -> dict[str, tuple[tuple[int, ...], int]]:
@@ -159,7 +184,7 @@ class Kernel:
         return layout
 
     def _dtype(self, name: str) -> Any:
-        return stored_dtype(self.precision if name in ("used", "gated") else "float32")
+        return stored_dtype(self.precision if name == "used" else "float32")
 
     def _trail(self, tape: Array, T: int, B: int) -> Trail:
         trail, start = {}, 0
@@ -176,16 +201,34 @@ class Kernel:
 
     # Calls
 
-    def prepare(self, panels: Array, B: int, *, calls: int = 1) -> Prepared:
-        """What `forward` makes of the panels for B rows, to be handed to it again and again."""
-        return Prepared(self._views(panels), self.kind, self.precision, self._plan(B), calls)
+    def operands(self, panels: Array) -> Operands:
+        """What is made of the panels, kept from call to call while they are the same array.
 
-    def forward(self, given: ForwardCall, prepared: Prepared | None = None) -> None:
+        They are made anew for each version of the parameters, and `pack` says so if it writes into the same ones.
+        """
+        found = self._operands
+        if found is None or found.panels is not panels:
+            self._operands = None  # the old ones' memory is free for the new
+            found = self._operands = Operands(panels, self._views(panels), self.kind, self.precision)
+        return found
+
+    def prepare(self, panels: Array, B: int, *, calls: int = 1) -> Any:
+        """What `forward` needs for B rows besides its call, to be handed to it again and again."""
+        chosen = self._plan(B).forward
+        if chosen is None:
+            return self._described.prepare(panels, B, calls=calls)
+        return Prepared(Operands(panels, self._views(panels), self.kind, self.precision), chosen, calls)
+
+    def forward(self, given: ForwardCall, prepared: Any = None) -> None:
         """Write `y` and the final state; with a tape, also what backward needs.
 
         The arrays are those of the CPU's kernels, on the device, in float32. `num_threads` has no meaning there.
         `prepared` is of these panels and this batch size; None makes it.
         """
+        chosen = self._plan(given.x.shape[1]).forward if given.x.shape[1] else None
+        if chosen is None:
+            self._described.forward(given, prepared)
+            return
         x, lengths = given.x, given.lengths
         T, B = x.shape[:2]
         (h0, c0), (h, c) = _pair(given.state), _pair(given.final_state)
@@ -194,14 +237,15 @@ class Kernel:
             _copy(c, c0)
             return
         weights = self._views(given.panels)
-        prepared = prepared or self.prepare(given.panels, B)
+        prepared = prepared or Prepared(self.operands(given.panels), chosen, 1)
+        operands = prepared.operands
         gates_x = arrays.empty((T, B, self._rows))
         if x.ndim == 2:
-            reductions.gather_rows(prepared.table, x, lengths, gates_x)
+            reductions.gather_rows(operands.table, x, lengths, gates_x)
         else:
             operand = blas.as_operand(x, lengths, self.precision)
             out = gates_x.reshape(T * B, self._rows)
-            blas.gemm(operand, prepared.input_side, out, transpose_b=True, precision=self.precision)
+            blas.gemm(operand, operands.input_side, out, transpose_b=True, precision=self.precision)
         call = Forward(
             kind=self.kind,
             precision=self.precision,
@@ -218,13 +262,15 @@ class Kernel:
             masks=_masks(T, given),
             trail=None if given.tape is None else self._trail(given.tape, T, B),
         )
-        if prepared.plan.forward is None:
-            stepwise.forward(call, prepared.recurrent)
-        else:
-            persistent.forward(call, prepared.plan.forward, prepared.recurrent, prepared.counters())
+        persistent.forward(call, chosen, operands.recurrent(chosen, backward=False), prepared.counters())
 
     def backward(self, given: BackwardCall) -> None:
         """Write `dx`, `dstate` and `d_reset_state` where they are given, and add to `dpanels`."""
+        chosen = self._plan(given.x.shape[1]).backward if given.x.shape[1] else None
+        if chosen is None:
+            self._described.backward(given)
+            return
+        assert self._cell is not None
         x, dx = given.x, given.dx
         T, B = x.shape[:2]
         dy, (dh_final, dc_final) = _pair(given.dy)[0], _pair(given.dfinal)
@@ -235,14 +281,14 @@ class Kernel:
             _copy(d_reset_h, None)
             _copy(d_reset_c, None)
             return
-        weights, chosen, trail = self._views(given.panels), self._plan(B), self._trail(given.tape, T, B)
+        operands, trail = self.operands(given.panels), self._trail(given.tape, T, B)
         slots = self._cell.slots * self.hidden_size
-        width = columns(slots, chosen.backward)
+        width = columns(slots, chosen)
         call = Backward(
             kind=self.kind,
             precision=self.precision,
             reverse=given.reverse,
-            weight=weights.weight_hh,
+            weight=self._views(given.panels).weight_hh,
             masks=_masks(T, given),
             trail=trail,
             dy=None if dy is None else _rows(dy),
@@ -254,48 +300,43 @@ class Kernel:
             d_reset_h=d_reset_h,
             d_reset_c=d_reset_c,
         )
-        if chosen.backward is None:
-            stepwise.backward(call)
-        else:
-            persistent.backward(call, chosen.backward, trail.used.shape[2])
+        weight = operands.recurrent(chosen, backward=True)
+        persistent.backward(call, chosen, weight, trail.used.shape[2])
         gradients = call.gradients.reshape(T * B, width)[:, :slots]
         if dx is not None:
-            self._input_gradient(gradients, weights.weight_ih, dx)
-        self._parameter_gradients(gradients, trail, x, given.lengths, self._views(given.dpanels))
+            self._input_gradient(self._cell, gradients, operands.input_side, dx)
+        self._parameter_gradients(self._cell, gradients, trail, x, given.lengths, self._views(given.dpanels))
 
-    def _input_side(self, gradients: Array) -> Array:
+    def _input_side(self, cell: Cell, gradients: Array) -> Array:
         """The gates' gradients on the input side, in gate order."""
-        start = self._cell.input_slot * self.hidden_size
+        start = cell.input_slot * self.hidden_size
         return gradients[:, start : start + self._rows]
 
-    def _input_gradient(self, gradients: Array, weight_ih: Array, dx: Array) -> None:
+    def _input_gradient(self, cell: Cell, gradients: Array, weight: Array, dx: Array) -> None:
         """Write dx, which may be a view with swapped axes."""
         contiguous = dx if dx.flags.c_contiguous else arrays.empty(dx.shape)
-        weight, matrix = blas.as_stored(weight_ih, self.precision), contiguous.reshape(-1, self.input_size)
-        blas.gemm(self._input_side(gradients), weight, matrix, precision=self.precision)
+        matrix = contiguous.reshape(-1, self.input_size)
+        blas.gemm(self._input_side(cell, gradients), weight, matrix, precision=self.precision)
         if contiguous is not dx:
             dx[...] = contiguous
 
     def _parameter_gradients(
-        self, gradients: Array, trail: Trail, x: Array, lengths: Array | None, into: _Weights
+        self, cell: Cell, gradients: Array, trail: Trail, x: Array, lengths: Array | None, into: _Weights
     ) -> None:
         """Add the gradients of all parameters."""
-        hidden, recurrent = self.hidden_size, self._cell.recurrent
+        hidden, of_input = self.hidden_size, self._input_side(cell, gradients)
         if x.ndim == 2:
-            reductions.scatter_add(self._input_side(gradients), x, into.weight_ih, self.precision)
+            reductions.scatter_add(of_input, x, into.weight_ih, self.precision)
         else:
-            operand = blas.as_operand(x, lengths, self.precision)
-            self._add_product(self._input_side(gradients), operand, into.weight_ih)
+            self._add_product(of_input, blas.as_operand(x, lengths, self.precision), into.weight_ih)
         sums = reductions.column_sums(gradients, self.precision)
-        start = self._cell.input_slot * hidden
+        start = cell.input_slot * hidden
         into.bias_ih[...] += sums[start : start + self._rows]
         used = trail.used.reshape(-1, trail.used.shape[2])[:, :hidden]
-        for first, count in [(0, 2), (2, 1)] if self._cell.gates == 3 else [(0, self._cell.gates)]:
-            rows = slice(first * hidden, (first + count) * hidden)
-            slot = recurrent.index(first)
-            taken = slice(slot * hidden, (slot + count) * hidden)
-            operand = used if first == 0 or trail.gated is None else trail.gated.reshape(-1, hidden)
-            self._add_product(gradients[:, taken], operand, into.weight_hh[rows])
+        for slot, count in runs_of(cell.recurrent):
+            first = cell.recurrent[slot] * hidden
+            rows, taken = slice(first, first + count * hidden), slice(slot * hidden, (slot + count) * hidden)
+            self._add_product(gradients[:, taken], used, into.weight_hh[rows])
             into.bias_hh[rows] += sums[taken]
 
     def _add_product(self, gradients: Array, operand: Array, into: Array) -> None:

@@ -100,7 +100,7 @@ class Launcher:
             The driver refused; the message has its name for the reason.
         """
         buffer = self._arguments
-        buffer.numbers[: len(arguments)] = arguments
+        buffer.numbers[: len(arguments)] = arguments  # type: ignore[call-overload]  # any sequence will do
         x, y = grid if isinstance(grid, tuple) else (grid, 1)
         if cooperative:
             status = self._launch_together(function, x, y, 1, block, 1, 1, shared, stream, buffer.at)

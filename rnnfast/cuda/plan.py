@@ -28,8 +28,8 @@ E) Backward, where that is K = 4 H for every row, blocks may come in *sets* that
    and finishes a part of the set's units. It is a second hand-over, taken where `_step` is the shorter for it: an
    LSTM of 1024 units with 64 rows reads 134 MB without sets, and 21 MB with 16 sets of 8 (sums included).
 
-`gru_before` has two products per step, one after the other; its step is two hand-overs, and no library has it, so the
-step-wise engine is its only one.
+A cell whose step has two products, one after the other, would be two hand-overs a step; the step-wise engine is its
+only one. Any other cell than the kinds of `sequence.CELLS` is run by what its description needs: `engine_of`.
 
 Rejected: trying plans at run time (the first call would take seconds, and two runs could differ); weights in shared
 memory for layers of several blocks (at H = 1024 an LSTM's 128 KiB per block take 1024 cycles to read, half a step's
@@ -43,6 +43,7 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
+from .. import reference
 from ..description.program import Program
 from . import shim
 from .sequence import CELLS
@@ -286,7 +287,8 @@ def plan(
     RuntimeError
         There is no device to ask for its multiprocessors.
     """
-    for name, value, choices in (("kind", kind, CELLS), ("precision", precision, PRECISIONS)):
+    kinds = tuple(reference.CELLS)
+    for name, value, choices in (("kind", kind, kinds), ("precision", precision, PRECISIONS)):
         if value not in choices:
             raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
     for name, size in (("hidden_size", hidden_size), ("batch_size", batch_size)):
@@ -299,8 +301,8 @@ def plan(
         device = _Device(limits.multiprocessors, limits.shared_bytes if shared_bytes is None else shared_bytes)
     else:
         device = _Device(multiprocessors, _SHARED_BYTES if shared_bytes is None else shared_bytes)
-    if kind == "gru_before":
-        return Plan("stepwise", None, None, "gru_before needs two products per step")
+    if kind not in CELLS:
+        return Plan("stepwise", None, None, f"{kind} needs two products per step")
     cell = CELLS[kind]
     length = len(cell.recurrent) * hidden_size
     forward = _partition(_Product(cell.gates, hidden_size, hidden_size, precision, False), batch_size, device)

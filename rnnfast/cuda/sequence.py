@@ -1,8 +1,8 @@
-"""What one layer and direction does on the device, between its input product and its parameter gradients.
+"""What one layer and direction of a kind with kernels of its own does between its input product and its gradients.
 
-`kernel` makes the input products before and the gradients' GEMMs after; what is left is the recurrence, and it has two
-engines with the same two functions: `persistent` (one launch for all steps) and `stepwise` (a GEMM and a pointwise
-kernel per step). `Forward` and `Backward` are what both are given; the *trail* is what forward leaves for backward.
+`kernel` makes the input products before and the gradients' GEMMs after; what is left is the recurrence, which
+`persistent` runs in one launch for all steps. (`described` has the other engines, for every cell.) `Forward` and
+`Backward` are what it is given; the *trail* is what forward leaves for backward.
 
 Time: the steps are processed t = 0..T-1, or T-1..0 in the reverse direction. Row b is active at t if t < lengths[b].
 `used[t]` is the state that step t reads: the one before it, or the reset state where a reset lies between, and zero
@@ -30,7 +30,7 @@ Array = Any  # a device array
 
 
 class Cell(NamedTuple):
-    """What differs between the kinds outside of their gate arithmetic."""
+    """What differs between the kinds that the persistent engine has, outside of their gate arithmetic."""
 
     gates: int
     kept: int
@@ -42,6 +42,10 @@ class Cell(NamedTuple):
     """The gates in the order of the gradients' first slots, which are the recurrent side."""
     input_slot: int
     """The first of the G slots that are the input side, in gate order."""
+    apart: int = -1
+    """The gate whose b_hh belongs to the recurrent side; -1 for none."""
+    reads_h: bool = False
+    """Whether backward reads the state h before the step."""
 
 
 CELLS: dict[str, Cell] = {
@@ -49,8 +53,7 @@ CELLS: dict[str, Cell] = {
     "elman_relu": Cell(1, 1, False, 1, (0,), 0),
     "elman_sigmoid": Cell(1, 1, False, 1, (0,), 0),
     "lstm": Cell(4, 4, True, 4, (0, 1, 2, 3), 0),
-    "gru_after": Cell(3, 4, False, 4, (2, 0, 1), 1),
-    "gru_before": Cell(3, 3, False, 3, (0, 1, 2), 0),
+    "gru_after": Cell(3, 4, False, 4, (2, 0, 1), 1, apart=2, reads_h=True),
 }
 
 
@@ -63,17 +66,14 @@ class Trail:
     used : [T, B, columns], stored
         h as step t read it.
     kept : [T, B, kept, H] float32
-        The activated gates: i, f, g, o; r, z, n and U_n h + b_hn; r, z, n; or h.
+        The activated gates: i, f, g, o; r, z, n and U_n h + b_hn; or h.
     used_c : [T, B, H] float32 or None
         c as step t read it.
-    gated : [T, B, H], stored, or None
-        gru_before: r * h, the operand of U_n.
     """
 
     used: Array
     kept: Array
     used_c: Array | None = None
-    gated: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,4 @@ def trail_sizes(kind: str, steps: int, batch: int, hidden: int, columns: int) ->
     }
     if cell.has_c:
         shapes["used_c"] = (steps, batch, hidden)
-    if kind == "gru_before":
-        shapes["gated"] = (steps, batch, hidden)
     return shapes

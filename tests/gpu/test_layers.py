@@ -94,8 +94,8 @@ def launches(monkeypatch):
         (
             "gru_before",
             "bfloat16",
-            ["copy", *["advance", "gate", "advance"]],
-            ["_gather", "advance", "gate", "advance"],
+            ["copy", "turn_0", "forward_0", "forward_1"],
+            ["_gather", "turn_0", "forward_0", "forward_1"],
         ),
     ],
 )

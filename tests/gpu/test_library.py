@@ -9,7 +9,7 @@ from device_problems import KINDS, MASKS, PRECISIONS, Problem, assert_close, on_
 from benchmarks.gpu import problems
 from rnnfast import _flat, losses
 from rnnfast._call import BackwardCall, ForwardCall
-from rnnfast.cuda import arrays, blas, flat, graphs, reductions
+from rnnfast.cuda import arrays, blas, flat, graphs, persistent, reductions
 from rnnfast.cuda import kernel as kernel_module
 from rnnfast.cuda.kernel import Kernel
 from rnnfast.cuda.plan import Plan, plan
@@ -414,3 +414,23 @@ def test_losses_refuse_host_arrays(name):
         function(*on, mask=np.ones((4, 3), bool), **options)
     with pytest.raises(ValueError, match="out: expected memory of its own"):
         function(*on, out=on[0], **options)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru_after"])
+def test_u_is_packed_once_while_the_parameters_are_the_same(kind, monkeypatch):
+    monkeypatch.setattr(kernel_module, "plan", plan)
+    made, packed = [], persistent.packed
+    monkeypatch.setattr(
+        persistent, "packed", lambda *given, backward: made.append(backward) or packed(*given, backward=backward)
+    )
+    call = problems.Call(Problem(kind, T=2))
+    first = call.run()
+    assert made == [False, True]
+    second = call.run()
+    assert made == [False, True]
+    assert all(value.tobytes() == second[name].tobytes() for name, value in first.items())
+    params = tuple(None if one is None else one * 2 for one in call._kernel._views(call._panels))
+    call._kernel.pack(params, call._panels)
+    third = call.run()
+    assert made == [False, True] * 2
+    assert not np.array_equal(third["y"], first["y"])

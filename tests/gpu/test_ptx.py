@@ -12,16 +12,21 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import FunctionType
 
+import numba
+import numpy as np
 import pytest
+from description.descriptions import DESCRIPTIONS
 
-from rnnfast.cuda import blas, cells, flat, persistent, reductions, shim, stepwise
+from rnnfast import reference
+from rnnfast.cuda import blas, cells, flat, persistent, pointwise, reductions, shim
 from rnnfast.cuda.plan import PRECISIONS, ROWS_LEFT, plan
 from rnnfast.cuda.sequence import CELLS
 
 DEVICES = {(8, 0): (108, 166912), (9, 0): (132, 232448), (10, 0): (148, 232448)}
 """Multiprocessors, and bytes of shared memory of a block, of A100, H100 and H200, and B200."""
-FAMILIES = ("elman_tanh", "lstm", "gru_after", "gru_before")
+FAMILIES = ("elman_tanh", "lstm", "gru_after")
 
 
 def ptxas() -> str:
@@ -42,7 +47,7 @@ def planned():
     With the shared memory that the largest of their blocks ask for, by device.
     """
     seen = {}
-    for family in FAMILIES[:-1]:
+    for family in FAMILIES:
         for precision in PRECISIONS:
             for hidden in range(64, 2049, 4):
                 for capability, (multiprocessors, most) in DEVICES.items():
@@ -106,15 +111,35 @@ def test_every_planned_kernel_compiles_without_spills(
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_other_engine_compiles_without_spills(family, precision, tmp_path):
-    check(stepwise._advance_kernel(family, precision), tmp_path)
-    check(stepwise._retreat_kernel(family, precision), tmp_path)
-    if family == "gru_before":
-        check(stepwise._gate_kernel(precision), tmp_path)
-        check(stepwise._gate_backward_kernel(precision), tmp_path)
-    else:
-        check(persistent.pack_kernel(family, precision, False), tmp_path)
-        check(persistent.pack_kernel(family, precision, True), tmp_path)
+def test_the_packing_compiles_without_spills(family, precision, tmp_path):
+    check(persistent.pack_kernel(family, precision, False), tmp_path)
+    check(persistent.pack_kernel(family, precision, True), tmp_path)
+
+
+WRITTEN = ("lstm", "gru_before", "nomatrix", "conditions", "means", "widths all", "manygates")
+"""Between them they have every instruction but a few, means, walks, and random masks."""
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize("name", WRITTEN)
+def test_described_cells_compile_without_spills(name, bfloat16, tmp_path):
+    code = pointwise.pointwise(DESCRIPTIONS[name].program(), bfloat16)
+    kernels = [*code.begin, *code.turn, *code.arrive, *code.finish, *code.end, *(code.walk or ())]
+    for means, stage in (*code.inference, *code.forward, *code.backward):
+        kernels += [*means, *([] if stage is None else [stage])]
+    for one in {id(one): one for one in kernels}.values():
+        check(one.kernel, tmp_path, dict.fromkeys(DEVICES, 256 if one.rows else 0))
+
+
+def test_random_numbers_are_the_reference_s():
+    """The device's source, compiled for the host: all its integers have 64 bits there, too."""
+    scramble = numba.njit(shim.scramble.py_func)
+    scope = shim.uniform.py_func.__globals__ | {"scramble": scramble, "float32": numba.float32}
+    scope |= {"uint64": numba.uint64, "int64": numba.int64}
+    draw = numba.njit(FunctionType(shim.uniform.py_func.__code__, scope))
+    for words in ((0, 0, 0, 0, 0, 0), (2**63 - 1, 3, 2, -1, 5, 7), (-5, 1, 0, 2**40, 1000, 2047)):
+        wanted = reference.random.uniform(reference.random.mix(*words[:-1]), words[-1])
+        assert draw(*words) == np.float32(wanted)
 
 
 def test_the_rest_compiles_without_spills(tmp_path):

@@ -40,7 +40,7 @@ from .steps import (
     wait,
     zeroed_counters,
 )
-from .weights import keeper, packed
+from .weights import keeper
 
 __all__ = ["backward", "backward_kernel"]
 
@@ -67,7 +67,7 @@ def backward_kernel(family: str, precision: str, fragments: int, orientation: Or
         With `launch`; see `shim.kernel`.
     """
     cell, arithmetic = CELLS[family], ARITHMETIC[precision]
-    kept_count, has_c, slots, needs_h = cell.kept, cell.has_c, cell.slots, family == "gru_after"
+    kept_count, has_c, slots, needs_h = cell.kept, cell.has_c, cell.slots, cell.reads_h
     load_state, store_gradient, blank = arithmetic.load, arithmetic.store, blanker(arithmetic.store)
     take_places = placer(arithmetic.words, 1, orientation)
     keep_stored, keep_registers = keeper(precision, 1, fragments, orientation)
@@ -267,7 +267,7 @@ def backward_kernel(family: str, precision: str, fragments: int, orientation: Or
     return persistent_backward
 
 
-def backward(call: Backward, partition: Partition, used_columns: int) -> None:
+def backward(call: Backward, partition: Partition, weight: Any, used_columns: int) -> None:
     """Run the recurrence backward, up to the gates' gradients.
 
     Parameters
@@ -275,6 +275,8 @@ def backward(call: Backward, partition: Partition, used_columns: int) -> None:
     call : Backward
     partition : Partition
         From `plan`.
+    weight : device array
+        U, `packed` for the partition.
     used_columns : int
         The row length of the trail's `used`.
     """
@@ -282,7 +284,7 @@ def backward(call: Backward, partition: Partition, used_columns: int) -> None:
     H, trail = call.weight.shape[1], call.trail
     dy, (dy_t, dy_b, _) = (None, (0, 0, 0)) if call.dy is None else arrays.cover(call.dy)
     memory = (
-        packed(call.weight, call.kind, call.precision, partition, backward=True),
+        weight,
         trail.used,
         trail.kept,
         trail.used_c,

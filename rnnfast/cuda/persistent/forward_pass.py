@@ -34,7 +34,7 @@ def forward_kernel(family: str, precision: str, fragments: int, orientation: Ori
         With `launch`; see `shim.kernel`.
     """
     cell, arithmetic = CELLS[family], ARITHMETIC[precision]
-    gates, kept_count, has_c, after = cell.gates, cell.kept, cell.has_c, family == "gru_after"
+    gates, kept_count, has_c, apart = cell.gates, cell.kept, cell.has_c, cell.apart
     store_state, blank = arithmetic.store, blanker(arithmetic.store)
     take_places = placer(arithmetic.words, gates, orientation)
     keep_stored, keep_registers = keeper(precision, gates, fragments, orientation)
@@ -97,12 +97,12 @@ def forward_kernel(family: str, precision: str, fragments: int, orientation: Ori
         take_places(partial, memory, at_weights, unit_warps, split_warps, fragments, stored, 1)
         keep_stored(partial, at_weights, packed, stored)
 
-        # The biases of each unit, side by side: those of the gates, and gru_after's b_hn.
+        # The biases of each unit, side by side: those of the gates, and the one that is apart.
         biases = memory - tid + AT_BIASES + 4 * own
         if tid < units and unit < H:
             for gate in range(gates):
                 bias = load_or_zero(bias_ih, gate * H + unit)
-                if after and gate == 2:
+                if gate == apart:
                     shim.store_shared(partial, biases + 3, load_or_zero(bias_hh, gate * H + unit))
                 else:
                     bias += load_or_zero(bias_hh, gate * H + unit)
@@ -184,8 +184,8 @@ def forward_kernel(family: str, precision: str, fragments: int, orientation: Ori
                             for gate in range(gates):
                                 x[gate] = shim.load_shared(partial, memory + AT_X + THREADS * gate)
                                 s[gate] = add_up(partial, at + tile_units * gate, split_warps)
-                            if after:
-                                s[2] += shim.load_shared(partial, biases + 3)
+                            if apart >= 0:
+                                s[apart] += shim.load_shared(partial, biases + 3)
                             new = finish(variant, x[0], x[1], x[2], x[3], s[0], s[1], s[2], s[3], state, c_now)
                             state, c_now, output = new[0], new[1], new[0]
                             x[0], x[1], x[2], x[3] = new[2], new[3], new[4], new[5]
