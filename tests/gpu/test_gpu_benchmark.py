@@ -53,14 +53,15 @@ def test_toy_cases_pass(case):
     assert 0 < outcome.gradients < 1e-2
 
 
-def spoil(monkeypatch, method, number, change):
-    """Lets `change` at an argument of a kernel's method after the method has run; it is told how often it has been."""
+def spoil(monkeypatch, method, field, change):
+    """Lets `change` at a field of a kernel's call after it has run (of states the first); it is told how often it has."""
     original, runs = getattr(Kernel, method), []
 
-    def spoilt(self, *arguments, **options):
-        original(self, *arguments, **options)
+    def spoilt(self, call, *arguments, **options):
+        original(self, call, *arguments, **options)
         runs.append(method)
-        change(arguments[number], len(runs))
+        value = getattr(call, field)
+        change(value[0] if isinstance(value, tuple) else value, len(runs))
 
     monkeypatch.setattr(Kernel, method, spoilt)
 
@@ -78,24 +79,24 @@ def a_bit_in_the_second_run(array, run):
 
 
 @pytest.mark.parametrize(
-    ("method", "number", "change", "said"),
+    ("method", "field", "change", "said"),
     [
-        ("forward", 2, off_by_a_thousandth, "y: error"),
-        ("forward", 5, not_written, "hT: error inf"),
-        ("forward", 2, a_bit_in_the_second_run, "y: run 2 gives other bits"),
-        ("backward", 7, off_by_a_thousandth, "dx: error"),
-        ("backward", 8, not_written, "dh0: error inf"),
-        ("backward", 10, off_by_a_thousandth, "weight_ih: error"),
+        ("forward", "y", off_by_a_thousandth, "y: error"),
+        ("forward", "final_state", not_written, "hT: error inf"),
+        ("forward", "y", a_bit_in_the_second_run, "y: run 2 gives other bits"),
+        ("backward", "dx", off_by_a_thousandth, "dx: error"),
+        ("backward", "dstate", not_written, "dh0: error inf"),
+        ("backward", "dpanels", off_by_a_thousandth, "weight_ih: error"),
     ],
 )
-def test_a_wrong_result_is_found(monkeypatch, method, number, change, said):
-    spoil(monkeypatch, method, number, change)
+def test_a_wrong_result_is_found(monkeypatch, method, field, change, said):
+    spoil(monkeypatch, method, field, change)
     wrong = checks.check_case(Case("elman_tanh", stepwise=True), 0).wrong
     assert any(line.startswith(said) for line in wrong), wrong
 
 
 def test_other_bits_of_inference_are_found(monkeypatch):
-    spoil(monkeypatch, "forward", 2, lambda y, run: y.__setitem__(0, y[0] + np.float32(1e-7) * (run == 4)))
+    spoil(monkeypatch, "forward", "y", lambda y, run: y.__setitem__(0, y[0] + np.float32(1e-7) * (run == 4)))
     assert checks.check_case(Case("elman_tanh", stepwise=True), 0).wrong == ("y: inference gives other bits",)
 
 
@@ -103,7 +104,7 @@ def test_other_bits_of_inference_are_found(monkeypatch):
 def test_bad_values(monkeypatch):
     case = Case("elman_tanh", T=3, B=3, H=2, I=2, stepwise=True)
     assert checks.check_bad_values(case, 0).wrong == ()
-    spoil(monkeypatch, "forward", 2, lambda y, run: y.__setitem__(np.isnan(y), 0))
+    spoil(monkeypatch, "forward", "y", lambda y, run: y.__setitem__(np.isnan(y), 0))
     wrong = checks.check_bad_values(case, 0).wrong
     for what in ("NaN in x", "a length out of range", "an id out of range", "NaN in weight_hh"):
         assert any(line.startswith(what) for line in wrong), wrong
@@ -149,7 +150,7 @@ def test_a_state_on_the_other_side_of_relus_kink_has_the_other_gradient():
 def test_public_layers(monkeypatch):
     case = Case("gru_before", T=3, B=2, H=3, mask="both")
     assert public.check(case, 0).wrong == ()
-    spoil(monkeypatch, "forward", 2, off_by_a_thousandth)
+    spoil(monkeypatch, "forward", "y", off_by_a_thousandth)
     wrong = public.check(case, 0).wrong
     assert any(line.startswith("layer: y[0]: error") for line in wrong), wrong
 
@@ -253,7 +254,7 @@ def test_without_torch_ours_is_timed_alone(no_torch, capsys, tmp_path):
 
 
 def test_the_command_fails_loudly_and_says_what_it_left_out(no_torch, monkeypatch, capsys):
-    spoil(monkeypatch, "forward", 2, off_by_a_thousandth)
+    spoil(monkeypatch, "forward", "y", off_by_a_thousandth)
     assert main(["--budget", "0"], cases=(TOY,), bad_values=(), layers=(), rows=(toy(),)) == 1
     out = capsys.readouterr().out
     assert f"WRONG gru_before/float32/{TOY.call}" in out
@@ -277,7 +278,7 @@ def test_a_row_that_is_wrong_is_found(monkeypatch):
     monkeypatch.setattr(timings, "alternate", lambda found, sets, rounds: {name: [1.0] for name in found})
     row = toy(kind="elman_tanh", against=rows.CUDNN, mask="lengths")
     assert 0 < timings.measure(row, contestants.Data(row, 0), 0, rounds=1).errors["ours"] < 1e-5
-    spoil(monkeypatch, "forward", 2, off_by_a_thousandth)
+    spoil(monkeypatch, "forward", "y", off_by_a_thousandth)
     found = timings.Timer(0, rounds=1)(row)
     assert found.mark == "WRONG"
     assert found.samples == {}
@@ -320,7 +321,7 @@ def test_a_run_goes_on_where_it_stopped(no_torch, monkeypatch, capsys):
     """What has a line is not done again, but for what raised; the seed is the first run's."""
     tables = {"cases": (TOY, Case("lstm")), "bad_values": (), "layers": (), "rows": (toy(),)}
     with monkeypatch.context() as broken:
-        spoil(broken, "backward", 7, lambda dx, run: 1 / 0)
+        spoil(broken, "backward", "dx", lambda dx, run: 1 / 0)
         assert main(["--rounds", "1", "--seed", "5"], **tables) == 1
     first = lines()
     done = [f"gru_before/float32/{TOY.call}", f"lstm/float32/{Case('lstm').call}", toy().name]
