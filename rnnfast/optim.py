@@ -138,7 +138,7 @@ class Optimizer(ABC):
         if not isinstance(state, Mapping):
             raise TypeError(f"state: expected a mapping from state_dict(), got {_checks.describe(state)}")
         if not isinstance(name := state.get("name"), str) or name != self.name:
-            raise ValueError(f"state: expected the state of {self.name!r}, got {_checks.describe(name)}")
+            raise ValueError(f"state: expected the state of {self.name!r}, got {name!r}")
         _check_keys(state, {"name", "step", *self._hyper}, complete=False)
         steps = _checks.integer("step", state["step"], 0, _MAX_STEPS)
         hyper = self._checked({name: state[name] for name in self._hyper})
