@@ -91,8 +91,8 @@ def test_writing_moves_the_version_also_after_an_exception(params):
     before = params.version
     with params.writing() as flat:
         flat[0] = 7
-        inside = params.version
-    assert params.version > inside > before  # who packs the values meanwhile does not file them under either end's
+        began = params.version
+    assert params.version > began > before  # it moves first, too
     assert params["a"][0, 0] == 7
     with pytest.raises(ValueError, match="read-only"):
         flat[0] = 8

@@ -1,6 +1,6 @@
 """What is checked and measured where a GPU is at hand: ``python -m benchmarks.gpu``, from the root of a checkout.
 
-It takes this checkout, NumPy below 2.5, CuPy, numba-cuda and, for the peers, PyTorch. No build: without the package's
+It takes this checkout, CuPy, numba-cuda and, for the peers, PyTorch. No build: without the package's
 compiled kernels it drives `rnnfast.cuda.kernel.Kernel`, which all layers on the device run, and leaves the public
 layers out.
 

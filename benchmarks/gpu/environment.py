@@ -30,29 +30,15 @@ __all__ = ["compiled", "facts", "missing_peers", "obstacle", "prepare", "watchdo
 
 ROOT = Path(__file__).resolve().parents[2]
 _NEEDED = {"numba_cuda": "numba-cuda[cu13]>=0.30.4,<0.31", "cupy": "cupy-cuda13x[ctk]>=14"}
-_WHEEL = "numpy==2.4.6"
 
 
-def obstacle(numpy_version: str | None = None) -> str | None:
+def obstacle() -> str | None:
     """What keeps the program from running here, and what to do about it; None if nothing does.
-
-    Parameters
-    ----------
-    numpy_version : str, optional
-        The installed one by default.
 
     Returns
     -------
     str or None
     """
-    version = numpy_version or metadata.version("numpy")
-    if tuple(int(part) for part in version.split(".")[:2]) >= (2, 5):
-        return (
-            f"NumPy {version} is here, and numba-cuda 0.30 breaks with 2.5 and later. Bring the wheel {_WHEEL}: "
-            f"`pip download --no-deps {_WHEEL}` where there is a network (for this Python, "
-            f"{platform.python_version()}), then here `pip install --no-deps --target FOLDER WHEEL` and "
-            "`PYTHONPATH=FOLDER python -m benchmarks.gpu`."
-        )
     simulated = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") != "0"
     for module, package in _NEEDED.items():
         if not _is_there(module) and not (simulated and module == "cupy"):
