@@ -21,7 +21,7 @@ import rnnfast
 from rnnfast.description import Cell, Vector
 from rnnfast.description.functions import lerp, sigmoid, tanh
 
-STEPS, ROWS, UNITS, UPDATES, LR = 40, 64, 48, 400, 5e-3
+STEPS, ROWS, UNITS, UPDATES, LR = 30, 64, 32, 1200, 1e-2
 
 
 class Slow(Cell):

@@ -33,3 +33,9 @@ def test_digits(tmp_path):
     pytest.importorskip("sklearn", reason="scikit-learn, of the extra examples, has the images")
     accuracy = re.search(r"accuracy: ([\d.]+) of 450 held-out images", run("digits.py", tmp_path))
     assert float(accuracy[1]) >= 0.95
+
+
+def test_your_own_cell(tmp_path):
+    output = run("your_own_cell.py", tmp_path)
+    called, streamed = (float(error) for error in re.findall(r"(?:sequences|step): +([\d.]+)", output))
+    assert called == streamed < 0.01  # who always answers 1 has 0.167
