@@ -43,7 +43,7 @@ def step(work: Work, threads: int, weights: str | None = None) -> Contestant:
 
     def at(t: int) -> Callable[..., Any]:
         """A step with what the cell is given at t, if anything."""
-        return partial(stream.step, given={name: one[t, :1] for name, one in given.items()}) if given else stream.step
+        return partial(stream.step, given={name: one[t, 0] for name, one in given.items()}) if given else stream.step
 
     def loop(n: int) -> None:
         step, first = at(0), x[0]
