@@ -76,13 +76,12 @@ class Described:
         """Of y."""
         return int(self.arguments(0, H).get("proj_size", H))
 
-    @property
-    def variants(self) -> Iterator[str]:
+    def variants(self, work: str) -> Iterator[str]:
         """Columns of ours beside "ours"."""
         yield LSTM
         if self.kind == INTERPRETED:
             yield FUSED
-        if self.kind == "diagonal":
+        if self.kind == "diagonal" and work != "step":
             yield PRODUCT
 
     @property

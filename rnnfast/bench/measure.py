@@ -85,9 +85,10 @@ class Result(core.Result[Row]):
 
     @property
     def remarks(self) -> list[str]:
-        """What our LSTM reached; the notes; and how far apart the cores are."""
+        """FLOP rates, ours and our LSTM's; the notes; and how far apart the cores are."""
         lstm = self.median(LSTM)
-        beside = f"our LSTM {self._lstm_flop / lstm / 1e9:.1f} GFLOP/s" if lstm else ""
+        rates = lstm and (self.row.flop / self.ours / 1e9, self._lstm_flop / lstm / 1e9)
+        beside = "{:.1f} GFLOP/s, our LSTM {:.1f}".format(*rates) if rates else ""
         apart = f"cores {core.quantity(self.apart, 's')} apart" if self.apart else ""
         return [line for line in (beside, *self.notes, apart) if line]
 
@@ -104,7 +105,7 @@ def makers(row: Row) -> dict[str, Maker]:
     if row.group != "cells":
         return found
     cell = DESCRIBED[row.cell]
-    return {name: found[name] for name in ("ours", *cell.variants, *cell.peers)}
+    return {name: found[name] for name in ("ours", *cell.variants(row.work), *cell.peers)}
 
 
 def columns(row: Row) -> list[str]:

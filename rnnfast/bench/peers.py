@@ -11,6 +11,7 @@ once.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import cycle, repeat
@@ -192,9 +193,12 @@ def torch_layer(work: Work, threads: int) -> Contestant:
     """A described cell's layer; its steps are calls of one step, as there is no class of one step for it."""
     import torch
 
+    module, inputs = _torch_module(work), torch.from_numpy(work.x)
+    with warnings.catch_warnings(), torch.inference_mode():  # it warns once that oneDNN has no projection
+        warnings.simplefilter("ignore", UserWarning)
+        module(inputs[:1])
     if not work.row.single_step:
         return (torch_training if work.row.trains else torch_forward)(work, threads)
-    module, inputs = _torch_module(work), torch.from_numpy(work.x)
 
     def loop(n: int) -> None:
         with torch.inference_mode():

@@ -185,8 +185,10 @@ def lru(x: Tensor, state: States, p: Params, given: States) -> States:
 
 
 def lru_states(x: Tensor, state: States, p: Params, given: States) -> States:
-    re, im = linear(x, p["weight_ih"], p["bias_ih"]).chunk(2, -1)
-    return _rotated(re, im, state[0], state[1], p)
+    # Rejected: chunk(2, -1), whose derivative TorchScript gets wrong here (it mixes up the sizes of bias and chunk).
+    H = state[0].shape[-1]
+    from_x = linear(x, p["weight_ih"], p["bias_ih"])
+    return _rotated(from_x[..., :H], from_x[..., H:], state[0], state[1], p)
 
 
 def indrnn(x: Tensor, state: States, p: Params, given: States) -> States:
