@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from description.descriptions import DESCRIPTIONS
 from description.test_random_cells import RandomCell
-from registry import ISAS, TOLERANCES, assert_close, assert_same_bits
+from registry import DTYPES, ISAS, TOLERANCES, assert_close, assert_same_bits
 
 from rnnfast import _core, reference
 from rnnfast._call import BackwardCall, ForwardCall
@@ -189,8 +189,12 @@ def test_the_operations_are_those_of_the_format():
     assert list(_core.OPERATIONS) == list(OPERATIONS)
 
 
-@pytest.mark.parametrize("dtype", (np.float32, np.float64))
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(name, np.float32) for name in DESCRIPTIONS]
+    + [pytest.param(name, np.float64, marks=pytest.mark.slow) for name in DESCRIPTIONS]
+    + [(name, DTYPES[n % 2]) for n, name in enumerate(RANDOM | WRAPPED)],
+)
 def test_every_cell_agrees_with_the_oracle(name, dtype):
     """Forward and backward, every path, every instruction set, one thread and several, both directions."""
     tolerances = TOLERANCES[np.dtype(dtype)]
