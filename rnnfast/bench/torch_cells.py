@@ -4,7 +4,7 @@ Each step takes x of one time step, the states, our parameters by name, and what
 the new states, of which the first is the output. They keep to what TorchScript understands. Rejected: classes of
 modules (the parameters' names would have to be ours anyway, and scripting one function is simpler).
 
-This module needs PyTorch; it is imported where PyTorch is at hand.
+Without PyTorch the module can be imported, and nothing in it called.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ from collections.abc import Callable
 from itertools import repeat
 from typing import Any, Dict, List  # noqa: UP035  (what TorchScript reads)
 
-import torch
-from torch import Tensor
-from torch.nn.functional import layer_norm, linear, logsigmoid, softplus
-
 from .described import DESCRIBED
 from .ours import repeated
 from .peers import torch_gradients
 from .work import Answer, Contestant, Unavailable, Work
 
 __all__ = ["PREPARED", "STEPS", "answer", "contestant", "loop", "scripted"]
+
+try:  # TorchScript looks for these among the module's names, so that no function can import them
+    import torch
+    from torch import Tensor
+    from torch.nn.functional import layer_norm, linear, logsigmoid, softplus
+except ImportError:
+    Tensor = Any
 
 States = List[Tensor]  # noqa: UP006
 Params = Dict[str, Tensor]  # noqa: UP006

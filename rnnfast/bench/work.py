@@ -100,7 +100,7 @@ class Work:
         if self.row.group == "characters":
             return {"loss": self._losses()}
         if self.row.group == "cells":
-            from .torch_cells import answer  # needs PyTorch
+            from .torch_cells import answer  # imports PyTorch, and this module
 
             return answer(self)
         kind = CELLS[self.row.cell][1]
