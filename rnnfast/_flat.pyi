@@ -1,15 +1,14 @@
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from numpy import float32, float64
 from numpy.typing import NDArray
 
 Flat = NDArray[float32] | NDArray[float64]
 
-class FlushDenormals:
-    def __enter__(self) -> None: ...
-    def __exit__(self, *error: object) -> None: ...
+_Result = TypeVar("_Result")
 
+def flushed(call: Callable[..., _Result], *arguments: object) -> _Result: ...
 def commit(call: Callable[[], object], *assignments: tuple[object, str, Any]) -> None: ...
 def sgd(
     params: Flat,

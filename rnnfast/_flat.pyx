@@ -62,20 +62,20 @@ cdef enum:
     LANES = 8
 
 
-cdef class FlushDenormals:
-    """A `with` block in which this thread's arithmetic, NumPy's included, takes denormals for zeros.
+def flushed(call, *arguments):
+    """call(*arguments), with denormals taken for zeros in this thread's arithmetic, NumPy's included.
 
     For a few array expressions of our own, and not for the caller's code, which is to find its own mode. (A signal
-    handler written in Python that happens to run in the middle of the block is the exception.)
+    handler written in Python that happens to run meanwhile is the exception.)
+
+    Rejected: a `with` block, because an exception (Ctrl-C is one) between two lines of Python can come before its exit,
+    and would leave the mode set for ever.
     """
-
-    cdef arithmetic_mode caller
-
-    def __enter__(self):
-        self.caller = flush_denormals()
-
-    def __exit__(self, *error):
-        set_mode(self.caller)
+    cdef arithmetic_mode caller = flush_denormals()
+    try:
+        return call(*arguments)
+    finally:
+        set_mode(caller)
 
 
 cdef inline floating smallest(floating a) noexcept nogil:

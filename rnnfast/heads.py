@@ -20,7 +20,7 @@ from . import _checks
 from . import init as initialisation
 from ._checks import Array
 from ._device import Port, choose
-from ._flat import FlushDenormals
+from ._flat import flushed
 from ._part import Packed, Part
 from .parameters import Gradients, Parameters
 from .tape import Grads, Tape, begin, recording
@@ -268,8 +268,8 @@ class Dense(Part):
             activation, y = kept.activated
             dy_rows, dz = dz, tape.buffer("dz", dz.shape, self.dtype)
             dz[...] = dy_rows
-            with np.errstate(under="ignore"), FlushDenormals():
-                activation.differentiate(y, dz)
+            with np.errstate(under="ignore"):
+                flushed(activation.differentiate, y, dz)
         panels = tape.buffer("dpanels", (self._packed.kernel.panel_size,), self.dtype)
         self._packed.load_gradients(into, panels)
         self._packed.kernel.backward(self._packed.panels_backward(), kept.x, dz, dx, panels, threads or 0)
@@ -283,8 +283,8 @@ class Dense(Part):
         y = self._device.empty((len(rows), self.output_size), self.dtype)
         self._packed.kernel.forward(self._packed.panels(), rows, y, num_threads or 0)
         if activation is not None:
-            with np.errstate(under="ignore"), FlushDenormals():
-                activation.apply(self._device.xp, y)
+            with np.errstate(under="ignore"):
+                flushed(activation.apply, self._device.xp, y)
         return y, activation
 
     def _check_call(self, x: Any, logits: Any, num_threads: Any) -> tuple[Array, Port, tuple[int, ...]]:

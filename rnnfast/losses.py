@@ -34,7 +34,7 @@ from numpy.typing import ArrayLike
 
 from . import _checks
 from ._checks import Array
-from ._flat import FlushDenormals
+from ._flat import flushed
 
 __all__ = ["binary_cross_entropy", "mean_squared_error", "softmax_cross_entropy"]
 
@@ -109,19 +109,21 @@ def softmax_cross_entropy(
     active, scale = _entries("logits", z, mask, lengths, batch_first, reduction, features=1)
     gradient = _gradient(out, ("logits", z), ("ids", classes))
     _check_range("ids", classes, z.shape[-1] - 1, active)
-    loss = 0.0
-    with FlushDenormals():
-        for block in _blocks(z, classes, gradient, active, scale):
-            work = block.gradient
-            of_class = (np.arange(len(work)), block.target.astype(np.intp))
-            np.subtract(block.prediction, block.prediction.max(axis=1, keepdims=True), out=work)
-            shifted = work[of_class]
-            np.exp(work, out=work)
-            sums = work.sum(axis=1, dtype=np.float64)
-            loss += float(np.sum((np.log(sums) - shifted) * block.scale))
-            work *= (block.scale / sums).astype(work.dtype)[:, None]
-            work[of_class] -= block.scale.astype(work.dtype)
-    return loss, gradient
+    return _total(_softmax_block, _blocks(z, classes, gradient, active, scale)), gradient
+
+
+def _softmax_block(block: _Block) -> float:
+    """The loss of a block, whose gradient it writes."""
+    work = block.gradient
+    of_class = (np.arange(len(work)), block.target.astype(np.intp))
+    np.subtract(block.prediction, block.prediction.max(axis=1, keepdims=True), out=work)
+    shifted = work[of_class]
+    np.exp(work, out=work)
+    sums = work.sum(axis=1, dtype=np.float64)
+    loss = float(np.sum((np.log(sums) - shifted) * block.scale))
+    work *= (block.scale / sums).astype(work.dtype)[:, None]
+    work[of_class] -= block.scale.astype(work.dtype)
+    return loss
 
 
 @_where_it_lies
@@ -171,14 +173,16 @@ def mean_squared_error(
     _checks.shape("target", wanted, y.shape)
     active, scale = _entries("prediction", y, mask, lengths, batch_first, reduction, features=y.shape[-1])
     gradient = _gradient(out, ("prediction", y), ("target", wanted))
-    loss = 0.0
-    with FlushDenormals():
-        for block in _blocks(y, wanted, gradient, active, scale):
-            work = block.gradient
-            np.subtract(block.prediction, block.target.astype(y.dtype, copy=False), out=work)
-            loss += float(np.sum(np.einsum("no,no->n", work, work, dtype=np.float64) * block.scale))
-            work *= (2 * block.scale).astype(work.dtype)[:, None]
-    return loss, gradient
+    return _total(_squares_block, _blocks(y, wanted, gradient, active, scale)), gradient
+
+
+def _squares_block(block: _Block) -> float:
+    """The loss of a block, whose gradient it writes."""
+    work = block.gradient
+    np.subtract(block.prediction, block.target.astype(work.dtype, copy=False), out=work)
+    loss = float(np.sum(np.einsum("no,no->n", work, work, dtype=np.float64) * block.scale))
+    work *= (2 * block.scale).astype(work.dtype)[:, None]
+    return loss
 
 
 @_where_it_lies
@@ -239,14 +243,14 @@ def binary_cross_entropy(
     if not from_logits:
         _check_range("prediction", y, 1, active)
     derive = _bce_of_logits if from_logits else _bce_of_probabilities
-    loss = 0.0
-    with FlushDenormals():
-        for block in _blocks(y, wanted, gradient, active, scale):
-            work = block.gradient
-            values = derive(block.prediction, block.target.astype(y.dtype, copy=False), work)
-            loss += float(np.sum(values.sum(axis=1, dtype=np.float64) * block.scale))
-            work *= block.scale.astype(work.dtype)[:, None]
-    return loss, gradient
+
+    def of_block(block: _Block) -> float:
+        work = block.gradient
+        values = derive(block.prediction, block.target.astype(work.dtype, copy=False), work)
+        work *= block.scale.astype(work.dtype)[:, None]
+        return float(np.sum(values.sum(axis=1, dtype=np.float64) * block.scale))
+
+    return _total(of_block, _blocks(y, wanted, gradient, active, scale)), gradient
 
 
 def _bce_of_logits(z: Array, target: Array, gradient: Array) -> Array:
@@ -322,6 +326,18 @@ def _blocks(prediction: Array, target: Array, gradient: Array, active: Array | N
             yield _Block(y[used], d[used], factor[used], rows)
             dy.fill(0)
             dy[used] = rows
+
+
+def _total(of_block: Callable[[_Block], float], blocks: Iterator[_Block]) -> float:
+    """The sum of the blocks' losses, in order; their arithmetic takes denormals for zeros."""
+
+    def add() -> float:
+        total = 0.0
+        for block in blocks:
+            total += of_block(block)
+        return total
+
+    return flushed(add)
 
 
 def _entries(

@@ -70,14 +70,16 @@ def test_denormals_survive_in_the_threads_of_openmp():
     assert found == [True] * 3
 
 
-def test_a_block_that_flushes_puts_the_mode_back():
-    """Also after an exception, and inside a block like it."""
-    with _flat.FlushDenormals():
+def test_a_call_that_flushes_puts_the_mode_back():
+    """Also after an exception, and inside a call like it."""
+
+    def inside():
         assert not denormals_work()
-        with pytest.raises(ZeroDivisionError), _flat.FlushDenormals():
-            assert not denormals_work()
-            _ = 1 / 0
-        assert not denormals_work()
+        with pytest.raises(ZeroDivisionError):
+            _flat.flushed(lambda: 1 / 0)
+        return denormals_work()
+
+    assert not _flat.flushed(inside)
     assert denormals_work()
 
 
@@ -133,9 +135,12 @@ def test_optimisers_and_clipping_flush_for_themselves_only(dtype):
 
     work()
     assert denormals_work()
-    with _flat.FlushDenormals():  # the mode of a caller who had it set
+
+    def set_by_the_caller():
         work()
-        assert not denormals_work()
+        return denormals_work()
+
+    assert not _flat.flushed(set_by_the_caller)
 
 
 @pytest.mark.parametrize("make", [optim.Adam, optim.RMSprop])
