@@ -118,21 +118,15 @@ def quickly(monkeypatch):
     return torch_cells
 
 
-def missing(row):
-    """Why a row can't be tried: a layer that is not in the package."""
-    try:
-        described.layer(row.cell, row.I, row.H)
-    except (AttributeError, TypeError) as error:
-        return str(error)
-    return None
+# Of each cell's kinds of row one, in turn.
+CELL_ROWS = [row for row in KINDS if row.group == "cells"]
+CELL_ROWS = [row for n, row in enumerate(CELL_ROWS) if n % 3 == n // 3 % 3]
 
 
 @needs_torch
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
-@pytest.mark.parametrize("row", [row for row in KINDS if row.group == "cells"], ids=lambda row: row.name)
-def test_every_described_cell_answers_right_and_is_measured(quickly, row):
-    if said := missing(row):
-        pytest.skip(f"the package has no such layer: {said}")
+@pytest.mark.parametrize("row", CELL_ROWS, ids=lambda row: row.name)
+def test_described_cells_answer_right_and_are_measured(quickly, row):
     result = measure.measure(row, 1, 1)
     # What PyTorch can't run (TorchScript, some derivatives) is said; the loop itself always runs.
     absent = [name for name in measure.columns(row) if name not in result.errors]
