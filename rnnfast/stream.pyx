@@ -538,6 +538,7 @@ cdef class Steps(_Layers):
         shape[0], shape[1] = self.batch, self.widths[state]
         return cnp.PyArray_EMPTY(axes, &shape[2 - axes], self.type_num, 0)
 
+    # noexcept: it compares addresses, and calls nothing that could raise.
     cdef bint apart(self, Run *run, char **before, char **after) noexcept:
         """Whether the memory of the new state is its own."""
         cdef int state, other

@@ -111,7 +111,7 @@ class Cell:
 
     def step(self, *namespaces: Any, **options: Any) -> Any:
         """The new states. See the class."""
-        raise NotImplementedError(f"{type(self).__name__}.step: expected a method that returns the new states")
+        raise TypeError(f"{type(self).__name__}: expected a method step that returns the new states, got none")
 
     def read(self, row: Row, random: Random) -> Row:
         """What the gates' recurrent matrices see in place of a row: the row itself, but for dropout."""
@@ -177,6 +177,8 @@ class Cell:
         TypeError, ValueError
             If the step cannot be traced: the message names the line that is at fault.
         """
+        if type(self).step is Cell.step:
+            self.step()
         return _program(self, bool(bias))
 
 

@@ -24,13 +24,21 @@ class Plain(Cell):
     widths = {"out": 3}  # noqa: RUF012
 
     def step(self, gate, state, vector, product, given):
-        raise NotImplementedError
+        raise AssertionError("each test gives its own")
 
 
 def refusal(cell, error):
     with pytest.raises(error) as caught:
         cell.program()
     return str(caught.value)
+
+
+def test_a_cell_without_a_step_is_refused():
+    class Bare(Cell):
+        states = ("h",)
+        gates = ("i",)
+
+    assert refusal(Bare(), TypeError) == "Bare: expected a method step that returns the new states, got none"
 
 
 def branch(self, gate, state):

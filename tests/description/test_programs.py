@@ -9,7 +9,6 @@ from description.descriptions import DESCRIPTIONS
 
 from rnnfast import reference
 from rnnfast.description import assembly
-from rnnfast.description.core import KINDS, OPERATION_NUMBERS, SPACES, to_core
 from rnnfast.description.program import OPERATIONS, Program
 
 
@@ -211,29 +210,6 @@ def test_what_holds_for_all(name, bias):
     for _, place in program.vector_gradients:
         assert at(place) in stores and at(place) not in written and (place.index, place.slot) in slots
     assert [n for n, _ in program.given_gradients] == list(range(len(program.given)))
-
-
-@pytest.mark.parametrize("name", DESCRIPTIONS)
-def test_a_program_as_plain_numbers(name):
-    program = DESCRIPTIONS[name].program()
-    found = to_core(program)
-
-    def plain(value):
-        return (
-            all(map(plain, value))
-            if isinstance(value, tuple)
-            else value is None or isinstance(value, int | float | str)
-        )
-
-    assert plain(tuple(found.values()))
-    number = next(number for number, line in enumerate(program.backward[0].code) if line.op == "load")
-    line, expected = found["backward"][0][4][number], program.backward[0].code[number]
-    assert line[0] == OPERATION_NUMBERS["load"] and line[1] == expected.to
-    place = found["places"][line[5]]
-    assert place == (SPACES[expected.place.space], expected.place.index, expected.place.slot)
-    assert found["regions"] == tuple((region.domain, region.slots) for region in program.regions)
-    assert [parameter[4] for parameter in found["parameters"]] == [KINDS[p.kind] for p in program.parameters]
-    assert list(OPERATION_NUMBERS) == list(OPERATIONS)
 
 
 def test_a_trace_takes_a_moment():
