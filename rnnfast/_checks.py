@@ -341,6 +341,15 @@ def by_name(name: str, value: Any, known: list[str], owner: str) -> list[Any]:
     return [value[one] for one in known]
 
 
+def runs_forwards(name: str, part: Any) -> None:
+    """ValueError if a layer or model runs backwards in time, too, so that no state can be carried on."""
+    for option in ("bidirectional", "reverse"):
+        if getattr(part, option, False):
+            raise ValueError(
+                f"{name}: expected layers that only run forwards in time, got {type(part).__name__} with {option}=True"
+            )
+
+
 def elements(count: int, **sizes: int) -> None:
     """ValueError if an array of `count` elements, the product of `sizes`, is beyond what a machine can address."""
     if count > MAX_ELEMENTS:

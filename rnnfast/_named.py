@@ -51,6 +51,7 @@ class LayerOptions(CellOptions, total=False):
     batch_first: bool
     dropout: float
     bidirectional: bool
+    reverse: bool
 
 
 class _RNN(TypedDict, total=False):

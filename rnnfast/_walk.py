@@ -51,7 +51,8 @@ class Layout:
     ----------
     cell : Cell
     input_size, hidden_size, num_layers : int
-    bidirectional, bias : bool
+    bidirectional, reverse, bias : bool
+        `reverse`: all layers run backwards in time, and there is no other direction.
     numbered : bool
         Whether parameters have the suffix of their layer, `_l0`; a step of a cell has none.
 
@@ -64,6 +65,8 @@ class Layout:
         Of the states.
     features : int
         Of the output of a layer: both directions of the first state.
+    backwards : tuple of bool
+        For each direction, whether it runs backwards in time.
     """
 
     def __init__(
@@ -74,12 +77,14 @@ class Layout:
         num_layers: int = 1,
         *,
         bidirectional: bool = False,
+        reverse: bool = False,
         bias: bool = True,
         numbered: bool = True,
     ) -> None:
         self.cell, self.input_size, self.hidden_size, self.num_layers = cell, input_size, hidden_size, num_layers
         cell.check_sizes(hidden_size)
         self.directions = 2 if bidirectional else 1
+        self.backwards = (reverse, True)[: self.directions]
         self.program: Program = cell.program(bias)
         self.widths = (hidden_size, *(cell.widths[name] for name in self.program.domains[1:]))
         self.state_widths = tuple(self.widths[state.domain] for state in self.program.states)
@@ -342,7 +347,7 @@ class Walk:
                         _at(run.reset_state, k),
                         run.lengths,
                         run.resets,
-                        direction == 1,
+                        layout.backwards[direction],
                         memory,
                         num_threads,
                         run.skip,
@@ -429,7 +434,7 @@ class Walk:
                     _at(run.reset_state, k),
                     run.lengths,
                     run.resets,
-                    direction == 1,
+                    self.layout.backwards[direction],
                     _at(call.out.reset_state, k),
                     call.num_threads,
                     run.skip,

@@ -44,12 +44,11 @@ def gradient_norm_by_distance(layer: Any, x: ArrayLike, dy_last: ArrayLike, stat
     Raises
     ------
     TypeError, ValueError
-        An argument is of a wrong kind or shape, or the layer is bidirectional.
+        An argument is of a wrong kind or shape, or the layer runs backwards in time, too.
     """
     if not isinstance(layer, Recurrent):
         raise TypeError(f"layer: expected a Recurrent (RNN, LSTM, GRU, ...), got {type(layer).__name__}")
-    if layer.bidirectional:
-        raise ValueError("layer: expected one direction, got a bidirectional layer, in which h goes both ways")
+    _checks.runs_forwards("layer", layer)
     port = layer.params.device.port(x)
     sequence: Array = port.checks.numbers("x", x)
     if not sequence.ndim:

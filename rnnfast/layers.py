@@ -75,6 +75,9 @@ class Recurrent(Part):
         The probability of dropping an output between two layers in `forward`, in 0..1.
     bidirectional : bool, optional
         Whether each layer also runs backwards in time; `y` then has the features of both directions.
+    reverse : bool, optional
+        Whether the layers run backwards in time instead: from each row's last step to its first. `y[t]` is still what
+        belongs to `x[t]`, the final state is that after step 0, and parameters have the names of a forward layer.
     zoneout : float or mapping from str to float, optional
         The probability that a unit keeps its state in a step of `forward`; by the states' names, or the same for all.
     recurrent_dropout : float, optional
@@ -110,7 +113,7 @@ class Recurrent(Part):
         `device="cuda"` without the packages that it needs, or without a device.
     """
 
-    _options = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
+    _options = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional", "reverse")
     cell: Cell
     input_size: int
     hidden_size: int
@@ -128,6 +131,7 @@ class Recurrent(Part):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        reverse: bool = False,
         zoneout: Any = 0.0,
         recurrent_dropout: float = 0.0,
         forget_bias: float | None = None,
@@ -141,6 +145,9 @@ class Recurrent(Part):
         self.batch_first = _checks.truth("batch_first", batch_first)
         self.dropout = _checks.probability("dropout", dropout)
         self.bidirectional = _checks.truth("bidirectional", bidirectional)
+        self.reverse = _checks.truth("reverse", reverse)
+        if self.reverse and self.bidirectional:
+            raise ValueError("reverse: expected False with bidirectional, got True: both directions are there already")
         wrappers = zoneout, recurrent_dropout
         build(self, cell, input_size, hidden_size, bias, wrappers, forget_bias, dtype, rng, init, device, precision)
 
@@ -149,7 +156,7 @@ class Recurrent(Part):
 
     def _layout(self) -> Layout:
         sizes = self.input_size, self.hidden_size, self.num_layers
-        return Layout(self.cell, *sizes, bidirectional=self.bidirectional, bias=self.bias)
+        return Layout(self.cell, *sizes, bidirectional=self.bidirectional, reverse=self.reverse, bias=self.bias)
 
     def _pack(self) -> None:
         pack(self, Axes(batch_first=self.batch_first))
@@ -178,7 +185,8 @@ class Recurrent(Part):
         state : array_like, shape [L*D, B, H] or [L*D, H], or the tuple of several, as (h, c) of an LSTM, optional
             The initial state; zeros by default. Some cells' states have other widths than H, or another start.
         lengths : array_like of int, shape [B], optional
-            Row `b` ends after `lengths[b]` steps: beyond, `y` is zero and `x` is not read.
+            Row `b` ends after `lengths[b]` steps: beyond, `y` is zero and `x` is not read. A row of length 0 ends with
+            the state that it began with, so that a sequence in chunks ends as the whole does.
         resets : array_like of bool, shape as `x` without its last axis, optional
             Where a new segment starts: the state is zero (or `reset_state`) before that step.
         reset_state : as `state`, optional
@@ -332,10 +340,10 @@ class Recurrent(Part):
         Raises
         ------
         TypeError, ValueError
-            An argument is of a wrong kind or range, or the layer is bidirectional, which needs a sequence's end first.
+            An argument is of a wrong kind or range, or the layer runs backwards in time, too, which needs a sequence's
+            end first.
         """
-        if self.bidirectional:
-            raise ValueError(f"stream: expected a layer of one direction, got a bidirectional {type(self).__name__}")
+        _checks.runs_forwards("stream", self)
         batch, threads = _checks.size("batch_size", batch_size), _checks.threads(num_threads)
         return self._recurrence.stream(batch, weights, threads)
 

@@ -103,8 +103,8 @@ class Model(Part):
     dtype : numpy.dtype
     input_size : int
         The first part's.
-    batch_first, bidirectional : bool
-        Of the layers; `bidirectional` if any is.
+    batch_first, bidirectional, reverse : bool
+        Of the layers; `bidirectional` and `reverse` if any is.
 
     Raises
     ------
@@ -120,6 +120,7 @@ class Model(Part):
         self.dtype, self.input_size = first.dtype, first.input_size
         self.batch_first = bool(layers) and layers[0].batch_first
         self.bidirectional = any(layer.bidirectional for layer in layers)
+        self.reverse = any(layer.reverse for layer in layers)
         shapes = {f"{name}.{key}": shape for name, part in parts.items() for key, shape in part.params.shapes.items()}
         store = Store(sum(part.params.size for part in parts.values()), self.dtype, first.params.device)
         self._offsets: dict[str, int] = {}

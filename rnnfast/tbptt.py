@@ -144,7 +144,8 @@ class TBPTT:
     Raises
     ------
     TypeError, ValueError
-        An argument is of a wrong kind or range, the model is bidirectional, or the optimiser has other parameters.
+        An argument is of a wrong kind or range, the model runs backwards in time, too, or the optimiser has other
+        parameters.
     """
 
     def __init__(
@@ -169,10 +170,7 @@ class TBPTT:
             raise TypeError(f"model: expected a Model, RNN, LSTM or GRU, got {_checks.describe(model)}")
         if not callable(loss):
             raise TypeError(f"loss: expected a callable, got {_checks.describe(loss)}")
-        if model.bidirectional:
-            raise ValueError(
-                "model: expected layers in one direction, got a bidirectional one, whose state can't be carried on"
-            )
+        _checks.runs_forwards("model", model)
         if not callable(getattr(optimizer, "step", None)):
             raise TypeError(f"optimizer: expected an optimiser on model.params, got {_checks.describe(optimizer)}")
         if getattr(optimizer, "params", model.params) is not model.params:

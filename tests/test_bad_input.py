@@ -47,6 +47,7 @@ LAYER_OPTIONS = {
     "num_layers": NOT_SIZES,
     "batch_first": NOT_BOOL,
     "bidirectional": NOT_BOOL,
+    "reverse": NOT_BOOL,
     "dropout": [
         (-0.1, ValueError, "expected a number in 0..1, got -0.1"),
         (1.5, ValueError, "expected a number in 0..1, got 1.5"),

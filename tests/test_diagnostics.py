@@ -63,7 +63,7 @@ def test_gradient_norm_arguments():
     x = data()
     with pytest.raises(TypeError, match=r"layer: expected a Recurrent \(RNN, LSTM, GRU, ...\), got Model"):
         gradient_norm_by_distance(Model(rnn=GRU(I, H)), x, np.ones((B, H)))
-    with pytest.raises(ValueError, match="layer: expected one direction"):
+    with pytest.raises(ValueError, match="layer: expected layers that only run forwards"):
         gradient_norm_by_distance(GRU(I, H, bidirectional=True), x, np.ones((B, H)))
     for given, wrong in ((x, (B, H + 1)), (x[:1], (B, 1)), (x[:, 0], (B, H)), (x[:1, 0], ())):
         with pytest.raises(ValueError, match="dy_last: expected shape"):

@@ -9,13 +9,14 @@ import copy
 import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from registry import map_state, parts
+from registry import EVERY, TOLERANCES, Case, assert_close, assert_same_bits, map_state, parts
 
 import rnnfast
-from rnnfast import layers
+from rnnfast import layers, reference
 
 LAYERS = {
     "RNN": lambda **options: rnnfast.RNN(3, 5, **options),
@@ -161,6 +162,61 @@ def test_two_directions_are_two_layers(kind, rng):
         y1, state1 = one(x[::step])
         np.testing.assert_array_equal(y[..., direction * H : (direction + 1) * H], y1[::step])
         assert_equal([map_state(lambda part, d=direction: part[d], state)], [map_state(lambda part: part[0], state1)])
+
+
+@pytest.mark.parametrize(
+    "case", [Case(kind, isa, dtype, mask="both", T=9, B=4, H=17) for kind, isa, dtype in EVERY], ids=str
+)
+def test_reverse_is_the_second_direction(case):
+    """Bit by bit, forward and backward, of every cell and with masks."""
+    both = replace(case, bidirectional=True).layer()
+    one = case.layer(bidirectional=False, reverse=True)
+    one.load({name: both.params[name.replace("_l0", "_l0_reverse")] for name in one.params})
+    data, masks, width = case.data, case.data.masks | case.data.extra, case.layout.state_widths[0]
+    state = map_state(lambda part: np.concatenate([part[:1], part[:1]]), data.state)
+    y2, state2, tape2 = both.forward(data.x, state, **masks)
+    y, final, tape = one.forward(data.x, data.state, **masks)
+    assert_same_bits(y, y2[..., width:].copy())
+    assert_equal([final], [map_state(lambda part: part[1:], state2)])
+    dy2 = np.zeros_like(y2)
+    dy2[..., width:] = data.dy
+    dstate2 = map_state(lambda part: np.concatenate([0 * part[:1], part[:1]]), data.dstate)
+    grads, grads2 = one.backward(tape, data.dy, data.dstate), both.backward(tape2, dy2, dstate2)
+    for name in one.params:
+        assert_same_bits(grads.params[name], grads2.params[name.replace("_l0", "_l0_reverse")])
+    assert_equal([grads.state], [map_state(lambda part: part[1:], grads2.state)])
+    np.testing.assert_array_equal(grads.x, grads2.x)  # the first direction's is zero
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_stack_in_reverse_agrees_with_the_oracle(kind, dtype, rng):
+    layer = LAYERS[kind](num_layers=3, reverse=True, batch_first=True, dtype=dtype, rng=0)
+    x, dy = rng.standard_normal((T, B, I)).astype(dtype), rng.standard_normal((T, B, H)).astype(dtype)
+    lengths, resets = np.array([6, 0, 3, 5]), rng.random((T, B)) < 0.3
+    x[np.arange(T)[:, None] >= lengths] = 0
+    y, state, tape = layer.forward(x.swapaxes(0, 1), lengths=lengths, resets=resets.T)
+    grads = layer.backward(tape, dy.swapaxes(0, 1))
+    options = {"num_layers": 3, "reverse": True, "lengths": lengths, "resets": resets}
+    expected = reference.stack_forward(layer.cell, dict(layer.params), x, **options)
+    wanted = reference.stack_backward(expected, dy)
+    forward, backward = TOLERANCES[np.dtype(dtype)]
+    assert_close(y, expected.y.swapaxes(0, 1), forward)
+    assert_close(flat(state), flat(expected.state), forward)
+    assert_close(grads.x, wanted.dx.swapaxes(0, 1), backward)
+    for name, value in grads.params.items():
+        assert_close(value, wanted.params[name], backward)
+    last, _ = layer(x.swapaxes(0, 1), lengths=lengths, resets=resets.T, last_only=True)
+    np.testing.assert_array_equal(last, parts(state)[0][-1])
+
+
+def test_reverse_needs_a_layer_of_one_direction():
+    with pytest.raises(ValueError, match="reverse: expected False with bidirectional, got True"):
+        rnnfast.LSTM(3, 5, reverse=True, bidirectional=True)
+    layer = rnnfast.LSTM(3, 5, 2, reverse=True, rng=0)
+    twin = pickle.loads(pickle.dumps(layers.from_config(layer.config(), rng=0)))
+    x = np.ones((T, B, I), np.float32)
+    np.testing.assert_array_equal(twin(x)[0], layer(x)[0])
+    assert rnnfast.Model(rnn=twin, head=rnnfast.Dense(5, 2)).reverse
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])

@@ -617,7 +617,7 @@ def test_constructor_arguments():
         (ValueError, "k2: expected at least k1 = 4, got 3", lambda: trainer_of(model, 4, 3)),
         (TypeError, "loss: expected a callable", lambda: trainer_of(model, 4, loss="mse")),
         (TypeError, "model: expected a Model", lambda: TBPTT(Dense(2, 2), max, None, k1=4)),
-        (ValueError, "model: expected layers in one direction", lambda: trainer_of(layer, 4)),
+        (ValueError, "model: expected layers that only run forwards", lambda: trainer_of(layer, 4)),
         (ValueError, "optimizer: expected one on model.params", lambda: TBPTT(model, max, SGD(layer.params, 1), k1=4)),
         (ValueError, "clip_norm: expected a number > 0", lambda: trainer_of(model, 4, clip_norm=0)),
         (ValueError, "clip_value: expected a finite number", lambda: trainer_of(model, 4, clip_value=np.nan)),

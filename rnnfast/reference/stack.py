@@ -87,6 +87,7 @@ def stack_forward(
     *,
     num_layers: int = 1,
     bidirectional: bool = False,
+    reverse: bool = False,
     lengths: ArrayLike | None = None,
     resets: ArrayLike | None = None,
     reset_state: Any = None,
@@ -110,7 +111,8 @@ def stack_forward(
         Initial state, and the state that resets put in; what the cell starts from where None. The order is l0,
         l0_reverse, l1, ...
     num_layers : int
-    bidirectional : bool
+    bidirectional, reverse : bool
+        Both directions; the backward one alone, whose parameters then have the names of a forward layer.
     dropout_masks : sequence of L-1 array_like, shape [T, B, D*H], optional
         Factors on the output of every layer except the last, already scaled: 0 or ``1 / (1 - p)``.
 
@@ -126,8 +128,8 @@ def stack_forward(
     cell = cell_of(cell)
     if dropout_masks is not None and len(dropout_masks) != num_layers - 1:
         raise ValueError(f"dropout_masks: expected {num_layers - 1} of them, got {len(dropout_masks)}")
-    directions = (False, True) if bidirectional else (False,)
-    suffixes = [suffix(layer, reverse) for layer in range(num_layers) for reverse in directions]
+    directions = (False, True) if bidirectional else (reverse,)
+    suffixes = [suffix(layer, d == 1) for layer in range(num_layers) for d in range(len(directions))]
     all_params = iter(_split_stack_params(cell, params, suffixes))
     states = iter(_split_stack_state(cell, "state", state, len(suffixes)))
     reset_states = iter(_split_stack_state(cell, "reset_state", reset_state, len(suffixes)))
@@ -137,7 +139,7 @@ def stack_forward(
         if layer > 0 and dropout_masks is not None:
             y = y * as_float64("dropout_masks", dropout_masks[layer - 1], y.shape)
         results = []
-        for number, reverse in enumerate(directions, layer * len(directions)):
+        for number, backwards in enumerate(directions, layer * len(directions)):
             results.append(
                 forward(
                     cell,
@@ -149,7 +151,7 @@ def stack_forward(
                     reset_state=next(reset_states),
                     skip=skip,
                     given=given,
-                    reverse=reverse,
+                    reverse=backwards,
                     training=training,
                     seed=seed,
                     layer=number,

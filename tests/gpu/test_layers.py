@@ -36,13 +36,12 @@ def train(layer, x, dy, masks):
     return y, state, grads
 
 
-@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"reverse": True}], ids=str)
 @pytest.mark.parametrize("kind", MAKE)
-def test_a_layer_is_the_host_s(kind, bidirectional):
+def test_a_layer_is_the_host_s(kind, options):
     rng = np.random.default_rng(0)
-    options = {"bidirectional": bidirectional}
     host, device = MAKE[kind](**options), MAKE[kind](device="cuda", **options)
-    x, dy = (rng.standard_normal((T, B, n), np.float32) for n in (I, (1 + bidirectional) * H))
+    x, dy = (rng.standard_normal((T, B, n), np.float32) for n in (I, (1 + host.bidirectional) * H))
     masks = {"lengths": np.array([3, 2]), "resets": rng.random((T, B)) < 0.4}
     wanted = train(host, x, dy, masks)
     found = train(device, x, dy, masks)

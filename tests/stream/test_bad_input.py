@@ -190,7 +190,9 @@ def test_streams_are_refused():
         refused(lambda value=value: double.stream(weights=value), ValueError, message)
     assert double.stream(weights="float64").weights == "float64"
     both = rnnfast.GRU(I, H, bidirectional=True)
-    refused(lambda: both.stream(), ValueError, "stream: expected a layer of one direction, got a bidirectional GRU")
+    message = "stream: expected layers that only run forwards in time, got GRU with "
+    refused(lambda: both.stream(), ValueError, message + "bidirectional=True")
+    refused(lambda: rnnfast.GRU(3, 5, reverse=True).stream(), ValueError, message + "reverse=True")
     refused(lambda: layer.stream(1, "bfloat16"), TypeError, ".*positional argument")
 
 
