@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "index.h"
+#include "parallel/denormals.h"
 
 namespace rnnfast {
 
@@ -33,7 +34,8 @@ constexpr const char *kind_names[kinds] = {"elman_tanh", "elman_relu", "elman_si
 struct Interrupt {
     bool (*poll)(void *) = nullptr;
     void *context = nullptr;
-    int stop = 0; // atomic access only
+    int stop = 0;                                 // atomic access only
+    const std::uint64_t mode = arithmetic_mode(); // the caller's, in which `poll` runs the caller's signal handlers
 };
 
 struct Program; // csrc/program/program.h

@@ -10,6 +10,8 @@
 #include <memory>
 #include <vector>
 
+#include <pthread.h>
+
 #include "kernels.h"
 #include "parallel/interrupt.h"
 #include "parallel/memory.h"
@@ -43,8 +45,15 @@ struct Run {
     Interrupt *interrupt;
 };
 
+// The number of this process in the line of its ancestors since the first stack was made, from 1.
+inline std::atomic<unsigned> generation{1};
+inline void watch_forks() {
+    static const int once = pthread_atfork(nullptr, nullptr, [] { ++generation; });
+    (void)once;
+}
+
 class Stack {
-    std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
+    std::atomic<unsigned> inside_{0}; // the generation of the thread that is inside; 0: none
 
   public:
     virtual ~Stack() = default;
@@ -53,8 +62,14 @@ class Stack {
     virtual void reserve() = 0; // takes all memory; call once, after the last add
     virtual void run(const Run &) noexcept = 0;
 
-    bool enter() { return !busy_.test_and_set(std::memory_order_acquire); } // false: another thread is inside
-    void leave() { busy_.clear(std::memory_order_release); }
+    // False: another thread is inside. One that was inside at a fork has stayed in the parent.
+    bool enter() {
+        const unsigned now = generation.load(std::memory_order_relaxed);
+        unsigned found = 0;
+        if (inside_.compare_exchange_strong(found, now, std::memory_order_acquire)) return true;
+        return found != now && inside_.compare_exchange_strong(found, now, std::memory_order_acquire);
+    }
+    void leave() { inside_.store(0, std::memory_order_release); }
 };
 
 template <class T> class StackOf final : public Stack {
@@ -163,6 +178,7 @@ template <class T> class StackOf final : public Stack {
 };
 
 inline std::unique_ptr<Stack> make_stack(bool wide, index batch, index block, int threads) {
+    watch_forks();
     if (wide) return std::make_unique<StackOf<double>>(batch, block, threads);
     return std::make_unique<StackOf<float>>(batch, block, threads);
 }

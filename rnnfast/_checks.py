@@ -160,15 +160,20 @@ def output(
 
 
 def ids(name: str, array: Array, count: int, lengths: Array | None) -> Array:
-    """`array` [T, B] of integers as int64 ids; those within the lengths must be in 0..count-1."""
-    if array.size and (array.min() < 0 or array.max() >= count):
-        bad = (array < 0) | (array >= count)
+    """A copy of `array` [T, B] of integers as int64 ids; those within the lengths must be in 0..count-1.
+
+    It is the copy that is checked, and the kernel reads no other: it finds its memory by the ids, while other threads
+    may write to the caller's array.
+    """
+    own = np.array(array, dtype=np.int64)
+    if own.size and (own.min() < 0 or own.max() >= count):
+        bad = (own < 0) | (own >= count)
         if lengths is not None:
-            bad &= np.arange(len(array))[:, None] < lengths
+            bad &= np.arange(len(own))[:, None] < lengths
         if bad.any():
             t, b = (int(index) for index in np.argwhere(bad)[0])
             raise ValueError(f"{name}: expected ids in 0..{count - 1}, got {array[t, b]} at step {t} of row {b}")
-    return np.array(array, dtype=np.int64) if array.dtype != np.int64 or not array.flags.aligned else array
+    return own
 
 
 def integers(name: str, value: Any) -> Array:
@@ -189,10 +194,11 @@ def lengths(value: Any, steps: int, rows: int, *, batched: bool = True) -> Array
     if not batched and array.ndim == 0:
         array = array[None]
     shape("lengths", array, (rows,), "[B]")
-    wrong = np.flatnonzero((array < 0) | (array > steps))
+    own = np.array(array, dtype=np.int64)
+    wrong = np.flatnonzero((own < 0) | (own > steps))
     if wrong.size:
         raise ValueError(f"lengths: expected values in 0..T, 0..{steps}, got {array[wrong[0]]} in row {wrong[0]}")
-    return np.array(array, dtype=np.int64)
+    return own
 
 
 def ragged(lengths: Array | None, steps: int) -> Array | None:

@@ -11,7 +11,8 @@ everywhere.
 A) What runs is in a `StreamSpec`. The kernels are reached through `Kernel.handle`, a capsule; the layers' common life is `csrc/stack.h`.
 B) The GIL is released from `WORTH_RELEASING` multiply-adds on (10 us): below, handing it over costs more than it saves.
 C) Two threads in one stream at once get a RuntimeError, not a race.
-D) The state changes when a call is complete. A call that Ctrl-C ends leaves the state from before it.
+D) The state changes when a call is complete: it is written beside the old one, and then takes its place. A call that
+   Ctrl-C ends leaves the state from before it; so does one that a fork leaves behind in the parent.
 E) Cells are called by the vectorcall protocol (`Stepper`); what is not plain goes to their own checks.
 
 Rejected: typed memoryviews as arguments (100 ns each to acquire, and the buffer protocol parses the format each time);
@@ -405,10 +406,11 @@ cdef class Stream(_Layers):
             raise ValueError(f"{name}: expected {axes} with B={self.batch}, got {_checks.describe(array)}")
         if not ids:
             return batched, _checks.real(name, array, self.real, contiguous=True), False
-        if ((array < 0) | (array >= self.I)).any():
-            wrong = array[(array < 0) | (array >= self.I)]
-            raise ValueError(f"{name}: expected ids in 0..{self.I - 1}, got {wrong.flat[0]}")
-        return batched, _checks.real(name, array, np.dtype(np.int64), contiguous=True), True
+        own = np.array(array, dtype=np.int64, order="C")  # private, as in `_checks.ids`
+        wrong = (own < 0) | (own >= self.I)
+        if wrong.any():
+            raise ValueError(f"{name}: expected ids in 0..{self.I - 1}, got {array[wrong].flat[0]}")
+        return batched, own, True
 
     cdef int advance(self, Run *run) except -1:
         """Run from the state that is into the other buffer, which is the state when all is done."""
@@ -440,8 +442,13 @@ cdef class Stream(_Layers):
         chosen = slice(None) if rows is None else _checks.rows("rows", rows, self.batch)
         self.enter()
         try:
-            for array, (_, _, initial) in zip(self.states[self.now], self.spec.states, strict=True):
+            for now, array, (_, _, initial) in zip(
+                self.states[self.now], self.states[not self.now], self.spec.states, strict=True
+            ):
+                if rows is not None:
+                    array[...] = now
                 array[:, chosen] = initial
+            self.now = not self.now
         finally:
             self.stack.get().leave()
 
@@ -471,8 +478,9 @@ cdef class Stream(_Layers):
             checked.append(_checks.real_of_shape(name, array, self.real, shape, "[L, B, H]"))
         self.enter()
         try:
-            for own, given in zip(self.states[self.now], checked, strict=True):
+            for own, given in zip(self.states[not self.now], checked, strict=True):
                 own[...] = given
+            self.now = not self.now
         finally:
             self.stack.get().leave()
 

@@ -6,6 +6,7 @@ That they cost no time either is for a benchmark to say.
 from __future__ import annotations
 
 import ctypes
+import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from registry import DTYPES, FUSED, ISAS, TOLERANCES, Case, map_state, oracle, parts
 
-from rnnfast import Dense, _core, _flat, losses, optim
+from rnnfast import LSTM, Dense, _core, _flat, losses, optim
 from rnnfast.parameters import Parameters
 
 DENORMAL = {np.float32: 1e-40, np.float64: 1e-310}
@@ -52,6 +53,30 @@ def test_denormals_survive_in_the_caller(isa):
     assert survive()
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(lambda _: survive(), range(4))) == [True] * 4
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers")
+@pytest.mark.parametrize("call", ["forward", "backward", "stream"])
+def test_denormals_survive_in_a_signal_handler_that_interrupts_a_call(call):
+    """The handler is the caller's code: it has the caller's mode, and the call goes on in its own."""
+    layer, x = LSTM(64, 256, rng=0), np.zeros((1500, 16, 64), np.float32)
+    found = []
+    before = signal.signal(signal.SIGALRM, lambda *_: found.append(denormals_work()))
+    try:
+        _, _, tape = layer.forward(x)
+        work = {
+            "forward": lambda: layer(x),
+            "backward": lambda: layer.backward(tape, None),
+            "stream": lambda: layer.stream(16).process(x),
+        }[call]
+        signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+        work()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert found
+    assert all(found)
+    assert denormals_work()
 
 
 @pytest.mark.skipif(

@@ -227,3 +227,38 @@ def test_ctrl_c_stops_a_long_call(phase, rows, threads):
         print(min(waited))
     """, timeout=120)  # fmt: skip
     assert float(waited) < 0.2
+
+
+# Other threads that write meanwhile -----------------------------------------------------------------------------------
+
+
+def test_another_thread_writes_to_the_ids():
+    """What was checked is what is read: an answer or an error of ours, and no access by an id that nobody has seen."""
+    run_script("""
+        import threading
+        import numpy as np, rnnfast
+
+        layers = [rnnfast.LSTM(5, 8, rng=0), rnnfast.LSTM(5, 8, peephole=True, rng=0)]  # fused, and interpreted
+        ids, stop, answers = np.zeros((3000, 1), np.int64), threading.Event(), 0
+
+        def write():
+            while not stop.is_set():
+                for wrong in (2**40, -(2**40), 0, 0, 0, 0):
+                    ids[:] = wrong
+
+        thread = threading.Thread(target=write, daemon=True)
+        thread.start()
+        for layer in layers:
+            stream = layer.stream()
+            for _ in range(60):
+                try:
+                    stream.process(ids)
+                    y, _, tape = layer.forward(ids)
+                    assert np.isfinite(layer.backward(tape, y).params.flat).all()
+                    answers += 1
+                except ValueError as error:
+                    assert "expected ids in 0..4, got" in str(error), error
+        stop.set()
+        thread.join()
+        assert answers
+    """)

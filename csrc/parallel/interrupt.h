@@ -23,7 +23,11 @@ class Poll {
         const double elapsed = double(now.tv_sec - last_.tv_sec) + 1e-9 * double(now.tv_nsec - last_.tv_nsec);
         if (elapsed < 0.05) return;
         last_ = now;
-        if (interrupt.poll(interrupt.context)) __atomic_store_n(&interrupt.stop, 1, __ATOMIC_RELAXED);
+        const std::uint64_t inside = arithmetic_mode();
+        set_arithmetic_mode(interrupt.mode);
+        const bool stop = interrupt.poll(interrupt.context);
+        set_arithmetic_mode(inside);
+        if (stop) __atomic_store_n(&interrupt.stop, 1, __ATOMIC_RELAXED);
     }
 };
 

@@ -12,6 +12,7 @@
 #endif
 #include <sched.h>
 
+#include "parallel/denormals.h"
 #include "parallel/interrupt.h"
 #include "parallel/memory.h"
 #include "simd/vec.h"
@@ -51,25 +52,11 @@ struct Barrier {
 
 // Denormals are flushed to zero inside a kernel; the caller's mode is put back.
 class FlushDenormals {
-#if defined(__SSE2__)
-    unsigned saved = _mm_getcsr();
+    const std::uint64_t saved_ = arithmetic_mode();
 
   public:
-    FlushDenormals() { _mm_setcsr(saved | 0x8040); }
-    ~FlushDenormals() { _mm_setcsr(saved); }
-#elif defined(__aarch64__)
-    std::uint64_t saved;
-
-  public:
-    FlushDenormals() {
-        asm volatile("mrs %0, fpcr" : "=r"(saved));
-        asm volatile("msr fpcr, %0" ::"r"(saved | (std::uint64_t(1) << 24)));
-    }
-    ~FlushDenormals() { asm volatile("msr fpcr, %0" ::"r"(saved)); }
-#else
-  public:
-    FlushDenormals() {}
-#endif
+    FlushDenormals() { set_arithmetic_mode(saved_ | flushing); }
+    ~FlushDenormals() { set_arithmetic_mode(saved_); }
     FlushDenormals(const FlushDenormals &) = delete;
     FlushDenormals &operator=(const FlushDenormals &) = delete;
 };

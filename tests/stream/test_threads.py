@@ -182,3 +182,40 @@ def test_threads_share_a_cell():
 
     with ThreadPoolExecutor(2) as pool:
         assert all(pool.map(calls, inputs, wanted))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_fork_while_another_thread_is_inside():
+    """That thread stays in the parent: in the child, and in the child's child, the stream is free, and in its state."""
+    run_script("""
+        import os, signal, threading
+        import numpy as np, rnnfast
+
+        layer = rnnfast.LSTM(64, 256, rng=0)
+        stream, x = layer.stream(8), np.random.default_rng(0).standard_normal((3000, 8, 64), np.float32)
+        stream.process(x[:1])
+        before, expected = stream.state, stream.copy().process(x[:5])
+        thread = threading.Thread(target=stream.process, args=(x,))
+        thread.start()
+        while True:
+            try:
+                stream.state
+            except RuntimeError:
+                break
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)
+            grandchild = os.fork()
+            ok = all(np.array_equal(*pair) for pair in zip(stream.state, before))
+            ok &= np.array_equal(stream.process(x[:5]), expected)
+            stream.reset()
+            os._exit(not ok or (grandchild and os.waitpid(grandchild, 0)[1]))
+        try:
+            stream.state
+            raise SystemExit("the fork came too late to test anything")
+        except RuntimeError:
+            pass
+        assert os.waitpid(child, 0)[1] == 0
+        thread.join()
+        stream.state
+    """)
