@@ -2,7 +2,7 @@
 
 A tape knows whose it is, which parameters it was made with, and what its input contained, because backward with any
 other of them would give wrong gradients without a sign of it. Its memory outlives its use: given back with `tape=`, it
-serves the next forward, so that a training loop stops allocating after its first step.
+serves the next forward, so that a training loop stops allocating after its first step. Of ids it has a copy.
 
 On a CUDA device the contents of `x` are not looked at, because the caller would wait for that: an `x` which is changed
 between forward and backward gives gradients of neither.
