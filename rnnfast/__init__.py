@@ -13,6 +13,7 @@ from . import _device, config, encoders, init, layers, losses, optim, reference,
 from .cells import GRUCell, LSTMCell, RecurrentCell, RNNCell
 from .config import get_num_threads, set_num_threads, show_config
 from .description import Cell
+from .embedding import Embedding
 from .heads import Dense
 from .layers import (
     AUGRU,
@@ -55,6 +56,7 @@ __all__ = [
     "Cell",
     "CfC",
     "Dense",
+    "Embedding",
     "GRUCell",
     "Gradients",
     "Grads",

@@ -1,7 +1,7 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from numpy import float32, float64
+from numpy import float32, float64, int64
 from numpy.typing import NDArray
 
 Flat = NDArray[float32] | NDArray[float64]
@@ -49,3 +49,4 @@ def adam(
 ) -> None: ...
 def scale_to_norm(array: Flat, max_norm: float) -> float: ...
 def clamp(array: Flat, bound: float) -> None: ...
+def add_rows(target: Flat, ids: NDArray[int64], order: NDArray[int64], rows: Flat, total: NDArray[float64]) -> None: ...

@@ -24,7 +24,7 @@ the comparison lets through can still become a denormal).
 from cython cimport floating
 from libc.float cimport DBL_MIN, FLT_MIN
 from libc.math cimport fabs, isfinite, pow, sqrt, sqrtf
-from libc.stdint cimport uintptr_t
+from libc.stdint cimport int64_t, uintptr_t
 
 cdef extern from *:
     """
@@ -340,4 +340,52 @@ def clamp(floating[::1] array not None, double bound):
     with nogil:
         caller = flush_denormals()
         clamp_loop(size, a, <floating>bound)
+        set_mode(caller)
+
+
+# --- rows of a matrix -------------------------------------------------------------------------------------------------
+
+
+cdef void add_rows_loop(
+    Py_ssize_t count, Py_ssize_t width, floating* target, const int64_t* ids, const int64_t* order,
+    const floating* rows, double* total,
+) noexcept nogil:
+    cdef Py_ssize_t i = 0, k
+    cdef int64_t id
+    cdef const floating* row
+    cdef floating* own
+    while i < count:
+        id = ids[order[i]]
+        for k in range(width):
+            total[k] = 0
+        while i < count and ids[order[i]] == id:
+            row = rows + order[i] * width
+            for k in range(width):
+                total[k] += row[k]
+            i += 1
+        own = target + id * width
+        for k in range(width):
+            own[k] = <floating>(own[k] + total[k])
+
+
+def add_rows(
+    floating[:, ::1] target not None, const int64_t[::1] ids not None, const int64_t[::1] order not None,
+    const floating[:, ::1] rows not None, double[::1] total not None,
+):
+    """Add each row to the target's row of its id; `order` sorts the ids, so that equal ones are neighbours.
+
+    The rows of one id are summed in that order, in float64. `total` is memory for one row.
+    """
+    cdef Py_ssize_t count = ids.shape[0], width = target.shape[1], i
+    if order.shape[0] != count or rows.shape[0] != count or rows.shape[1] != width or total.shape[0] != width:
+        raise ValueError("add_rows: expected as many ids, rows and places, and rows as wide as the target's")
+    for i in range(count):
+        if not 0 <= ids[i] < target.shape[0] or not 0 <= order[i] < count:
+            raise ValueError(f"ids: expected ids in 0..{target.shape[0] - 1} and an order of them, got {ids[i]}")
+    if not count or not width:
+        return
+    cdef arithmetic_mode caller
+    with nogil:
+        caller = flush_denormals()
+        add_rows_loop(count, width, &target[0, 0], &ids[0], &order[0], &rows[0, 0], &total[0])
         set_mode(caller)

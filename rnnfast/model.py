@@ -28,6 +28,7 @@ from ._checks import Array
 from ._device import Device, Port
 from ._part import Part, from_config
 from ._recurrence import Arguments
+from .embedding import Embedding
 from .heads import Dense
 from .layers import Recurrent
 from .parameters import Gradients, Parameters, Store
@@ -35,7 +36,8 @@ from .tape import Grads, Tape, begin, checked, recording
 
 __all__ = ["Model", "ModelTape"]
 
-_Piece = Recurrent | Dense
+_Piece = Recurrent | Dense | Embedding
+_Head = Dense | Embedding  # works on single steps
 
 
 class ModelTape(Tape):
@@ -80,11 +82,14 @@ class _Rows(NamedTuple):
             view[steps[:, None] >= self.lengths if self.batched else steps >= self.lengths] = 0
         return sequence
 
-    def blanked(self, name: str, sequence: ArrayLike, dtype: np.dtype[Any]) -> ArrayLike:
-        """A blanked copy of a sequence, or the sequence itself where no row ends early."""
+    def blanked(self, name: str, sequence: ArrayLike, dtype: np.dtype[Any] | None) -> ArrayLike:
+        """A blanked copy of a sequence, of integers without a dtype; the sequence itself where no row ends early."""
         if self.lengths is None:
             return sequence
-        return self.blank(self.device.checks.real(name, sequence, dtype, copy=True))
+        checks = self.device.checks
+        if dtype is None:
+            return self.blank(checks.integers(name, sequence).copy())
+        return self.blank(checks.real(name, sequence, dtype, copy=True))
 
 
 class Model(Part):
@@ -115,7 +120,7 @@ class Model(Part):
     def __init__(self, **parts: _Piece) -> None:
         _check_parts(parts)
         self._parts: dict[str, Any] = dict(parts)
-        layers = [part for part in parts.values() if not isinstance(part, Dense)]
+        layers = [part for part in parts.values() if not isinstance(part, _Head)]
         first = next(iter(parts.values()))
         self.dtype, self.input_size = first.dtype, first.input_size
         self.batch_first = bool(layers) and layers[0].batch_first
@@ -304,7 +309,7 @@ class Model(Part):
         if into is None:
             gradients.zero()  # the parts add
         names = list(self._parts)
-        head_last = isinstance(self._parts[names[-1]], Dense)
+        head_last = isinstance(self._parts[names[-1]], _Head)
         d: Any = rows.blanked("dy", dy, self.dtype) if head_last and dy is not None and not rows.last_only else dy
         states: dict[str, Any] = {}
         reset_states: dict[str, Any] = {}
@@ -316,7 +321,7 @@ class Model(Part):
                 "input_gradient": input_gradient or name != names[0],
                 "num_threads": num_threads,
             }
-            if not isinstance(part, Dense):
+            if not isinstance(part, _Head):
                 d, states[name], _, reset_states[name], extra[name] = part.backward(
                     tapes[name], d, given.get(name), **options
                 )
@@ -393,7 +398,7 @@ class Model(Part):
             layer.rng.bit_generator.state = state[name]
 
     def _layers(self) -> Iterator[tuple[str, Any]]:
-        return ((name, part) for name, part in self._parts.items() if not isinstance(part, Dense))
+        return ((name, part) for name, part in self._parts.items() if not isinstance(part, _Head))
 
     def _evaluate(
         self, call: Arguments, logits: Any, old: Tape | None
@@ -409,7 +414,7 @@ class Model(Part):
         masks = {name: port.bring(name, getattr(call, name)) for name in ("resets", "mask")}
         shared = {"lengths": ends, "num_threads": call.num_threads, **masks}
         if _checks.truth("logits", logits) and not isinstance(self._parts[last], Dense):
-            raise ValueError(f"logits: expected a head as last part, got {type(self._parts[last]).__name__}")
+            raise ValueError(f"logits: expected a Dense as last part, got {type(self._parts[last]).__name__}")
         if call.out is not None:
             arrays = [pair for field in ("state", "reset_state") for pair in _arrays(field, by_layer[field])]
             inputs = [("x", inside), *arrays] if port.direct else []
@@ -423,8 +428,10 @@ class Model(Part):
         for name, part in self._parts.items():
             run = part if recorder is None else part.forward
             options: dict[str, Any] = {} if recorder is None else {"tape": recorder.parts.get(name)}
-            if isinstance(part, Dense):
-                result = run(y, logits=logits and name == last, num_threads=call.num_threads, **options)
+            if isinstance(part, _Head):
+                if isinstance(part, Dense):
+                    options["logits"] = logits and name == last
+                result = run(y, num_threads=call.num_threads, **options)
                 y, *tapes = (result,) if recorder is None else result
                 if not rows.last_only:
                     rows.blank(y)
@@ -458,8 +465,9 @@ class Model(Part):
             raise TypeError("tape: expected a tape of a Model, got one of no part")
         port = self._device.ports[True]
         for n, (name, part) in enumerate(self._parts.items()):
-            if isinstance(part, Dense):
-                part.check_x(port, inside) if n == 0 else None
+            if isinstance(part, _Head):
+                if n == 0:
+                    part.check_x(port, inside)
                 continue
             body = part._recurrence
             options = {field: values.get(name) for field, values in by_layer.items()}
@@ -475,10 +483,12 @@ class Model(Part):
         """The input where the parameters lie, blanked if a head is first; where its rows end; the checked lengths."""
         array = port.checks.numbers("x", call.x)
         first = next(iter(self._parts.values()))
-        head_first = isinstance(first, Dense)
-        axes = array.ndim + (not head_first and array.dtype.kind in "iu" and array.ndim < 3)
+        head_first = isinstance(first, _Head)
+        embeds = isinstance(first, Embedding)
+        axes = array.ndim + (embeds or (not head_first and array.dtype.kind in "iu" and array.ndim < 3))
         if axes not in (2, 3):
-            expected = "[T, B, I] or [T, I]" + ("" if head_first else ", or integer ids without the I axis")
+            expected = "integer ids [T, B] or [T]" if embeds else "[T, B, I] or [T, I]"
+            expected += "" if head_first else ", or integer ids without the I axis"
             raise ValueError(f"x: expected {expected}; got {_checks.describe(array)}")
         batched = axes == 3
         batch_axis = 0 if self.batch_first else 1
@@ -493,7 +503,9 @@ class Model(Part):
         ragged = port.enter(port.checks.ragged(ends, steps))
         rows = _Rows(ragged, batched, self.batch_first, self._device, port.direct, last_only)
         inside = port.enter(array)
-        blanked: Any = rows.blanked("x", inside, self.dtype) if head_first else inside
+        blanked: Any = inside
+        if head_first:
+            blanked = rows.blanked("x", inside, None if embeds else self.dtype)
         return blanked, rows, port.enter(ends)
 
     def _by_layer(self, port: Port, name: str, values: Any) -> Mapping[str, Any]:
@@ -550,7 +562,8 @@ def _check_parts(parts: Mapping[str, Any]) -> None:
     for name, part in parts.items():
         if not isinstance(part, _Piece):
             raise TypeError(
-                f"{name}: expected a Recurrent (RNN, LSTM, GRU, ...) or a Dense, got {_checks.describe(part)}"
+                f"{name}: expected a Recurrent (RNN, LSTM, GRU, ...), a Dense or an Embedding, "
+                f"got {_checks.describe(part)}"
             )
         if not name.isidentifier():
             raise ValueError(f"parts: expected names that are identifiers, got {name!r}")
@@ -562,13 +575,17 @@ def _check_parts(parts: Mapping[str, Any]) -> None:
         if part.params.device is not one.params.device:
             there, here = one.params.device, part.params.device
             raise ValueError(f"{name}: expected device {there} as {before} has, got {here}")
+        if isinstance(part, Embedding):
+            raise ValueError(
+                f"{name}: expected an Embedding as the first part, since it reads ids, got one after {before}"
+            )
         if part.input_size != _output_size(one):
             raise ValueError(
                 f"{name}: expected input_size {_output_size(one)}, the output of {before}, got {part.input_size}"
             )
-    if len({part.batch_first for part in parts.values() if not isinstance(part, Dense)}) > 1:
+    if len({part.batch_first for part in parts.values() if not isinstance(part, _Head)}) > 1:
         raise ValueError("batch_first: expected the same for all layers, got layers with and layers without it")
 
 
 def _output_size(part: _Piece) -> int:
-    return part.output_size if isinstance(part, Dense) else part._recurrence.layout.features
+    return part.output_size if isinstance(part, _Head) else part._recurrence.layout.features

@@ -184,7 +184,7 @@ def test_logits_skip_the_last_activation():
     _, _, tape = model.forward(x, logits=True)
     _, _, plain_tape = plain.forward(x)
     assert_same_bits(model.backward(tape, dy).x, plain.backward(plain_tape, dy).x)
-    with pytest.raises(ValueError, match="logits: expected a head"):
+    with pytest.raises(ValueError, match="logits: expected a Dense"):
         Model(rnn=RNN(3, 5))(x, logits=True)
 
 
@@ -289,7 +289,7 @@ def test_tapes():
 def test_parts_that_do_not_fit():
     with pytest.raises(ValueError, match="parts: expected at least one"):
         Model()
-    with pytest.raises(TypeError, match=r"rnn: expected a Recurrent \(RNN, LSTM, GRU, ...\) or a Dense"):
+    with pytest.raises(TypeError, match=r"rnn: expected a Recurrent \(RNN, LSTM, GRU, ...\), a Dense or an Embedding"):
         Model(rnn=RNNCell(3, 4))
     with pytest.raises(ValueError, match="head: expected input_size 8, the output of rnn, got 4"):
         Model(rnn=RNN(3, 4, bidirectional=True), head=Dense(4, 2))
