@@ -1,7 +1,7 @@
 """Fused recurrent layers for NumPy: LSTM, GRU and Elman RNN, forward and backward, without a framework.
 
-Importing this package imports no optional package; `rnnfast.checkpoint` and `rnnfast.cuda`, which need some, are
-imported at their first use.
+Importing this package imports no optional package; `rnnfast.checkpoint`, `rnnfast.cuda` and `rnnfast.sklearn`,
+which need some, are imported at their first use.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ _device.register("cuda", _cuda)
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("checkpoint", "cuda"):
+    if name in ("checkpoint", "cuda", "sklearn"):
         return import_module(f".{name}", __name__)
     if name == "__version__":
         return config.version()
@@ -104,4 +104,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), "__version__", "checkpoint", "cuda"])
+    return sorted([*globals(), "__version__", "checkpoint", "cuda", "sklearn"])
