@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from . import _device, config, encoders, init, layers, losses, optim, reference, tbptt
+from . import _device, config, data, encoders, init, layers, losses, optim, reference, tbptt
 from .cells import GRUCell, LSTMCell, RecurrentCell, RNNCell
 from .config import get_num_threads, set_num_threads, show_config
 from .description import Cell
@@ -73,6 +73,7 @@ __all__ = [
     "RecurrentCell",
     "Tape",
     "config",
+    "data",
     "encoders",
     "get_num_threads",
     "init",
