@@ -19,6 +19,7 @@ from ._axes import STEP, Axes
 from ._cell_config import cell_config
 from ._checks import Array
 from ._device import Port, choose
+from ._recompute import levels
 from ._walk import Layout, Outputs, Recording, Run, States, Walk
 from .description import Cell, Wrapped
 from .parameters import Gradients, Parameters
@@ -43,6 +44,8 @@ class Arguments(NamedTuple):
     last_only: Any = False
     seed: Any = None
     first_step: Any = 0
+    recompute: Any = None
+    memory: Any = None
 
     def outputs(self) -> str:
         """What y is: "sequence", of the first state; "states", of all of them; "last", without an axis for time."""
@@ -175,9 +178,9 @@ class Recurrence:
         sequence, batched = self.check_x(port.checks, call.x)
         return self._check(port, call, sequence, batched, source, training)
 
-    def check_all_but_x(self, port: Port, call: Arguments, sequence: Array, batched: bool) -> None:
+    def check_all_but_x(self, port: Port, call: Arguments, sequence: Array, batched: bool) -> Run:
         """Refuse what `check` would refuse for an input of this shape, which is not looked at."""
-        self._check(port, call, sequence, batched, None, training=False)
+        return self._check(port, call, sequence, batched, None, training=False)
 
     def _check(self, port: Port, call: Arguments, sequence: Array, batched: bool, source: Any, training: bool) -> Run:
         checks, (steps, batch) = port.checks, sequence.shape[:2]
@@ -267,11 +270,12 @@ class Recurrence:
             if outputs != "last":
                 features = self.layout.directions * max(self.layout.state_widths[: len(shapes)])
                 _checks.elements(steps * batch * features, T=steps, B=batch, features=features)
+            levels = self.levels(source, call, run, len(shapes)) if training else ()
             y = out if out is not None and port.direct else [self.device.result(shape, self.dtype) for shape in shapes]
             recorder = begin(old, source, self._params) if training else None
             final, views = self._new_states(batch, run.batched)
             inside = () if outputs == "last" else tuple([self.axes.view(one, run.batched) for one in y])
-            self._run(source, run.enter(port), port.direct, outputs, inside, views, recorder, threads or 0)
+            self._run(source, run.enter(port), port.direct, outputs, inside, views, recorder, threads or 0, levels)
             if outputs == "last":
                 last, target = self._last_layer(views[0], y[0], run.batched)
                 target[...] = last
@@ -295,6 +299,17 @@ class Recurrence:
             self._run(source, run.enter(port), port.direct, "step", (y,), views, recorder, 0)
             return self._structure(port.leave(final, out)), recorder
 
+    def levels(self, source: Any, call: Arguments, run: Run, wanted: int = 1) -> tuple[int, ...]:
+        """The checked segments that backward is to compute again; `wanted` is how many states' sequences y has."""
+        if call.recompute is None and call.memory is None:
+            return ()
+        interpreted, dropout = self.walk.interprets(run, wanted), bool(source.dropout)
+        return levels(
+            *(call.recompute, call.memory),
+            *run.x.shape[:2],
+            lambda chosen: self.walk.tape_bytes(run, interpreted, dropout, chosen),
+        )
+
     def _run(
         self,
         source: Any,
@@ -305,11 +320,12 @@ class Recurrence:
         final: States,
         recorder: Tape | None,
         threads: int,
+        levels: tuple[int, ...] = (),
     ) -> None:
         """The walk, recorded or not."""
         kept = None
         if recorder is not None:
-            kept = Recording(run, direct, outputs, self.walk.interprets(run, len(y)), [], [], [])
+            kept = Recording(run, direct, outputs, self.walk.interprets(run, len(y)), [], [], [], levels)
         self.walk.forward(run, y, final, kept, recorder, source, threads)
         if recorder is not None:
             recorder.finish(run.x, kept)

@@ -30,6 +30,7 @@ from ._call import BackwardCall, ForwardCall
 from ._checks import Array
 from ._device import Port
 from ._part import Packed
+from ._recompute import segmented
 from .description.cell import Cell
 from .description.declarations import declared
 from .description.program import INPUT, Program
@@ -191,6 +192,7 @@ class Recording(NamedTuple):
     inputs: list[Array]  # of each layer, [T, B, features] or ids
     memory: list[Array]  # of each layer and direction, the kernel's
     dropout: list[Array]  # between layers, [T, B, features], each 0 or 1 / (1 - p); empty without dropout
+    levels: tuple[int, ...] = ()  # of segments that backward computes again: see `_recompute`
 
 
 class Outputs(NamedTuple):
@@ -334,10 +336,12 @@ class Walk:
             for direction in range(directions):
                 k = layer * directions + direction
                 one, memory = packed[k], None
+                kernel = one.kernel
                 if kept is not None:
-                    memory = tape.buffer(("memory", k), (one.kernel.tape_size(steps, batch),), self.dtype)
+                    kernel = self._segmented(one, kept.levels)
+                    memory = tape.buffer(("memory", k), (kernel.tape_size(steps, batch),), self.dtype)
                     kept.memory.append(memory)
-                one.kernel.forward(
+                kernel.forward(
                     ForwardCall(
                         one.panels(),
                         inputs,
@@ -360,6 +364,25 @@ class Walk:
                 )
             if layer != last:
                 inputs = inputs_above
+
+    def _segmented(self, one: Packed, levels: tuple[int, ...]) -> Any:
+        layout = self.layout
+        starts = [state.initial for state in layout.program.states]
+        return (
+            segmented(one.kernel, levels, list(zip(layout.state_widths, starts, strict=True))) if levels else one.kernel
+        )
+
+    def tape_bytes(self, run: Run, interpreted: bool, dropout: bool, levels: tuple[int, ...]) -> int:
+        """The most bytes that a tape of this call has, with gradients of all inputs."""
+        layout, (steps, batch) = self.layout, run.x.shape[:2]
+        packed, above, rows = self.packed(interpreted), layout.num_layers - 1, steps * batch
+        count = sum(self._segmented(one, levels).tape_size(steps, batch) + one.kernel.panel_size for one in packed)
+        count += rows * layout.features * (above * (1 + dropout) + min(above, 2))
+        if layout.directions == 2:
+            count += rows * max(layout.input_size if run.x.ndim == 3 else 0, layout.features if above else 0)
+        if len(packed) > 1:
+            count += sum(one.size for one in run.given)
+        return int(count) * self.dtype.itemsize
 
     def _parts(self, sequences: Some | None, direction: int) -> Some | None:
         """One direction's parts of the last axes, one entry per state."""
@@ -419,7 +442,7 @@ class Walk:
                 shared = call.tape.buffer("second dx", dx.shape, self.dtype)
             if dgiven and k != len(call.packed) - self.layout.directions:  # not the first; all read the same
                 dgiven = tuple([call.tape.buffer(("dgiven", n), d.shape, self.dtype) for n, d in enumerate(dgiven)])
-            one.kernel.backward(
+            self._segmented(one, kept.levels).backward(
                 BackwardCall(
                     one.panels(),
                     one.panels_backward(),

@@ -240,6 +240,8 @@ class Recurrent(Part):
         last_only: bool = False,
         seed: int | None = None,
         first_step: int = 0,
+        recompute: int | str | None = None,
+        memory: int | None = None,
     ) -> tuple[Any, Any, Tape]:
         """Run the layer for training, with dropout, and record what `backward` needs.
 
@@ -256,6 +258,13 @@ class Recurrent(Part):
         first_step : int, optional
             Where the first step of `x` is in its sequence, for the masks: chunks of one sequence with one seed, each
             with its first step, have the masks of the whole.
+        recompute : int or "auto", optional
+            Keep only the states at every so many steps on the tape; backward computes the steps between them again.
+            The gradients are bitwise those without it, but that of `reset_state`, which is the same to rounding. The
+            number is rounded up so that T * B counts whole blocks of 512. "auto": the longest segments, on two levels
+            if need be, with which the tape fits into `memory`. Between layers whole sequences are kept.
+        memory : int, optional
+            The most bytes that the tape may have, with "auto".
 
         Returns
         -------
@@ -271,7 +280,7 @@ class Recurrent(Part):
         """
         call = Arguments(
             *(x, state, lengths, resets, reset_state, mask, given, out, num_threads),
-            *(return_states, last_only, seed, first_step),
+            *(return_states, last_only, seed, first_step, recompute, memory),
         )
         y, final, recorder = self._recurrence.evaluate(self, call, training=True, old=tape)
         assert recorder is not None

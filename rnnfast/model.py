@@ -220,6 +220,8 @@ class Model(Part):
         last_only: bool = False,
         seed: int | None = None,
         first_step: int = 0,
+        recompute: int | str | None = None,
+        memory: int | None = None,
     ) -> tuple[Array, dict[str, Any], Tape]:
         """Run the model for training: with dropout, and a tape for `backward`.
 
@@ -231,6 +233,11 @@ class Model(Part):
             An old tape of this model, whose memory is used again.
         seed, first_step : int, optional
             As for a layer; every layer has masks of its own.
+        recompute : int or "auto", optional
+            As for a layer, in every layer of the model.
+        memory : int, optional
+            The bytes that the layers' tapes may have together, with "auto"; each has an equal part. What a head keeps
+            is not counted.
 
         Returns
         -------
@@ -250,6 +257,8 @@ class Model(Part):
                 last_only=last_only,
                 seed=seed,
                 first_step=first_step,
+                recompute=recompute,
+                memory=memory,
             )
             y, states, recorder = self._evaluate(call, logits, ModelTape() if tape is None else tape)
         assert recorder is not None
@@ -422,7 +431,7 @@ class Model(Part):
         _checks.threads(call.num_threads)
         recorder = self._begin(call, inside, rows, by_layer, shared, old)
         if recorder is not None:
-            shared |= {"seed": call.seed, "first_step": call.first_step}
+            shared |= {"seed": call.seed, "first_step": call.first_step, **self._recomputed(call)}
         y: Any = inside
         states: dict[str, Any] = {}
         for name, part in self._parts.items():
@@ -448,6 +457,14 @@ class Model(Part):
             recorder.finish(first._x, rows)
         return port.leave(y, call.out), port.leave(states), recorder
 
+    def _recomputed(self, call: Arguments) -> dict[str, Any]:
+        """What each layer's forward is told of `recompute`."""
+        count, memory = max(len(dict(self._layers())), 1), call.memory
+        return {
+            "recompute": call.recompute,
+            "memory": None if memory is None else _checks.integer("memory", memory) // count,
+        }
+
     def _begin(
         self,
         call: Arguments,
@@ -471,11 +488,13 @@ class Model(Part):
                 continue
             body = part._recurrence
             options = {field: values.get(name) for field, values in by_layer.items()}
-            call_of_part = Arguments(inside, seed=call.seed, first_step=call.first_step, **shared, **options)
+            steps = {"seed": call.seed, "first_step": call.first_step, **self._recomputed(call)}
+            call_of_part = Arguments(inside, **steps, **shared, **options)
             if n == 0:
-                body.check(port, call_of_part, part, training=False)
+                run = body.check(port, call_of_part, part, training=False)
             else:
-                body.check_all_but_x(port, call_of_part, rows.time_major(inside), rows.batched)
+                run = body.check_all_but_x(port, call_of_part, rows.time_major(inside), rows.batched)
+            body.levels(part, call_of_part, run)
         begin(tape, self, self.params)
         return tape
 

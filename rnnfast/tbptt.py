@@ -40,6 +40,7 @@ from . import _checks, _pieces
 from . import _state as states
 from ._device import Device, holder
 from ._pieces import Piece
+from ._recompute import levels
 from .diagnostics import gradient_norm_by_distance
 from .optim import clip_grad_value
 from .tape import Tape
@@ -140,6 +141,10 @@ class TBPTT:
         Hand ``logits=True`` to the model (its head then skips the activation), for a loss that takes logits.
     num_threads : int, optional
         As for the layers.
+    recompute, memory : optional
+        As for the `forward` of the layers: only some of a pass's states are kept, the rest is computed again in
+        backward. Where k2 > k1 a pass has two pieces or three, each with a tape of its own. A model of another kind
+        must know the arguments.
 
     Raises
     ------
@@ -161,6 +166,8 @@ class TBPTT:
         nonfinite: str = "raise",
         logits: bool = False,
         num_threads: int | None = None,
+        recompute: int | str | None = None,
+        memory: int | None = None,
     ) -> None:
         self.k1 = _checks.integer("k1", k1)
         self.k2 = _checks.integer("k2", self.k1 if k2 is None else k2)
@@ -182,6 +189,10 @@ class TBPTT:
         self._options: dict[str, Any] = {"num_threads": _checks.threads(num_threads)} | (
             {"logits": True} if _checks.truth("logits", logits) else {}
         )
+        levels(recompute, memory, 0, 0, lambda _: 0)  # whether they are what they may be
+        self._options |= {
+            name: value for name, value in (("recompute", recompute), ("memory", memory)) if value is not None
+        }
         self._time = 1 if model.batch_first else 0
         self._device: Device = model.params.device
         self._gradients = model.params.zeros()

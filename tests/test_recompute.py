@@ -1,0 +1,197 @@
+"""Sequences longer than memory: the bits of the plain pass, for every cell, mask and direction; and what it saves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from registry import DTYPES, ISAS, KINDS, Case, assert_close, assert_same, assert_same_bits, map_state, spread, swap
+
+from rnnfast import LSTM, TBPTT, Dense, Model, _recompute, losses, optim
+from rnnfast._recompute import round_up
+
+B, T = 64, 29  # rows so many that 8 steps are whole blocks of a sum
+MASKS = ("none", "lengths", "resets", "both", "mask", "all")
+
+
+def calls(case, recompute=None, memory=None, seed=5, **more):
+    """All that forward and backward return, and the tape's bytes."""
+    data, layer = case.data, case.layer(**more)
+    masks = {
+        name: array if name in ("lengths", "reset_state") else swap(case, array) for name, array in data.masks.items()
+    }
+    given = {n: {k: swap(case, a) for k, a in one.items()} for n, one in data.extra.items()}
+    x, dy = swap(case, data.x), swap(case, data.dy)
+    options = {"num_threads": case.threads, "seed": seed, "first_step": 3}
+    y, state, tape = layer.forward(x, data.state, **masks, **given, **options, recompute=recompute, memory=memory)
+    grads = layer.backward(tape, dy, data.dstate, num_threads=case.threads)
+    flat = np.array(grads.params.flat)
+    return {
+        "y": y,
+        "state": state,
+        "x": grads.x,
+        "dstate": grads.state,
+        "params": flat,
+        "given": grads.given,
+        "reset": grads.reset_state,
+        "bytes": tape.nbytes,
+    }
+
+
+def assert_equal(found, plain):
+    found, plain = dict(found), dict(plain)
+    reset, expected = found.pop("reset"), plain.pop("reset")
+    if expected is not None:
+        map_state(lambda a, e: assert_close(a, e, 1e-5 if a.dtype == np.float32 else 1e-13), reset, expected)
+    for name in ("y", "state", "x", "dstate", "params", "given"):
+        assert_same(found[name], plain[name])
+
+
+@pytest.mark.parametrize(("kind", "mask", "directions"), spread(MASKS, (1, 2)))
+def test_the_bits_of_the_plain_pass(kind, mask, directions):
+    number = KINDS.index(kind)
+    case = Case(
+        kind=kind,
+        isa=ISAS[-1],
+        dtype=DTYPES[number % 2],
+        bidirectional=directions == 2,
+        num_layers=1 + number % 3,
+        bias=number % 4 > 0,
+        batch_first=number % 3 == 1,
+        mask=mask,
+        threads=1 + number % 2,
+        H=(7, 17, 1, 32, 100)[number % 5],
+        I=3,
+        T=T,
+        B=B,
+    )
+    plain, found = calls(case), calls(case, 8)
+    assert found["bytes"] < plain["bytes"]
+    assert_equal(found, plain)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru_after", "elman_tanh", "indrnn", "slstm"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_random_masks_ids_and_an_input_without_gradient(kind, reverse):
+    """Dropout between layers, zoneout and recurrent dropout are drawn once, however often a step is computed."""
+    case = Case(kind, ISAS[-1], num_layers=2, mask="both", ids=True, H=16, I=5, T=T, B=B)
+    options = {"dropout": 0.3, "zoneout": 0.2, "reverse": reverse}
+    options |= {"recurrent_dropout": 0.25} if kind != "indrnn" else {}
+    assert_equal(calls(case, 8, seed=None, **options), calls(case, seed=None, **options))
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("kind", ["lstm", "lru"])
+def test_auto_stays_within_its_memory(kind, directions):
+    """Less and less memory: no level, one, two; then an error that says how much is needed."""
+    case = Case(kind, ISAS[-1], bidirectional=directions == 2, H=16, I=3, T=330, B=B, mask="all")
+    plain = calls(case)
+    assert calls(case, "auto", plain["bytes"] + 2**22)["bytes"] <= plain["bytes"]
+    with pytest.raises(ValueError, match=r"at least \d+ bytes for T=330, B=64, got 1$") as error:
+        calls(case, "auto", 1)
+    least = int(str(error.value).split()[4])
+    assert least < plain["bytes"] / 3
+    for memory in ((plain["bytes"] + least) // 2, (plain["bytes"] + 7 * least) // 8, least):
+        found = calls(case, "auto", memory)
+        assert found["bytes"] <= memory
+        assert_equal(found, dict(plain))
+    with pytest.raises(ValueError, match=f"at least {least} bytes"):
+        calls(case, "auto", least - 1)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_segments_of_segments(reverse):
+    case = Case("gru_before", ISAS[-1], H=5, I=3, T=93, B=B, mask="both")
+    plain = calls(case, reverse=reverse)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_recompute, "_candidates", lambda steps, batch: [(40, 16)])
+        assert_equal(calls(case, "auto", 2**30, reverse=reverse), plain)
+
+
+@pytest.mark.parametrize(("steps", "rows"), [(0, 3), (5, 0), (0, 0), (1, 1), (600, 1), (8, B)])
+def test_few_steps_and_no_rows(steps, rows):
+    case = Case("lstm", ISAS[-1], H=3, I=2, T=steps, B=rows)
+    plain = calls(case)
+    for found in (calls(case, 1), calls(case, "auto", 2**20)):
+        assert_equal(found, dict(plain))
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8, 100, 512, 1000])
+def test_segments_are_whole_blocks(batch):
+    for steps in (1, 7, 511, 513):
+        rounded = round_up(steps, batch)
+        assert rounded >= steps
+        assert rounded * batch % 512 == 0
+
+
+def test_a_tape_is_used_again_with_and_without():
+    case = Case("lstm", ISAS[-1], H=8, I=3, T=40, B=B)
+    layer, data = case.layer(), case.data
+    plain = layer.backward(layer.forward(data.x)[2], data.dy).params.flat
+    tape = None
+    for recompute in (8, None, 16, 24):
+        tape = layer.forward(data.x, tape=tape, recompute=recompute)[2]
+        assert_same_bits(np.array(layer.backward(tape, data.dy).params.flat), np.array(plain))
+
+
+@pytest.mark.parametrize("k2", [16, 40])
+def test_truncated_backpropagation(k2):
+    """Weights, states and losses of a trainer, with the same draws of dropout."""
+
+    def trained(**options):
+        layer = LSTM(3, 8, 2, dropout=0.2, rng=0)
+        model = Model(rnn=layer, head=Dense(8, 2, rng=1))
+        trainer = TBPTT(model, losses.mean_squared_error, optim.Adam(model.params), k1=16, k2=k2, **options)
+        rng = np.random.default_rng(0)
+        x, target = (rng.standard_normal((60, B, n)).astype(np.float32) for n in (3, 2))
+        lengths = rng.integers(0, 61, B)
+        results = list(trainer.run(x, target, lengths=lengths))
+        return np.array(model.params.flat), [one.loss for one in results], trainer.state
+
+    plain = trained()
+    assert_same(trained(recompute=8), plain)
+    assert_same(trained(recompute="auto", memory=1_000_000), plain)
+
+
+def test_what_a_model_is_told_reaches_its_layers():
+    x = np.random.default_rng(0).standard_normal((64, B, 3)).astype(np.float32)
+
+    def run(**options):
+        model = Model(a=LSTM(3, 8, rng=0), b=LSTM(8, 8, rng=1), head=Dense(8, 2, rng=2))
+        y, _, tape = model.forward(x, **options)
+        held = tape.nbytes
+        return held, np.array(model.backward(tape, np.ones_like(y)).params.flat)
+
+    (whole, expected), (some, found) = run(), run(recompute=8)
+    assert some < whole
+    assert_same_bits(found, expected)
+    with pytest.raises(ValueError, match="memory: expected at least"):
+        run(recompute="auto", memory=1000)
+
+
+BAD = [
+    ({"recompute": 0}, ValueError, "recompute: expected an integer of at least 1, got 0"),
+    ({"recompute": 2.5}, TypeError, "recompute: expected an integer, got float 2.5"),
+    ({"recompute": "all"}, ValueError, "recompute: expected an integer or 'auto', got 'all'"),
+    ({"recompute": "auto"}, ValueError, "memory: expected the bytes that the tape may have"),
+    ({"recompute": "auto", "memory": -1}, ValueError, "memory: expected an integer of at least 1, got -1"),
+    ({"recompute": 8, "memory": 1000}, ValueError, "memory: expected None unless recompute='auto', got int 1000"),
+    ({"memory": 1000}, ValueError, "memory: expected None unless recompute='auto', got int 1000"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), BAD)
+def test_bad_arguments(options, error, message):
+    """They are refused before anything is written, and a trainer refuses them at once."""
+    layer, x = LSTM(3, 4, 2, dropout=0.5, rng=0), np.zeros((3, 2, 3), np.float32)
+    model = Model(rnn=LSTM(3, 4, 2, dropout=0.5, rng=0))
+    tape, whole = layer.forward(x)[2], model.forward(x)[2]
+    before = layer.rng.bit_generator.state, model.rng_state()
+    with pytest.raises(error, match=message):
+        layer.forward(x, tape=tape, **options)
+    with pytest.raises(error, match=message):
+        model.forward(x, tape=whole, **options)
+    with pytest.raises(error, match=message):
+        TBPTT(layer, losses.mean_squared_error, optim.SGD(layer.params, 0.1), k1=3, **options)
+    assert before == (layer.rng.bit_generator.state, model.rng_state())
+    layer.backward(tape, np.zeros((3, 2, 4), np.float32))
+    model.backward(whole, np.zeros((3, 2, 4), np.float32))
