@@ -99,7 +99,7 @@ class Segmented:
                 self._send_back(call, cuts[number - 1], part.dstate)
             dfinal = part.dstate
 
-    def _restart(self, call: Any, cut: Cut, final: States) -> None:
+    def _restart(self, call: Any, cut: Cut, final: Any) -> None:
         """Put into the states with which one segment ends what a reset between it and the next one does."""
         rows = _between(call, cut)
         if rows is None:

@@ -19,7 +19,7 @@ from ._axes import STEP, Axes
 from ._cell_config import cell_config
 from ._checks import Array
 from ._device import Port, choose
-from ._recompute import levels
+from ._recompute import levels as segments
 from ._walk import Layout, Outputs, Recording, Run, States, Walk
 from .description import Cell, Wrapped
 from .parameters import Gradients, Parameters
@@ -304,9 +304,12 @@ class Recurrence:
         if call.recompute is None and call.memory is None:
             return ()
         interpreted, dropout = self.walk.interprets(run, wanted), bool(source.dropout)
-        return levels(
-            *(call.recompute, call.memory),
-            *run.x.shape[:2],
+        steps, batch = run.x.shape[:2]
+        return segments(
+            call.recompute,
+            call.memory,
+            steps,
+            batch,
             lambda chosen: self.walk.tape_bytes(run, interpreted, dropout, chosen),
         )
 

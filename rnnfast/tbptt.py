@@ -190,9 +190,8 @@ class TBPTT:
             {"logits": True} if _checks.truth("logits", logits) else {}
         )
         levels(recompute, memory, 0, 0, lambda _: 0)  # whether they are what they may be
-        self._options |= {
-            name: value for name, value in (("recompute", recompute), ("memory", memory)) if value is not None
-        }
+        recomputed: dict[str, Any] = {"recompute": recompute, "memory": memory}
+        self._options |= {name: value for name, value in recomputed.items() if value is not None}
         self._time = 1 if model.batch_first else 0
         self._device: Device = model.params.device
         self._gradients = model.params.zeros()

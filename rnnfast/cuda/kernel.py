@@ -246,6 +246,7 @@ class Kernel:
             operand = blas.as_operand(x, lengths, self.precision)
             out = gates_x.reshape(T * B, self._rows)
             blas.gemm(operand, operands.input_side, out, transpose_b=True, precision=self.precision)
+        y = _pair(given.y)[0]
         call = Forward(
             kind=self.kind,
             precision=self.precision,
@@ -258,7 +259,7 @@ class Kernel:
             c0=c0,
             h=h,
             c=c,
-            y=_pair(given.y)[0],
+            y=arrays.empty((T, B, self.hidden_size)) if y is None else y,  # the kernel writes it in any case
             masks=_masks(T, given),
             trail=None if given.tape is None else self._trail(given.tape, T, B),
         )

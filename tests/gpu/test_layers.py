@@ -7,6 +7,7 @@ import pytest
 from numba.cuda.simulator.kernel import FakeCUDAKernel
 
 import rnnfast
+from rnnfast import _recompute
 from rnnfast.cuda import arrays, kernel, persistent
 from rnnfast.cuda import stream as stream_module
 from rnnfast.cuda.plan import Partition, Plan
@@ -50,6 +51,31 @@ def test_a_layer_is_the_host_s(kind, options):
     close(found[2].x, wanted[2].x, 1e-4)
     close(found[2].state, wanted[2].state, 1e-4)
     close(arrays.to_host(found[2].params.flat), wanted[2].params.flat, 1e-4)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "IndRNN"])
+@pytest.mark.parametrize("options", [{"bidirectional": True}, {"reverse": True}], ids=str)
+def test_segments_computed_again_are_the_plain_pass(name, options, monkeypatch):
+    monkeypatch.setattr(_recompute, "_BLOCK_ROWS", 4)  # the host's; here sums agree to rounding
+    rng = np.random.default_rng(0)
+    steps, rows = 5, 2
+    layer = getattr(rnnfast, name)(2, 3, device="cuda", rng=0, **options)
+    x = rng.standard_normal((steps, rows, 2), np.float32)
+    masks = {"lengths": rng.integers(0, steps + 1, rows), "resets": rng.random((steps, rows)) < 0.4}
+    y, state, tape = layer.forward(x, **masks)
+    plain = layer.backward(tape, y, state)
+    found, _, tape = layer.forward(x, **masks, recompute=2)
+    again = layer.backward(tape, y, state)
+    close(found, y, 0)
+    close(again.x, plain.x, 1e-6)
+    close(again.state, plain.state, 1e-6)
+    close(arrays.to_host(again.params.flat), arrays.to_host(plain.params.flat), 1e-5)
+
+
+def test_the_last_output_alone():
+    layer = rnnfast.LSTM(I, H, device="cuda", rng=0)
+    x = np.random.default_rng(0).standard_normal((T, B, I), np.float32)
+    close(layer(x, last_only=True)[0], layer(x)[0][-1], 0)
 
 
 def test_training_on_ids_of_the_device_follows_the_host():
