@@ -298,7 +298,7 @@ def float_dtype(name: str, value: DTypeLike) -> np.dtype[Any]:
     """float32 or float64, native."""
     try:
         dtype = np.dtype(value if value is not None else np.void)  # NumPy takes None for float64
-    except (TypeError, ValueError):
+    except Exception:  # of "(1,f4" a SyntaxError; of an object with a dtype whatever that raises
         dtype = np.dtype(np.void)
     if dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise TypeError(f"{name}: expected float32 or float64, got {value!r}")

@@ -453,7 +453,7 @@ def build(
     place, part.precision = choose(device, precision, part.dtype)
     part.device = place.name
     part.rng = _checks.generator("rng", rng)
-    part.init = init if isinstance(init, str) else None
+    part.init = initialisation.scheme_of(init)
     part.forget_bias = None if forget_bias is None else _checks.number("forget_bias", forget_bias)
     part.zoneout, part.recurrent_dropout = wrappers
     part.cell = Wrapped(cell, zoneout=part.zoneout, recurrent_dropout=part.recurrent_dropout) if any(wrappers) else cell

@@ -134,16 +134,16 @@ class Dense(Part):
         place, self.precision = choose(device, precision, self.dtype)
         self.device = place.name
         self.rng = _checks.generator("rng", rng)
-        self.init = init if isinstance(init, str) else None
+        self.init = initialisation.scheme_of(init)
         count = self.output_size * (self.input_size + 1)
         _checks.elements(count, input_size=self.input_size, output_size=self.output_size)
         shapes: dict[str, tuple[int, ...]] = {"weight": (self.output_size, self.input_size)}
         if self.bias:
             shapes["bias"] = (self.output_size,)
-        self.params = Parameters(shapes, self.dtype, device=place)
         values = {
             name: initialisation.value(name, shape, init, self.rng, n=self.input_size) for name, shape in shapes.items()
         }
+        self.params = Parameters(shapes, self.dtype, device=place)
         self.params.load(values)
         self._pack()
 

@@ -178,6 +178,33 @@ def _lstm_bias(name: str, bias: ArrayLike, params: Mapping[str, Any]) -> Array:
     return np.array(array, array.dtype if array.dtype.kind == "f" else np.float64)
 
 
+class Given:
+    """Initial values that are at hand, for a part that is built again.
+
+    Parameters
+    ----------
+    values : callable
+        ``values(name, shape)`` gives a parameter's.
+    scheme : str or None
+        What the part was first made with.
+    """
+
+    def __init__(self, values: Callable[[str, tuple[int, ...]], Array], scheme: Any) -> None:
+        self._values = values
+        self.scheme = None if scheme is None else _checks.choice("init", scheme, SCHEMES)
+
+    def __call__(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+        """The values of one parameter."""
+        return self._values(name, shape)
+
+
+def scheme_of(init: Any) -> str | None:
+    """The scheme's name, for a configuration; None for a function."""
+    if isinstance(init, Given):
+        return init.scheme
+    return init if isinstance(init, str) else None
+
+
 def value(name: str, shape: tuple[int, ...], init: Init, rng: np.random.Generator, *, n: int, blocks: int = 1) -> Array:
     """The initial value of one parameter.
 

@@ -53,6 +53,8 @@ __all__ = [
     "from_config",
 ]
 
+_MOST_LAYERS = 4096  # each has a kernel of its own
+
 
 class Recurrent(Part):
     """Layers of any cell.
@@ -141,7 +143,7 @@ class Recurrent(Part):
         device: str = "cpu",
         precision: str = "float32",
     ) -> None:
-        self.num_layers = _checks.size("num_layers", num_layers)
+        self.num_layers = _checks.integer("num_layers", num_layers, maximum=_MOST_LAYERS)
         self.batch_first = _checks.truth("batch_first", batch_first)
         self.dropout = _checks.probability("dropout", dropout)
         self.bidirectional = _checks.truth("bidirectional", bidirectional)

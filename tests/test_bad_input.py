@@ -95,7 +95,8 @@ def test_constructors_refuse(cls, sizes, options, error, message):
 def test_sizes_beyond_any_memory_are_refused(cls):
     refused(lambda: cls(2**24, 2**24), ValueError, r"input_size=16777216, .*_size=16777216.*: .*2\*\*47 elements, got")
     if cls in LAYERS:
-        refused(lambda: cls(1, 3000, 2**24), ValueError, "input_size=1, hidden_size=3000, num_layers=16777216: ")
+        refused(lambda: cls(1, 2**20, 4096), ValueError, "input_size=1, hidden_size=1048576, num_layers=4096: ")
+        refused(lambda: cls(1, 1, 2**24), ValueError, r"num_layers: expected an integer in 1\.\.4096, got 16777216")
 
 
 @pytest.mark.parametrize("cls", [*LAYERS, *CELLS, rnnfast.Dense])

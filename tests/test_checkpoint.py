@@ -157,16 +157,51 @@ def test_a_link_stays_a_link(tmp_path):
 # What is no checkpoint
 
 
-def test_truncated_files(tmp_path):
+def small(path):
+    """A checkpoint of all kinds of contents, and few bytes."""
+    layer = GRU(1, 1, rng=0)
+    extra = {
+        "step": 3,
+        "rate": 0.5,
+        "big": [np.arange(3), np.array([[]], np.float32), np.array([True, False])],
+        "n": "µ",
+    }
+    checkpoint.save(path, layer, optimizer=SGD(layer.params, 0.1, momentum=0.5), extra=extra)
+    return path.read_bytes()
+
+
+def contents(path):
+    loaded = checkpoint.load(path)
+    return loaded.model.config(), loaded.model.params.flat.tolist(), loaded.optimizer, loaded.extra
+
+
+def test_files_cut_off_anywhere(tmp_path):
     path = tmp_path / "a.safetensors"
-    model, optimizer = trained()
-    checkpoint.save(path, model, optimizer=optimizer, extra=EXTRA)
-    data = path.read_bytes()
-    cuts = [0, 1, 7, 8, 9, 100, len(data) // 2, len(data) - 4, len(data) - 1]
-    for content in [*(data[:cut] for cut in cuts), data + b"\0", b"\0" * 100, data[8:], b"PK\3\4" + data]:
+    data = small(path)
+    for content in [*(data[:cut] for cut in range(len(data))), data + b"\0", b"\0" * 100, data[8:], b"PK\3\4" + data]:
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"a\.safetensors: truncated, damaged, or not a checkpoint"):
             checkpoint.load(path)
+
+
+def test_no_changed_bit_is_loaded(tmp_path):
+    """One bit of each byte, and all of them in the bytes of tensors."""
+    path = tmp_path / "a.safetensors"
+    data = small(path)
+    expected = contents(path)
+    header, rng = 8 + int.from_bytes(data[:8], "little"), np.random.default_rng(0)
+    for place in range(len(data)):
+        for bit in range(8) if place >= header else [rng.integers(8)]:
+            damaged = bytearray(data)
+            damaged[place] ^= 1 << bit
+            path.write_bytes(damaged)
+            try:
+                found = contents(path)
+            except ValueError as error:
+                assert str(error).startswith(f"{path}: truncated, damaged, or not a checkpoint"), error
+            else:  # such as the case of a hexadecimal digit
+                assert place < header
+                assert_same(found, expected)
 
 
 def test_foreign_files(tmp_path):
@@ -188,18 +223,21 @@ def test_missing_files_and_devices(tmp_path):
 
 
 def rewrite(path, change):
-    """Change a checkpoint's document and tensors."""
+    """Change a checkpoint's document and tensors, with checksums that fit, as who means harm would."""
     with safetensors.safe_open(path, framework="numpy") as file:
         document = json.loads(file.metadata()["rnnfast"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     change(document, tensors)
+    document.pop("sha256")
+    document["tensors"] = {name: checkpoint._digest_of(array) for name, array in tensors.items()}
+    document["sha256"] = checkpoint._digest(json.dumps(document).encode())
     safetensors.save_file(tensors, path, metadata={"rnnfast": json.dumps(document)})
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d, t: t.pop("head.bias"), "missing.*head.bias"),
+        (lambda d, t: t.pop("head.bias"), "expected a tensor head.bias .2., which is missing"),
         (lambda d, t: t.update(more=np.zeros(1)), "surplus.*more"),
         (lambda d, t: t.update({"extra/more": np.zeros(1)}), "tensors that nothing refers to: extra/more"),
         (lambda d, t: t.pop("optimizer/exp_avg"), "'optimizer/exp_avg' is missing"),
@@ -213,6 +251,19 @@ def rewrite(path, change):
         (lambda d, t: d["config"]["parts"]["rnn"].update(hidden_size=-1), "hidden_size: expected"),
         (lambda d, t: d["config"]["parts"]["rnn"].update(hidden_size=2**60), "hidden_size"),
         (lambda d, t: d["config"]["parts"]["rnn"].update(colour="red"), "config"),
+        (lambda d, t: d["config"]["parts"]["rnn"].update(hidden_size=9000), "rnn.weight_ih_l0: expected shape"),
+        (lambda d, t: d["config"]["parts"]["rnn"].update(num_layers=2**24), "num_layers: expected an integer in"),
+        (lambda d, t: d["config"]["parts"]["rnn"].update(num_layers=4096), "expected a tensor rnn.weight_ih_l2"),
+        (lambda d, t: d["config"]["parts"]["rnn"].update(init="xavier", hidden_size=6000), "expected shape"),
+        (lambda d, t: d["config"]["parts"]["rnn"].update(init="zeros"), "init: expected one of"),
+        (lambda d, t: d["config"]["parts"]["rnn"].update(dtype="(1,f4"), "dtype: expected float32 or float64"),
+        (lambda d, t: d["config"]["parts"]["head"].update(output_size=2**24), "head.weight: expected shape"),
+        (lambda d, t: d["config"]["parts"].update(more={**d["config"], "parts": {}}), "config"),
+        (lambda d, t: d["config"]["parts"].update(more=[]), "config: expected a mapping"),
+        (lambda d, t: d["config"].update(type=["LSTM"]), "config"),
+        (lambda d, t: d["extra"].update({"$array": [1]}), r"\[1\] is missing"),
+        (lambda d, t: d["extra"].update({"$array": "head.bias"}), "'head.bias' is missing"),
+        (lambda d, t: d["optimizer"].update({"exp_avg": {"$tuple": 3}}), "not iterable"),
     ],
 )
 def test_damaged_contents(tmp_path, change, message):
@@ -242,3 +293,73 @@ def test_without_safetensors_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r"pip install rnnfast\[cli\]"):
         checkpoint.save(tmp_path / "a", trained()[0])
+
+
+def header_only(path, header, data=b""):
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def test_documents_that_are_too_deep_or_have_other_dtypes(tmp_path):
+    path = tmp_path / "a.safetensors"
+    small(path)
+    with safetensors.safe_open(path, framework="numpy") as file:
+        document = json.loads(file.metadata()["rnnfast"])
+    deep = "[" * 50_000 + "]" * 50_000
+    header_only(path, {"__metadata__": {"rnnfast": deep}})
+    with pytest.raises(ValueError, match=r"damaged, or not a checkpoint of rnnfast: .*recursion"):
+        checkpoint.load(path)
+    for kind, size in (("BF16", 2), ("F8_E4M3", 1), ("C64", 8)):
+        del document["sha256"]
+        document["tensors"] = {"a": ""}
+        document["sha256"] = checkpoint._digest(json.dumps(document).encode())
+        tensor = {"dtype": kind, "shape": [1], "data_offsets": [0, size]}
+        header_only(path, {"__metadata__": {"rnnfast": json.dumps(document)}, "a": tensor}, bytes(size))
+        with pytest.raises(ValueError, match=f"damaged, or not a checkpoint of rnnfast: a: .* got {kind}"):
+            checkpoint.load(path)
+
+
+def test_files_of_another_format_are_refused_by_name(tmp_path):
+    path = tmp_path / "a.safetensors"
+    for version in (1, 3):
+        metadata = {"rnnfast": json.dumps({"format": f"rnnfast checkpoint {version}"})}
+        safetensors.save_file({"weight": np.zeros(3)}, path, metadata=metadata)
+        message = f"expected the format 'rnnfast checkpoint 2' in its metadata, got 'rnnfast checkpoint {version}'"
+        with pytest.raises(ValueError, match=message):
+            checkpoint.load(path)
+
+
+def test_the_initial_scheme_is_kept_and_not_run(tmp_path, monkeypatch):
+    model = Model(rnn=LSTM(3, 5, init="xavier"), head=Dense(5, 2, init=lambda name, shape, rng: np.ones(shape)))
+    checkpoint.save(tmp_path / "a", model)
+    monkeypatch.setattr("rnnfast.init.orthogonal", None)
+    loaded = checkpoint.load(tmp_path / "a").model
+    assert loaded.config() == model.config()
+    assert loaded.config()["parts"]["rnn"]["init"] == "xavier"
+    assert_same_bits(np.array(loaded.params.flat), np.array(model.params.flat))
+
+
+def test_names_with_slashes_and_other_odd_ones(tmp_path):
+    one, two, three = np.arange(2), np.arange(3), np.arange(4)
+    extra = {"y/z": one, "y": {"z": two, "z'": three}, "": one, "\ud800": two, "\\ud800": one, "µ\0": three}
+    checkpoint.save(tmp_path / "a", GRU(1, 1), extra=extra)
+    assert_same(checkpoint.load(tmp_path / "a").extra, extra)
+
+
+def test_what_nothing_could_load_is_not_saved(tmp_path):
+    recursive = {}
+    recursive["a"] = [recursive]
+    deep = []
+    for _ in range(98):
+        deep = [deep]
+    checkpoint.save(tmp_path / "a", GRU(1, 1), extra={"deep": deep, "large": 2**4096 - 1})
+    assert_same(checkpoint.load(tmp_path / "a").extra, {"deep": deep, "large": 2**4096 - 1})
+    before = (tmp_path / "a").read_bytes()
+    for value, message in [
+        (recursive, r"extra/a/0/a/\.\.\.: expected at most 100 levels of dicts and lists, got more"),
+        ([deep, (deep,)], "extra/1/1/0.*: expected at most 100 levels"),
+        (2**4096, "extra/1: expected integers of at most 4096 bits, got one of 4097"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            checkpoint.save(tmp_path / "a", GRU(1, 1), extra=value if value is recursive else {"1": value})
+    assert (tmp_path / "a").read_bytes() == before
