@@ -1,7 +1,7 @@
 """Fused recurrent layers for NumPy: LSTM, GRU and Elman RNN, forward and backward, without a framework.
 
-Importing this package imports no optional package; `rnnfast.checkpoint`, `rnnfast.cuda` and `rnnfast.sklearn`,
-which need some, are imported at their first use.
+Importing this package imports no optional package; the rooms that need some (`checkpoint`, `cuda`, `interop`,
+`sklearn`, `torch`) are imported at their first use.
 """
 
 from __future__ import annotations
@@ -87,6 +87,9 @@ __all__ = [
 ]
 
 
+_ROOMS = ("checkpoint", "cuda", "interop", "sklearn", "torch")
+
+
 def _cuda() -> _device.Device:
     """The current CUDA device; imports what it needs."""
     device: _device.Device = import_module(".cuda.device", __name__).current()
@@ -97,7 +100,7 @@ _device.register("cuda", _cuda)
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("checkpoint", "cuda", "sklearn"):
+    if name in _ROOMS:
         return import_module(f".{name}", __name__)
     if name == "__version__":
         return config.version()
@@ -105,4 +108,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), "__version__", "checkpoint", "cuda", "sklearn"])
+    return sorted([*globals(), "__version__", *_ROOMS])

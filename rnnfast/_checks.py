@@ -5,9 +5,11 @@ checks return what the rest of the package works with (aligned native arrays, pl
 and they write nothing, so a call that fails has changed nothing.
 
 Arrays come in through `numbers`, the one place that knows what an array may be: an ndarray, anything with `__dlpack__`
-on the CPU, or what `np.asarray` makes of it. `real` then converts at most once. Rejected: `np.asarray(x, dtype)` in
-every call, which takes complex numbers (with a warning), strings of digits, and the data of a masked array without its
-mask; and a copy for every strided array, because batch-first and sliced arrays are the common case.
+on the CPU, or what `np.asarray` makes of it; float16 is an array of real numbers as others are, and bfloat16, which
+NumPy lacks, is widened to float32. `real` then converts at most once: float16 and bfloat16 exactly, float64 to the
+nearest float32, ties to even. Rejected: `np.asarray(x, dtype)` in every call, which takes complex numbers (with a
+warning), strings of digits, and the data of a masked array without its mask; and a copy for every strided array, since
+batch-first and sliced arrays are the common case.
 
 Arrays on a CUDA device are refused here; `rnnfast.cuda.checks` has the functions for them, under the same names. Who
 checks a call's arrays is handed the one module or the other (`_device.Port`).
@@ -22,6 +24,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+from . import _bfloat16
 
 Array = NDArray[Any]
 
@@ -60,6 +64,8 @@ def numbers(name: str, value: Any) -> Array:
     Raises TypeError for masked arrays and for anything but booleans, integers and real floats.
     """
     array = value if type(value) is np.ndarray else _as_array(name, value)
+    if array.dtype.kind == "V" and _bfloat16.is_bfloat16(array):
+        array = _bfloat16.widened(array)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name}: expected an array of real numbers, got {describe(value)} (dtype {array.dtype})")
     return array
@@ -78,9 +84,19 @@ def _as_array(name: str, value: Any) -> Array:
         raise TypeError(f"{name}: expected an array without a mask, got {describe(value)}; fill it, or use lengths=")
     try:
         foreign = not isinstance(value, np.ndarray) and hasattr(value, "__dlpack__")
-        return np.from_dlpack(value) if foreign else np.asarray(value)
+        return _from_dlpack(value) if foreign else np.asarray(value)
     except _FOREIGN_ERRORS as error:
         raise TypeError(f"{name}: expected an array of real numbers, got {type(value).__name__} ({error})") from error
+
+
+def _from_dlpack(value: Any) -> Array:
+    try:
+        return np.from_dlpack(value)
+    except _FOREIGN_ERRORS:
+        widened = _bfloat16.from_dlpack(value)
+        if widened is None:
+            raise
+        return widened
 
 
 def real(name: str, value: Any, dtype: np.dtype[Any], *, contiguous: bool = False, copy: bool = False) -> Array:

@@ -93,6 +93,8 @@ class Part(ABC):
     device: str
     _device: Device
     """That of `params`; set by `_pack`."""
+    origin: str | None = None
+    """Where a part came from that `rnnfast.interop` has brought in; None for others."""
     precision: str
     """Of products on a CUDA device; the other arithmetic is in float32 there."""
 

@@ -301,6 +301,7 @@ class Parameters(_Named):
             raise ValueError(
                 f"mapping: expected the names {', '.join(self._shapes)}; "
                 f"got surplus names [{', '.join(surplus)}], missing names [{', '.join(missing)}]"
+                + _prefix_hint(given, self._shapes)
             )
         # Copies, because a value may be a view of the very memory that is about to be written.
         values = {name: self.device.take(name, value, self.dtype, self._shapes[name]) for name, value in given.items()}
@@ -337,6 +338,16 @@ class Parameters(_Named):
 
     def __setstate__(self, state: tuple[dict[str, tuple[int, ...]], Store, int]) -> None:
         self._bind(*state)
+
+
+def _prefix_hint(given: Mapping[str, Any], wanted: Shapes) -> str:
+    """Where in a whole net's dictionary the wanted names are, if they are all there behind a prefix."""
+    first = next(iter(wanted), "")
+    prefixes = sorted(name.removesuffix(first) for name in map(str, given) if name.endswith(f".{first}"))
+    found = [repr(prefix) for prefix in prefixes if all(prefix + name in given for name in wanted)]
+    if not found:
+        return ""
+    return f"; they are there behind the prefix {' or '.join(found)}: rnnfast.interop.from_state_dict takes a prefix"
 
 
 def _total(shapes: Shapes) -> int:
