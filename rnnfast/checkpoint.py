@@ -275,21 +275,20 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     safetensors = _safetensors()
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            text = (file.metadata() or {}).get(_METADATA_KEY)
-            if text is not None:
-                document = _document(text)
-                return document, _tensors(file, document.pop("tensors"))
+            document = _document((file.metadata() or {}).get(_METADATA_KEY))
+            return document, _tensors(file, document.pop("tensors"))
     except (safetensors.SafetensorError, *_ERRORS) as error:
         reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else error
         raise ValueError(f"{path}: truncated, damaged, or not a checkpoint of rnnfast: {reason}") from error
-    raise ValueError(
-        f"{path}: expected a checkpoint of rnnfast, got another program's safetensors file; "
-        "rnnfast.interop.from_safetensors reads layers from those"
-    )
 
 
-def _document(text: str) -> dict[str, Any]:
+def _document(text: str | None) -> dict[str, Any]:
     """The metadata's document, which must be what was written."""
+    if text is None:
+        raise ValueError(
+            "its metadata says nothing of rnnfast; rnnfast.interop.from_safetensors reads layers from the safetensors "
+            "files of other programs"
+        )
     document = json.loads(text)
     found = document.get("format") if isinstance(document, dict) else None
     if not isinstance(document, dict) or found != _FORMAT:

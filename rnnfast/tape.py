@@ -87,6 +87,10 @@ class Tape:
         """The forward is complete: keep what backward needs."""
         self._x, self._checksum, self._recording = x, self._device.checksum(x), recording
 
+    def serves(self, params: Parameters) -> bool:
+        """Whether it holds a forward with the parameters as they are."""
+        return self._recording is not None and self._version == params.version
+
     def spend(self) -> None:
         """Backward begins: from here on the recording is gone."""
         self._recording = self._x = None

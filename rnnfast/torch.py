@@ -84,8 +84,8 @@ class _Run(torch.autograd.Function):
 def _gradients(ctx: Any, saved: Any, dy: Any, dstates: Any) -> list[Any]:
     """Of x, the initial states and the parameters; None for what has none."""
     x, *rest = saved
-    if ctx.tape is None or ctx.tape._recording is None:  # used by an earlier backward
-        _synchronise(ctx.call.layer, dict(zip(ctx.call.names, rest[ctx.states :], strict=True)))
+    _synchronise(ctx.call.layer, dict(zip(ctx.call.names, rest[ctx.states :], strict=True)))
+    if not ctx.tape.serves(ctx.call.layer.params):  # a second backward, or a call with other weights came between
         ctx.tape = ctx.call.run(_array(x), _state(rest[: ctx.states]))[2]
     wanted = ctx.needs_input_grad[2:]
     given = [None if one is None else _array(one) for one in dstates]
@@ -142,7 +142,9 @@ def _synchronise(layer: Any, weights: Mapping[str, Any]) -> None:
         layer.load(arrays)
 
 
-def _apply(module: Any, layer: Any, input: Any, state: Any, weights: Mapping[str, Any], options: Any) -> Any:
+def _apply(
+    module: Any, layer: Any, input: Any, state: Any, weights: Mapping[str, Any], options: Any
+) -> tuple[Any, Any]:
     """A call of a layer with PyTorch's tensors: y and the final state."""
     if not isinstance(input, torch.Tensor):
         raise TypeError(f"input: expected a tensor, got {_checks.describe(input)}")
@@ -172,7 +174,7 @@ class _Fast:
     _more: tuple[str, ...] = ()  # its own options
 
     def forward(
-        self, input: Any, hx: Any = None, *, lengths: Any = None, resets: Any = None, mask: Any = None
+        self: Any, input: Any, hx: Any = None, *, lengths: Any = None, resets: Any = None, mask: Any = None
     ) -> tuple[Any, Any]:
         """The layer's output and its final state.
 
@@ -195,21 +197,21 @@ class _Fast:
         TypeError, ValueError
             An argument is of a wrong kind, shape, dtype or range.
         """
-        rnn, module = torch.nn.utils.rnn, self
+        rnn = torch.nn.utils.rnn
         packed = isinstance(input, rnn.PackedSequence)
         if packed:
             if lengths is not None:
                 raise ValueError("lengths: expected None with a packed sequence, which has lengths of its own")
             order = input.sorted_indices
             input, lengths = rnn.pad_packed_sequence(input, self.batch_first)
-        weights = {name: getattr(module, name) for name in module._flat_weights_names}
+        weights = {name: getattr(self, name) for name in self._flat_weights_names}
         options = {"lengths": lengths, "resets": resets, "mask": mask}
-        y, state = _apply(module, self._layer(weights), input, hx, weights, options)
+        y, state = _apply(self, self._layer(weights), input, hx, weights, options)
         if packed:
             y = rnn.pack_padded_sequence(y, lengths, self.batch_first, enforce_sorted=order is None)
         return y, state
 
-    def _layer(self, weights: Mapping[str, Any]) -> Any:
+    def _layer(self: Any, weights: Mapping[str, Any]) -> Any:
         """The layer; a new one when the module's dtype has changed."""
         dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
         layer = self.__dict__.get("_twin")
@@ -222,7 +224,8 @@ class _Fast:
         return layer
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_twin"}
+        state: Any = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_twin"}
 
 
 class RNN(_Fast, torch.nn.RNN):

@@ -134,6 +134,8 @@ def public(module):
 
 @pytest.mark.parametrize("module", ["rnnfast", *MODULES])
 def test_every_public_name_has_a_docstring(module):
+    if module == "rnnfast.torch":
+        pytest.importorskip("torch", reason="PyTorch is not installed, from whose classes the module's are derived")
     module = importlib.import_module(module)
     assert inspect.getdoc(module)
     assert [name for name, thing in public(module) if not inspect.getdoc(thing)] == []
@@ -170,7 +172,7 @@ def test_only_what_an_extra_brings_needs_more_than_numpy():
         if set(imported_by(path)) - sys.stdlib_module_names - {"numpy", "rnnfast"}:
             extra.add(path.relative_to(ROOT / "rnnfast").as_posix())
     # The benchmark imports the PyTorch cells where there is a PyTorch.
-    assert extra <= {"cli/app.py", "checkpoint.py", "bench/torch_cells.py"}, extra
+    assert extra <= {"cli/app.py", "checkpoint.py", "bench/torch_cells.py", "torch.py"}, extra
 
 
 def test_one_module_knows_the_gpu_compiler():

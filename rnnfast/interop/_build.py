@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import _checks
 from .._checks import Array
+from .._part import Part
 
 __all__ = ["common_dtype", "filled", "finite", "unique"]
 
@@ -28,7 +29,7 @@ def common_dtype(arrays: Iterable[Array], dtype: Any = None) -> np.dtype[Any]:
     return np.dtype(np.float64 if any(array.dtype == np.float64 for array in arrays) else np.float32)
 
 
-def filled(part: Any, weights: Mapping[str, Array], origin: str) -> Any:
+def filled(part: Part, weights: Mapping[str, Array], origin: str) -> Part:
     """The part with its weights in it, and with its origin."""
     part.load(weights)
     part.origin = origin

@@ -6,7 +6,7 @@ parametrisations come in as the weights that they compute.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,7 +61,8 @@ def from_torch(module: Any) -> Part:
     Returns
     -------
     Part
-        A layer, cell, head or Embedding; of a Sequential a Model. In float64 if the module is, else in float32, on the host.
+        A layer, cell, head or Embedding; of a Sequential a Model. On the host, in float64 if the module is, else in
+        float32.
 
     Raises
     ------
@@ -89,10 +90,19 @@ def from_torch(module: Any) -> Part:
     return made
 
 
+def _flat(sequential: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The modules of a Sequential, and of those in it, by name."""
+    for name, child in sequential.named_children():
+        if isinstance(child, _torch().nn.Sequential):
+            yield from _flat(child, f"{prefix}{name}.")
+        else:
+            yield prefix + name, child
+
+
 def _steps(sequential: Any) -> list[tuple[tuple[str, Any], str]]:
     """The parts of a Sequential, by name, each with the activation behind it; all of them are checked."""
     steps: list[tuple[tuple[str, Any], str]] = []
-    for name, child in sequential.named_children():
+    for name, child in _flat(sequential):
         activation = _ACTIVATIONS.get(type(child).__name__)
         if activation is None:
             _kind_of(f"module[{name!r}]", child)
@@ -167,29 +177,29 @@ def to_torch(part: Part) -> Any:
     if not isinstance(part, Part):
         raise TypeError(f"part: expected a layer, cell, head or Model, got {_checks.describe(part)}")
     if not isinstance(part, Model):
-        return _module("part", torch, part)
+        module, *activation = _modules("part", torch, part)
+        return torch.nn.Sequential(module, *activation) if activation else module
     from .. import torch as ours
 
-    made = [(name, _module(f"part[{name!r}]", torch, one)) for name, one in part.parts.items()]
+    made = [(name, _modules(f"part[{name!r}]", torch, one)) for name, one in part.parts.items()]
     chain = ours.Chain()
-    for name, module in made:
-        chain.add_module(name, module)
+    for name, modules in made:
+        for label, module in zip((name, f"{name}_activation"), modules, strict=False):
+            chain.add_module(label, module)
     return chain
 
 
-def _module(where: str, torch: Any, part: Any) -> Any:
+def _modules(where: str, torch: Any, part: Any) -> list[Any]:
+    """The module of a part, and perhaps one of its activation."""
     dtype = getattr(torch, part.dtype.name)
     if isinstance(part, Embedding):
         table = torch.nn.Embedding(part.num, part.dim, part.padding_idx, dtype=dtype)
-        return _fill(torch, table, part)
+        return [_fill(torch, table, part)]
     if isinstance(part, heads.Dense):
         linear = torch.nn.Linear(part.input_size, part.output_size, part.bias, dtype=dtype)
-        _fill(torch, linear, part)
-        if part.activation == "identity":
-            return linear
-        activation = next(name for name, own in _ACTIVATIONS.items() if own == part.activation)
-        made = torch.nn.Softmax(dim=-1) if activation == "Softmax" else getattr(torch.nn, activation)()
-        return torch.nn.Sequential(linear, made)
+        kind = next(name for name, own in _ACTIVATIONS.items() if own == part.activation)
+        activation = getattr(torch.nn, kind)(**({"dim": -1} if kind == "Softmax" else {}))
+        return [_fill(torch, linear, part), *([] if kind == "Identity" else [activation])]
     kind, options = _torch_cell(where, part)
     if isinstance(part, layers.Recurrent):
         if part.reverse:
@@ -199,7 +209,7 @@ def _module(where: str, torch: Any, part: Any) -> Any:
     else:
         options |= {name: getattr(part, name) for name in _CELL}
         module = getattr(torch.nn, f"{kind}Cell")(**options, dtype=dtype)
-    return _fill(torch, module, part)
+    return [_fill(torch, module, part)]
 
 
 def _torch_cell(where: str, part: Any) -> tuple[str, dict[str, Any]]:

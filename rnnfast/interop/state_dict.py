@@ -33,7 +33,7 @@ def from_state_dict(
     embedding: bool = False,
     nonlinearity: str = "tanh",
     batch_first: bool = False,
-    dtype: DTypeLike = None,
+    dtype: DTypeLike | None = None,
 ) -> Part:
     """A layer, cell or head from the tensors of PyTorch's RNN, LSTM, GRU, their cells, Linear or Embedding.
 
@@ -102,7 +102,7 @@ def from_safetensors(
     embedding: bool = False,
     nonlinearity: str = "tanh",
     batch_first: bool = False,
-    dtype: DTypeLike = None,
+    dtype: DTypeLike | None = None,
 ) -> Part:
     """A layer, cell or head from a safetensors file of PyTorch's names; tensors of other modules are not read.
 
