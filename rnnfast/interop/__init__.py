@@ -25,7 +25,7 @@ __all__ = [
     "to_torch",
 ]
 
-_ROOMS = ("onnx", "onnx_backend")  # which need more than NumPy
+_ROOMS = ("audio", "onnx", "onnx_backend")  # imported at their first use
 
 
 def __getattr__(name: str) -> Any:
