@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from . import _device, config, data, encoders, init, layers, losses, optim, reference, tbptt
+from . import _device, config, data, encoders, init, layers, losses, optim, reference, schedules, tbptt, training
 from .cells import GRUCell, LSTMCell, RecurrentCell, RNNCell
 from .config import get_num_threads, set_num_threads, show_config
 from .description import Cell
@@ -39,6 +39,7 @@ from .model import Model
 from .parameters import Gradients, Parameters
 from .tape import Grads, Tape
 from .tbptt import TBPTT
+from .training import fit
 
 __all__ = [
     "AUGRU",
@@ -75,15 +76,18 @@ __all__ = [
     "config",
     "data",
     "encoders",
+    "fit",
     "get_num_threads",
     "init",
     "layers",
     "losses",
     "optim",
     "reference",
+    "schedules",
     "set_num_threads",
     "show_config",
     "tbptt",
+    "training",
 ]
 
 

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from numpy import float32, float64, int64
@@ -9,6 +9,7 @@ Flat = NDArray[float32] | NDArray[float64]
 _Result = TypeVar("_Result")
 
 def flushed(call: Callable[..., _Result], *arguments: object) -> _Result: ...
+def run(calls: Iterable[Callable[[], object]]) -> None: ...
 def commit(call: Callable[[], object], *assignments: tuple[object, str, Any]) -> None: ...
 def sgd(
     params: Flat,

@@ -110,6 +110,12 @@ cdef const floating* data(str name, const floating[::1] array, Py_ssize_t size) 
     return first
 
 
+def run(calls):
+    """Make all calls, with no line of Python in between."""
+    for call in calls:
+        call()
+
+
 def commit(call, *assignments):
     """Call, then make the assignments (object, attribute, value), with no line of Python in between.
 

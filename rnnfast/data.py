@@ -20,6 +20,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -804,9 +805,9 @@ class Batch(NamedTuple):
     ----------
     x : ndarray
         For the model.
-    target : ndarray
+    target : ndarray or None
         For the loss.
-    inputs : dict
+    inputs : mapping
         Further arguments of the model: `lengths`, `resets`, `mask`, `last_only`.
     weights : ndarray or None
         What the loss takes as `mask`: where there are targets, and what they weigh; None: all alike.
@@ -814,14 +815,41 @@ class Batch(NamedTuple):
         The sum of the weights: how much the batch's loss, a mean, weighs among those of other batches.
     rows : ndarray of int64
         Which sequences are in it.
+    packed : Packed or None
+        Where they lie, if they are laid end to end.
+    last_only, batch_first : bool
+        Of the `Batches`.
     """
 
     x: Array
-    target: Array
-    inputs: dict[str, Any]
-    weights: Array | None
-    total: float
-    rows: Ids
+    target: Any
+    inputs: Mapping[str, Any] = MappingProxyType({})
+    weights: Array | None = None
+    total: float = 1.0
+    rows: Ids = np.zeros(0, np.int64)
+    packed: Packed | None = None
+    last_only: bool = False
+    batch_first: bool = False
+
+    def split(self, y: ArrayLike) -> list[Array]:
+        """What a model's output has for each sequence, in the order of `rows`.
+
+        Parameters
+        ----------
+        y : array_like
+            The output for `x`.
+
+        Returns
+        -------
+        list of ndarray, shape [T_i, ...]; or [...], if there is one output per sequence
+        """
+        array = _checks.numbers("y", y)
+        if self.packed is not None:
+            return list(self.packed.last(array)) if self.last_only else self.packed.unpack(array)
+        rows = list(array if self.last_only or self.batch_first else array.swapaxes(0, 1))
+        if self.last_only or "lengths" not in self.inputs:
+            return rows
+        return [row[:length] for row, length in zip(rows, self.inputs["lengths"], strict=True)]
 
 
 class Batches:
@@ -831,8 +859,8 @@ class Batches:
     ----------
     x : list of array_like, shape [T_i, I] (or ids [T_i]), or array_like, shape [T, N, I] (or ids [T, N])
         N sequences: a list where they have different lengths, or one array, [N, T, ...] with `batch_first`.
-    target : list of array_like, shape [T_i, ...], or array_like, shape [T, N, ...]
-        As `x`, a target at every step. With `last_only` [N, ...], one for each sequence.
+    target : list of array_like, shape [T_i, ...], or array_like, shape [T, N, ...], optional
+        As `x`, a target at every step. With `last_only` [N, ...], one for each sequence. None, to predict.
     batch_size : int, optional
         Sequences in a batch; the last one may have fewer.
     lengths : array_like of int, shape [N], optional
@@ -871,7 +899,7 @@ class Batches:
     def __init__(
         self,
         x: Any,
-        target: Any,
+        target: Any = None,
         *,
         batch_size: int = 32,
         lengths: ArrayLike | None = None,
@@ -895,9 +923,8 @@ class Batches:
             for name, value in (("resets", resets), ("mask", mask))
             if value is not None
         }
-        self._target, self._weights = self._goal("target", target), None
-        if weights is not None:
-            self._weights = self._goal("weights", weights)
+        self._target = None if target is None else self._goal("target", target)
+        self._weights = None if weights is None else self._goal("weights", weights)
         if self.pack and not self._counts.all():
             raise ValueError(f"x: expected at least one step in each, got none in sequence {self._counts.argmin()}")
 
@@ -926,7 +953,7 @@ class Batches:
         steps = x.shape[1 if self.batch_first else 0]
         if self._ragged:
             inputs["lengths"] = lengths
-        target = self._take(self._target, rows)
+        target = None if self._target is None else self._take(self._target, rows)
         weights = None if self._weights is None else self._take(self._weights, rows)
         if self.last_only:
             inputs["last_only"] = True
@@ -936,7 +963,7 @@ class Batches:
             weights = within if weights is None else np.where(within, weights, weights.dtype.type(0))
         entries = len(rows) if self.last_only else len(rows) * steps
         total = float(entries if weights is None else weights.sum(dtype=np.float64))
-        return Batch(x, target, inputs, weights, total, rows)
+        return Batch(x, target, inputs, weights, total, rows, None, self.last_only, self.batch_first)
 
     def _packed_batch(self, rows: Ids) -> Batch:
         packed = pack(self._list(self._x, rows), batch_first=self.batch_first)
@@ -953,7 +980,9 @@ class Batches:
             weights = packed.ends
         else:
             weights = packed.pack([np.ones(count, np.bool_) for count in packed.counts])
-        return Batch(packed.x, placed(self._target), inputs, weights, float(weights.sum(dtype=np.float64)), rows)
+        target = None if self._target is None else placed(self._target)
+        total = float(weights.sum(dtype=np.float64))
+        return Batch(packed.x, target, inputs, weights, total, rows, packed, self.last_only, self.batch_first)
 
     # Columns: a list of N arrays [T_i, ...], or an array with the sequences along one axis
 

@@ -11,17 +11,38 @@ C) Every check comes before the first write, also in `load_state_dict`.
 D) A step is whole or it is not: the loop that writes and the count of steps are one call of compiled code
    (`_flat.commit`), in which Ctrl-C can't fall. (On a CUDA device it can fall after the launch and before the count.)
 E) The state's arrays lie where the parameters do, and so must the gradients; a state dictionary is on the host.
+F) Groups are slices: names of one group that follow each other in the buffer are one call of the loop. Without groups
+   there is one slice. All calls of a step are one call of compiled code (`_flat.run`), for D.
 
-Rejected: parameter groups (one model, one flat buffer, one rule); schedules (assign to `lr`); `dampening`, `amsgrad`
-and `maximize`, which hardly anybody sets.
+Every optimiser takes ``groups``: what differs for some of the parameters, by patterns of their names (`fnmatch`'s:
+``*``, ``?``, ``[...]``). A parameter is of the first group whose pattern its name matches; each pattern must match one.
+
+- ``"lr_factor"``: the learning rate is multiplied by it.
+- ``"weight_decay"``: in place of the optimiser's.
+- ``"frozen"``: these parameters stay as they are, and so do their averages.
+
+>>> import rnnfast
+>>> from rnnfast import optim
+>>> model = rnnfast.Model(encoder=rnnfast.GRU(4, 8, rng=0), head=rnnfast.Dense(8, 2, rng=0))
+>>> groups = {"*bias*": {"weight_decay": 0.0}, "encoder.*": {"lr_factor": 0.1}}
+>>> optimizer = optim.AdamW(model.params, 1e-3, weight_decay=0.01, groups=groups)
+>>> optimizer = optim.Adam(model.params, groups={"encoder.*": {"frozen": True}})  # trains the head alone
+
+`rnnfast.schedules` has learning rates that change from step to step.
+
+Rejected: groups by lists of arrays (a buffer has names); a part that can be unfrozen in the midst of a run (Adam's
+averages would be too young for its number of steps: begin with a new optimiser); `dampening`, `amsgrad` and `maximize`,
+which hardly anybody sets.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar, NamedTuple
 
 from . import _checks, _flat
 from ._checks import Array
@@ -30,6 +51,8 @@ from .parameters import Gradients, Parameters
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "clip_grad_norm", "clip_grad_value"]
 
 _MAX_STEPS = 2**53  # beyond, a float64 cannot count
+
+Groups = Mapping[str, Mapping[str, Any]]
 
 
 def _at_least_0(name: str, value: Any) -> float:
@@ -46,6 +69,20 @@ def _memory(name: str, value: Any) -> float:
     return number
 
 
+_GROUP_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "lr_factor": _at_least_0,
+    "weight_decay": _at_least_0,
+    "frozen": _checks.truth,
+}
+
+
+class _Span(NamedTuple):
+    """Neighbours in the buffer that are of one group."""
+
+    own: slice
+    group: Mapping[str, Any]
+
+
 class Optimizer(ABC):
     """What all optimisers share: the learning rate, the flat state arrays, and their way into a checkpoint.
 
@@ -55,11 +92,13 @@ class Optimizer(ABC):
     name: ClassVar[str]
     _checks_of: ClassVar[Mapping[str, Callable[[str, Any], Any]]]
 
-    def __init__(self, params: Parameters, hyper: Mapping[str, Any]) -> None:
+    def __init__(self, params: Parameters, hyper: Mapping[str, Any], groups: Groups | None) -> None:
         if not isinstance(params, Parameters):
             raise TypeError(f"params: expected a Parameters, such as layer.params, got {type(params).__name__}")
         self._params = params
         self._hyper = self._checked(hyper)
+        self._groups = _checked_groups(params, {} if groups is None else groups)
+        self._spans = _spans(params, self._groups)
         self._arrays = {
             name: params.device.zeros((params.size,), params.dtype) for name in self._array_names(self._hyper)
         }
@@ -78,6 +117,11 @@ class Optimizer(ABC):
     def params(self) -> Parameters:
         """The parameters that are optimised."""
         return self._params
+
+    @property
+    def groups(self) -> dict[str, dict[str, Any]]:
+        """What differs for some of the parameters, by patterns of their names; a copy."""
+        return {pattern: dict(group) for pattern, group in self._groups.items()}
 
     @property
     def steps(self) -> int:
@@ -100,14 +144,39 @@ class Optimizer(ABC):
         _check_gradients(gradients)
         if gradients.dtype != self._params.dtype:
             raise TypeError(f"gradients: expected dtype {self._params.dtype}, got {gradients.dtype}")
-        if list(gradients.shapes.items()) != list(self._params.shapes.items()):
-            raise ValueError(f"gradients: expected the layout of {self._params!r}, got {gradients!r}")
+        _check_layout(gradients, self._params)
         device = self._params.device
         if gradients.device is not device:
             raise ValueError(f"gradients: expected them on {device}, as the parameters, got {gradients.device}")
         with device.active(), self._params.writing() as flat:
             done = (self, "_steps", self._steps + 1), *gradients.along, (gradients, "along", ())
-            _flat.commit(self._update(flat, gradients.flat), *done)
+            updates = [
+                self._update(flat[own], gradients.flat[own], *self._of(own, group))
+                for own, group in self._spans
+                if not group.get("frozen")
+            ]
+            _flat.commit(functools.partial(_flat.run, updates), *done)
+
+    def drop_frozen(self, gradients: Gradients) -> None:
+        """Zero the gradients of frozen parameters, so that they don't count in a norm. `fit` and `TBPTT` do it.
+
+        Parameters
+        ----------
+        gradients : Gradients
+            Changed in place, if anything is frozen.
+        """
+        _check_gradients(gradients)
+        _check_layout(gradients, self._params)
+        with gradients.device.active():
+            for own, group in self._spans:
+                if group.get("frozen"):
+                    gradients.flat[own] = 0
+
+    def _of(self, own: slice, group: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str, Any]]:
+        """The state's arrays and the hyperparameters of some neighbours."""
+        hyper = {**self._hyper, "lr": self._hyper["lr"] * group.get("lr_factor", 1.0)}
+        hyper["weight_decay"] = group.get("weight_decay", hyper["weight_decay"])
+        return {name: array[own] for name, array in self._arrays.items()}, hyper
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on, besides the parameters.
@@ -115,15 +184,16 @@ class Optimizer(ABC):
         Returns
         -------
         dict
-            "name", "step" (steps taken), the hyperparameters ("lr", ...) as plain numbers, and copies of the state's
-            arrays, flat, as NumPy arrays.
+            "name", "step" (steps taken), the hyperparameters ("lr", ...) as plain numbers, "groups" if there are any,
+            and copies of the state's arrays, flat, as NumPy arrays.
         """
         to_host = self._params.device.to_host
         arrays = {name: to_host(array.copy()) for name, array in self._arrays.items()}
-        return {"name": self.name, "step": self._steps, **self._hyper, **arrays}
+        groups = {"groups": self.groups} if self._groups else {}
+        return {"name": self.name, "step": self._steps, **self._hyper, **groups, **arrays}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where another optimiser of this kind stood; its hyperparameters replace the ones here.
+        """Go on where another optimiser of this kind stood; its hyperparameters and groups replace the ones here.
 
         Parameters
         ----------
@@ -142,18 +212,22 @@ class Optimizer(ABC):
         _check_keys(state, {"name", "step", *self._hyper}, complete=False)
         steps = _checks.integer("step", state["step"], 0, _MAX_STEPS)
         hyper = self._checked({name: state[name] for name in self._hyper})
+        groups = _checked_groups(self._params, state.get("groups", {}))
         names = self._array_names(hyper)
-        _check_keys(state, {"name", "step", *hyper, *names}, complete=True)
+        _check_keys(state, {"name", "step", *hyper, *names, *({"groups"} & set(state))}, complete=True)
         size, dtype = self._params.size, self._params.dtype
         device = self._params.device
         for name in names:
             if (found := device.bring(name, state[name]).dtype) != dtype:
                 raise TypeError(f"{name}: expected dtype {dtype}, got {found}")
         arrays = {name: device.take(name, state[name], dtype, (size,)) for name in names}
-        self._steps, self._hyper, self._arrays = steps, hyper, arrays  # one line, so all or none of them
+        spans = _spans(self._params, groups)
+        # One line, so all of them or none.
+        self._steps, self._hyper, self._groups, self._spans, self._arrays = steps, hyper, groups, spans, arrays
 
     def __repr__(self) -> str:
         listed = ", ".join(f"{name}={value}" for name, value in self._hyper.items())
+        listed += f", groups={self.groups}" if self._groups else ""
         return f"{type(self).__name__}({listed}; {self._steps} steps of {self._params.size} {self._params.dtype})"
 
     def _checked(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,7 +240,9 @@ class Optimizer(ABC):
         """The arrays that these hyperparameters need."""
 
     @abstractmethod
-    def _update(self, flat: Array, gradients: Array) -> Callable[[], object]:
+    def _update(
+        self, flat: Array, gradients: Array, arrays: Mapping[str, Array], hyper: Mapping[str, Any]
+    ) -> Callable[[], object]:
         """The call that writes the next parameters into `flat` and the next state into its arrays."""
 
 
@@ -191,6 +267,8 @@ class SGD(Optimizer):
         Look ahead; needs a momentum.
     weight_decay : float
         At least 0.
+    groups : mapping, optional
+        What differs for some of the parameters; see `rnnfast.optim`.
     """
 
     name = "sgd"
@@ -202,9 +280,17 @@ class SGD(Optimizer):
     }
 
     def __init__(
-        self, params: Parameters, lr: float, *, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
+        self,
+        params: Parameters,
+        lr: float,
+        *,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        groups: Groups | None = None,
     ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay})
+        hyper = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+        super().__init__(params, hyper, groups)
 
     def _checked(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
         checked = super()._checked(hyper)
@@ -216,9 +302,11 @@ class SGD(Optimizer):
     def _array_names(hyper: Mapping[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",) if hyper["momentum"] > 0 else ()
 
-    def _update(self, flat: Array, gradients: Array) -> Callable[[], object]:
-        buffers = flat, gradients, self._arrays.get("momentum_buffer")
-        return functools.partial(self._params.device.flat.sgd, *buffers, **self._hyper)
+    def _update(
+        self, flat: Array, gradients: Array, arrays: Mapping[str, Array], hyper: Mapping[str, Any]
+    ) -> Callable[[], object]:
+        buffers = flat, gradients, arrays.get("momentum_buffer")
+        return functools.partial(self._params.device.flat.sgd, *buffers, **hyper)
 
 
 class RMSprop(Optimizer):
@@ -251,6 +339,8 @@ class RMSprop(Optimizer):
         Divide by an estimate of the standard deviation. State: "grad_avg".
     weight_decay : float
         At least 0.
+    groups : mapping, optional
+        What differs for some of the parameters; see `rnnfast.optim`.
     """
 
     name = "rmsprop"
@@ -273,18 +363,20 @@ class RMSprop(Optimizer):
         momentum: float = 0.0,
         centered: bool = False,
         weight_decay: float = 0.0,
+        groups: Groups | None = None,
     ) -> None:
         hyper = {"lr": lr, "alpha": alpha, "eps": eps, "momentum": momentum, "centered": centered}
-        super().__init__(params, {**hyper, "weight_decay": weight_decay})
+        super().__init__(params, {**hyper, "weight_decay": weight_decay}, groups)
 
     @staticmethod
     def _array_names(hyper: Mapping[str, Any]) -> tuple[str, ...]:
         optional = (("grad_avg", hyper["centered"]), ("momentum_buffer", hyper["momentum"] > 0))
         return ("square_avg", *(name for name, needed in optional if needed))
 
-    def _update(self, flat: Array, gradients: Array) -> Callable[[], object]:
-        arrays = self._arrays
-        hyper = {name: value for name, value in self._hyper.items() if name != "centered"}
+    def _update(
+        self, flat: Array, gradients: Array, arrays: Mapping[str, Array], hyper: Mapping[str, Any]
+    ) -> Callable[[], object]:
+        hyper = {name: value for name, value in hyper.items() if name != "centered"}
         optional = arrays.get("grad_avg"), arrays.get("momentum_buffer")
         buffers = flat, gradients, arrays["square_avg"], *optional
         return functools.partial(self._params.device.flat.rmsprop, *buffers, **hyper)
@@ -313,6 +405,8 @@ class Adam(Optimizer):
         At least 0.
     weight_decay : float
         At least 0.
+    groups : mapping, optional
+        What differs for some of the parameters; see `rnnfast.optim`.
     """
 
     name = "adam"
@@ -333,21 +427,24 @@ class Adam(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        groups: Groups | None = None,
     ) -> None:
         try:
             beta1, beta2 = betas
         except (TypeError, ValueError) as error:
             raise TypeError(f"betas: expected two numbers, got {_checks.describe(betas)}") from error
-        super().__init__(params, {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay})
+        hyper = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, hyper, groups)
 
     @staticmethod
     def _array_names(hyper: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
-    def _update(self, flat: Array, gradients: Array) -> Callable[[], object]:
-        buffers = flat, gradients, *self._arrays.values()
+    def _update(
+        self, flat: Array, gradients: Array, arrays: Mapping[str, Array], hyper: Mapping[str, Any]
+    ) -> Callable[[], object]:
         counted = {"step": self._steps + 1, "decoupled": self._decoupled}
-        return functools.partial(self._params.device.flat.adam, *buffers, **counted, **self._hyper)
+        return functools.partial(self._params.device.flat.adam, flat, gradients, *arrays.values(), **counted, **hyper)
 
 
 class AdamW(Adam):
@@ -373,6 +470,8 @@ class AdamW(Adam):
         At least 0.
     weight_decay : float
         At least 0.
+    groups : mapping, optional
+        What differs for some of the parameters; see `rnnfast.optim`.
     """
 
     name = "adamw"
@@ -386,8 +485,9 @@ class AdamW(Adam):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
+        groups: Groups | None = None,
     ) -> None:
-        super().__init__(params, lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        super().__init__(params, lr, betas=betas, eps=eps, weight_decay=weight_decay, groups=groups)
 
 
 def clip_grad_norm(gradients: Gradients, max_norm: float) -> float:
@@ -436,6 +536,40 @@ def clip_grad_value(gradients: Gradients, bound: float) -> None:
     limit = _checks.limit("bound", bound)
     with gradients.device.active():
         gradients.device.flat.clamp(gradients.flat, limit)
+
+
+def _checked_groups(params: Parameters, groups: Any) -> dict[str, dict[str, Any]]:
+    """The groups as plain numbers, in their order."""
+    if not isinstance(groups, Mapping):
+        raise TypeError(f"groups: expected a mapping from patterns of names, got {_checks.describe(groups)}")
+    checked: dict[str, dict[str, Any]] = {}
+    for pattern, group in groups.items():
+        name = f"groups[{pattern!r}]"
+        if not isinstance(pattern, str) or not any(fnmatchcase(key, pattern) for key in params):
+            raise ValueError(f"groups: expected patterns of the names {', '.join(params)}; got {pattern!r}")
+        if not isinstance(group, Mapping) or not set(group) <= set(_GROUP_CHECKS):
+            raise ValueError(f"{name}: expected keys among {', '.join(_GROUP_CHECKS)}, got {_checks.describe(group)}")
+        checked[pattern] = {key: _GROUP_CHECKS[key](f"{name}[{key!r}]", value) for key, value in group.items()}
+    return checked
+
+
+def _spans(params: Parameters, groups: Groups) -> list[_Span]:
+    """The buffer cut where another group begins."""
+    spans: list[_Span] = []
+    start = 0
+    for name, shape in params.shapes.items():
+        stop = start + math.prod(shape)
+        group = next((group for pattern, group in groups.items() if fnmatchcase(name, pattern)), {})
+        if spans and spans[-1].group == group:
+            start = spans.pop().own.start
+        spans.append(_Span(slice(start, stop), group))
+        start = stop
+    return spans
+
+
+def _check_layout(gradients: Gradients, params: Parameters) -> None:
+    if list(gradients.shapes.items()) != list(params.shapes.items()):
+        raise ValueError(f"gradients: expected the layout of {params!r}, got {gradients!r}")
 
 
 def _check_gradients(gradients: Gradients) -> None:

@@ -290,8 +290,10 @@ class TBPTT:
         start_state, early = self._forward(before, self._carried.start_state, 0)
         state, late = self._forward(after, start_state, len(before))
         y = self._end(early + late, window.steps)
-        loss, dy = self._differentiated(y, target, weights)
+        loss, dy = differentiated(self._loss, y, target, weights, self._device)
         self._backward(before + after, dy)
+        if hasattr(self._optimizer, "drop_frozen"):
+            self._optimizer.drop_frozen(self._gradients)
         norm = self._clip_to_norm()
 
         if self._nonfinite != "apply" and not math.isfinite(norm):
@@ -541,15 +543,6 @@ class TBPTT:
         own = outputs[first:]
         return own[0] if len(own) == 1 else self._device.xp.concatenate(own, axis=self._time)
 
-    def _differentiated(self, y: Array, target: Any, weights: Array | None) -> tuple[float, Array]:
-        """The loss and its gradient, checked, because it may be a function of the caller's own."""
-        result = self._loss(y, target) if weights is None else self._loss(y, target, mask=weights)
-        if not isinstance(result, tuple | list) or len(result) != 2:
-            raise TypeError(f"loss: expected it to return (loss, gradient), got {_checks.describe(result)}")
-        dy = self._device.checks.numbers("the loss's gradient", result[1])
-        _checks.shape("the loss's gradient", dy, y.shape)
-        return result[0], dy
-
     def _backward(self, pieces: list[Piece], dy: Array) -> None:
         """The gradient of the pass into `self._gradients`; the steps of the context have no loss of their own."""
         self._gradients.zero()
@@ -637,6 +630,16 @@ class TBPTT:
             f"{found}, in window {self._carried.windows} of this trainer (the first is 0); no update was made, and "
             "nothing has changed (nonfinite='skip' would go on with the next window)"
         )
+
+
+def differentiated(loss: Loss, y: Array, target: Any, weights: Array | None, device: Device) -> tuple[float, Array]:
+    """The loss and its gradient, checked, because it may be a function of the caller's own."""
+    result = loss(y, target) if weights is None else loss(y, target, mask=weights)
+    if not isinstance(result, tuple | list) or len(result) != 2:
+        raise TypeError(f"loss: expected it to return (loss, gradient), got {_checks.describe(result)}")
+    dy = device.checks.numbers("the loss's gradient", result[1])
+    _checks.shape("the loss's gradient", dy, y.shape)
+    return result[0], dy
 
 
 class StatefulBatches:

@@ -631,3 +631,111 @@ def test_pytorch_clipping(limit: float, dtype: Any) -> None:
     torch.nn.utils.clip_grad_value_([leaf], limit / 10)
     optim.clip_grad_value(gradients, limit / 10)
     assert np.allclose(gradients.flat, leaf.grad.numpy(), rtol=1e-6)
+
+
+# --- groups -----------------------------------------------------------------------------------------------------------
+
+
+@each_case
+@each_dtype
+def test_a_group_is_as_an_optimiser_of_its_own(kind: Any, options: dict[str, Any], dtype: Any) -> None:
+    """Each parameter by itself, with what its group says; the same bits, the frozen ones as they were."""
+    bias: dict[str, Any] = {"weight_decay": 0.05, "lr_factor": 0.5}
+    settings = {"weight": {"lr_factor": 2.0}, "bias": bias, "scalar": {"frozen": True}, "none": {}}
+    params = parameters(dtype)
+    groups = {"bias": bias, "sc*": {"frozen": True}, "*e*": {"lr_factor": 2.0}}
+    optimizer = kind(params, **options, groups=groups)
+    base = kind(parameters(dtype), **options)
+    for gradients in gradients_of(params, 4):
+        optimizer.step(gradients)
+    for name, shape in SHAPES.items():
+        own = Parameters({name: shape}, dtype)
+        own.load({name: parameters(dtype)[name]})
+        group = settings[name]
+        hyper = {**options, "lr": base.lr * float(group.get("lr_factor", 1.0))}
+        alone = kind(own, **{**hyper, "weight_decay": group.get("weight_decay", base.state_dict()["weight_decay"])})
+        for gradients in gradients_of(params, 4):
+            one = own.zeros()
+            one.flat[...] = gradients[name].ravel()
+            if not group.get("frozen"):
+                alone.step(one)
+        assert bits(params[name]) == bits(own[name]), name
+        if group.get("frozen"):
+            assert bits(params[name]) == bits(parameters(dtype)[name])
+
+
+def test_the_first_pattern_counts_and_each_must_match() -> None:
+    params = parameters(np.float64)
+    before = params["bias"].copy()
+    optimizer = optim.SGD(params, 1.0, groups={"b*": {"lr_factor": 0.0}, "*": {"frozen": True}})
+    optimizer.step(gradients_of(params, 1)[0])
+    assert optimizer.groups == {"b*": {"lr_factor": 0.0}, "*": {"frozen": True}}
+    assert np.array_equal(params.flat, parameters(np.float64).flat) and np.array_equal(params["bias"], before)
+    for groups, message in (
+        ({"wieght": {}}, "groups: expected patterns of the names weight, bias, scalar, none; got 'wieght'"),
+        ({"bias": {"lr": 1.0}}, "expected keys among lr_factor, weight_decay, frozen"),
+        ({"bias": {"lr_factor": -1.0}}, "expected a number of at least 0"),
+        ({"bias": 3}, "expected keys among"),
+        ({1: {}}, "expected patterns of the names"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            optim.Adam(params, groups=groups)
+    with pytest.raises(TypeError, match="groups: expected a mapping"):
+        optim.Adam(params, groups=[{"bias": {}}])
+    with pytest.raises(TypeError, match=r"frozen.*expected True or False"):
+        optim.Adam(params, groups={"bias": {"frozen": 1}})
+
+
+def test_frozen_gradients_do_not_count_in_a_norm() -> None:
+    params = parameters(np.float64)
+    optimizer = optim.Adam(params, groups={"weight": {"frozen": True}})
+    gradients = gradients_of(params, 1)[0]
+    expected = np.linalg.norm(gradients.flat[35:])
+    optimizer.drop_frozen(gradients)
+    assert math.isclose(optim.clip_grad_norm(gradients, math.inf), expected)
+    with pytest.raises(ValueError, match="gradients: expected the layout"):
+        optimizer.drop_frozen(Parameters({"a": (3,)}, np.float64).zeros())
+
+
+def test_groups_are_part_of_the_state() -> None:
+    params, other = parameters(np.float32), parameters(np.float32)
+    groups = {"bias": {"weight_decay": 0.0, "frozen": True}}
+    one = optim.AdamW(params, groups=groups)
+    for gradients in gradients_of(params, 2):
+        one.step(gradients)
+    state = json.loads(json.dumps({k: v for k, v in one.state_dict().items() if not hasattr(v, "shape")}))
+    assert state["groups"] == groups
+    other.assign(params.flat)
+    two = optim.AdamW(other)
+    two.load_state_dict(copy.deepcopy(one.state_dict()))
+    assert two.groups == groups and "groups" in repr(two)
+    for optimizer, own in ((one, params), (two, other), (pickle.loads(pickle.dumps(one)), None)):
+        optimizer.step(gradients_of(own if own is not None else optimizer.params, 1)[0])
+        assert own is None or bits(own.flat) == bits(params.flat)
+    two.load_state_dict(optim.AdamW(other).state_dict())
+    assert two.groups == {}
+    with pytest.raises(ValueError, match="groups"):
+        two.load_state_dict(one.state_dict() | {"groups": {"nothing": {}}})
+
+
+def test_groups_are_those_of_torch() -> None:
+    torch = pytest.importorskip("torch", reason="needs PyTorch")
+    params = parameters(np.float64)
+    tensors = {name: torch.tensor(np.array(params[name]), requires_grad=True) for name in ("weight", "bias", "scalar")}
+    theirs = torch.optim.AdamW(
+        [
+            {"params": [tensors["bias"], tensors["scalar"]], "weight_decay": 0.0},
+            {"params": [tensors["weight"]], "lr": 1e-3},
+        ],
+        lr=1e-2,
+        weight_decay=0.1,
+    )
+    groups = {"weight": {"lr_factor": 0.1}, "*": {"weight_decay": 0.0}}
+    ours = optim.AdamW(params, 1e-2, weight_decay=0.1, groups=groups)
+    for gradients in gradients_of(params, 5):
+        for name, tensor in tensors.items():
+            tensor.grad = torch.tensor(np.array(gradients[name]))
+        theirs.step()
+        ours.step(gradients)
+    for name, tensor in tensors.items():
+        np.testing.assert_allclose(params[name], tensor.detach().numpy(), rtol=1e-12)
