@@ -37,6 +37,7 @@ from .layers import (
 )
 from .model import Model
 from .parameters import Gradients, Parameters
+from .parts import Add, Concat, Dropout, LayerNorm, Pool
 from .tape import Grads, Tape
 from .tbptt import TBPTT
 from .training import fit
@@ -53,10 +54,13 @@ __all__ = [
     "SLSTM",
     "SRU",
     "TBPTT",
+    "Add",
     "BlockGRU",
     "Cell",
     "CfC",
+    "Concat",
     "Dense",
+    "Dropout",
     "Embedding",
     "GRUCell",
     "Gradients",
@@ -64,11 +68,13 @@ __all__ = [
     "IndRNN",
     "Jordan",
     "LSTMCell",
+    "LayerNorm",
     "LiGRU",
     "MinGRU",
     "MinLSTM",
     "Model",
     "Parameters",
+    "Pool",
     "RNNCell",
     "Recurrent",
     "RecurrentCell",

@@ -189,10 +189,12 @@ class Part(ABC):
     def _gradients(self, into: Gradients | None) -> Gradients:
         """The gradients to write to, every one of them: `into` if it fits these parameters, else new memory."""
         if into is None:
-            params = self.params
-            return Gradients(
-                params.shapes, params.dtype, self._device.empty((params.size,), params.dtype), self._device
-            )
+            params, new = self.params, self._device.empty
+            gradients = Gradients(params.shapes, params.dtype, new((params.size,), params.dtype), self._device)
+            if params.borrowed:
+                tied = params.borrowed.items()
+                gradients._borrow({name: self._device.zeros(shape, params.dtype) for name, (_, shape) in tied})
+            return gradients
         if not isinstance(into, Gradients):
             raise TypeError(f"into: expected Gradients or None, got {_checks.describe(into)}")
         if into.dtype != self.params.dtype or into.shapes != self.params.shapes:

@@ -1,31 +1,37 @@
-"""Model: layers and heads in a row, on one flat parameter buffer.
+"""Model: layers, heads and other parts, wired to each other, on one flat parameter buffer.
 
 A model is called as a layer is, and keeps the same promises; its state is a dict from part name to state. When the
 parts join a model, their parameters move into its buffer and become views of it, so an optimiser, clipping and a
 checkpoint see one array, and the parts' packed weights see one version. Gradients are one array too: each part adds
-to its slice.
+to its slice. Which part reads what is in a `Graph`, which is made and checked when the model is built. A walk goes
+through its nodes in order, forward, and in reverse, backward; a value's gradient is the sum over its readers, the last
+of them first.
 
 Heads work on single steps and know nothing of lengths. So the model blanks beyond them what goes into a head and what
 comes out of it: predictions there are zero, and neither `x` nor `dy` is read there, as in a layer.
 
-Rejected: a graph of parts (two heads or a skip connection are a few lines in the caller's own loop); copying the
-parts (the caller's `layer` and the model's would silently drift apart); attribute access to parts, which could
-collide with methods.
+Tied parameters lie in the buffer once, where the part has them that is named second; the other part reads them there,
+and its gradients are added there.
+
+Rejected: copying the parts (the caller's `layer` and the model's would silently drift apart); attribute access to
+parts, which could collide with methods; loops in the graph (a state that goes from step to step is a cell's).
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _checks
+from . import _state as states
 from ._checks import Array
 from ._device import Device, Port
+from ._graph import Graph, kind_of
 from ._part import Part, from_config
 from ._recurrence import Arguments
 from .embedding import Embedding
@@ -35,9 +41,6 @@ from .parameters import Gradients, Parameters, Store
 from .tape import Grads, Tape, begin, checked, recording
 
 __all__ = ["Model", "ModelTape"]
-
-_Piece = Recurrent | Dense | Embedding
-_Head = Dense | Embedding  # works on single steps
 
 
 class ModelTape(Tape):
@@ -54,37 +57,42 @@ class ModelTape(Tape):
 
 
 class _Rows(NamedTuple):
-    """Where the rows of one call end."""
+    """The rows of the values of one clock, in one call."""
 
-    lengths: Array | None  # int64 [B]; None where no row ends early
+    leading: tuple[int, ...]  # the axes of a sequence before its features, as the caller has them
     batched: bool
     batch_first: bool
     device: Device
-    direct: bool  # of the port through which the call came in
-    last_only: bool  # whether the prediction has no axis for time
+    lengths: Array | None = None  # int64 [B], checked
+    ragged: Array | None = None  # the same; None where no row ends early
+    resets: Any = None
+    mask: Any = None
+
+    @property
+    def batch(self) -> int:
+        """B; 1 where there is no batch axis."""
+        return self.leading[0 if self.batch_first else 1] if self.batched else 1
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return self.leading[1 if self.batched and self.batch_first else 0]
 
     def time_major(self, sequence: Array) -> Array:
         """The view of a sequence with time as its first axis."""
         return sequence.swapaxes(0, 1) if self.batched and self.batch_first else sequence
 
-    def shape(self, inside: Array, features: int) -> tuple[int, ...]:
-        """The shape of the prediction for an input."""
-        leading = tuple(inside.shape[: 1 + self.batched])
-        if self.last_only:
-            leading = (leading[0 if self.batch_first else 1],) if self.batched else ()
-        return *leading, features
-
     def blank(self, sequence: Array) -> Array:
         """Zero in place what lies beyond the lengths."""
-        if self.lengths is not None:
+        if self.ragged is not None:
             view = self.time_major(sequence)
             steps = self.device.arange(len(view))
-            view[steps[:, None] >= self.lengths if self.batched else steps >= self.lengths] = 0
+            view[steps[:, None] >= self.ragged if self.batched else steps >= self.ragged] = 0
         return sequence
 
     def blanked(self, name: str, sequence: ArrayLike, dtype: np.dtype[Any] | None) -> ArrayLike:
         """A blanked copy of a sequence, of integers without a dtype; the sequence itself where no row ends early."""
-        if self.lengths is None:
+        if self.ragged is None:
             return sequence
         checks = self.device.checks
         if dtype is None:
@@ -92,49 +100,118 @@ class _Rows(NamedTuple):
         return self.blank(checks.real(name, sequence, dtype, copy=True))
 
 
+class _Recording(NamedTuple):
+    """What a model's forward keeps besides its parts' tapes."""
+
+    direct: bool  # of the port through which the call came in
+    rows: Mapping[str | None, _Rows]
+    shapes: dict[str, tuple[int, ...]]  # of the outputs
+    last_only: bool
+
+
 class Model(Part):
-    """Recurrent layers and heads, each working on the output of the one before.
+    """Recurrent layers and other parts, each reading the one before or what `inputs` says.
 
     Parameters
     ----------
-    **parts : Recurrent (RNN, LSTM, GRU, ...) or Dense
-        In order. Their sizes, dtypes and devices must fit, `batch_first` be the same for all layers, and each part be
-        in this model alone.
+    **parts : Recurrent (RNN, LSTM, GRU, ...), Dense, Embedding, LayerNorm, Dropout, Pool, Add or Concat
+        In order. Their sizes, dtypes and devices must fit, `batch_first` be the same for all, and each part be in this
+        model alone.
+    inputs : mapping from str to str or sequence of str, optional
+        What parts read, by their names: "x", the model's input; the name of a part before them; or, where the model has
+        several inputs, "x.NAME". `Add` and `Concat` read several values. A layer may read one value and besides it
+        "OTHER.state": it begins with the final state of that layer. Those left out read the part before them, the
+        first one "x".
+    outputs : str or sequence of str, optional
+        The parts whose outputs the model returns: that of one name as an array, those of several as a dict. By default
+        all that no other part reads.
+    tied : mapping from str to str, optional
+        Parameters that are one: ``{"head.weight": "embed.weight"}`` puts the second, of the same shape, in the place of
+        the first, which is no parameter of its own any more; ``{"b": "a"}`` does so with all parameters of a part.
 
     Attributes
     ----------
     params : Parameters
         All parameters: ``name.weight_ih_l0``, ... on one buffer; the parts' own `params` are views of it.
     dtype : numpy.dtype
-    input_size : int
-        The first part's.
+    input_size : int or dict
+        The features of `x`; of several inputs by their names.
     batch_first, bidirectional, reverse : bool
         Of the layers; `bidirectional` and `reverse` if any is.
 
     Raises
     ------
     TypeError, ValueError
-        Something that is no part, parts that do not fit, or a part that is in a model already.
+        Something that is no part, parts that do not fit, a part that is in a model already, or a wiring that does not
+        hold together.
+
+    Examples
+    --------
+    Two heads on one layer:
+
+    >>> import numpy as np
+    >>> from rnnfast import LSTM, Dense, Model
+    >>> model = Model(
+    ...     rnn=LSTM(4, 8), policy=Dense(8, 2), value=Dense(8, 1), inputs={"policy": "rnn", "value": "rnn"}
+    ... )
+    >>> y, state = model(np.zeros((5, 3, 4)))
+    >>> y["policy"].shape, y["value"].shape
+    ((5, 3, 2), (5, 3, 1))
+
+    An encoder, and a decoder that begins with its state:
+
+    >>> from rnnfast import Embedding
+    >>> model = Model(
+    ...     letters=Embedding(30, 8), encoder=LSTM(8, 16), words=Embedding(20, 8), decoder=LSTM(8, 16),
+    ...     head=Dense(16, 20),
+    ...     inputs={"letters": "x.source", "words": "x.target", "decoder": ("words", "encoder.state")},
+    ... )
+    >>> y, state = model({"source": np.zeros((7, 3), int), "target": np.zeros((5, 3), int)})
+    >>> y.shape
+    (5, 3, 20)
     """
 
-    def __init__(self, **parts: _Piece) -> None:
+    def __init__(
+        self,
+        *,
+        inputs: Mapping[str, Any] | None = None,
+        outputs: Any = None,
+        tied: Mapping[str, str] | None = None,
+        **parts: Any,
+    ) -> None:
         _check_parts(parts)
+        graph = Graph(parts, inputs, outputs)
+        borrowed = _check_tied(parts, tied)
         self._parts: dict[str, Any] = dict(parts)
-        layers = [part for part in parts.values() if not isinstance(part, _Head)]
-        first = next(iter(parts.values()))
-        self.dtype, self.input_size = first.dtype, first.input_size
-        self.batch_first = bool(layers) and layers[0].batch_first
+        self._graph = graph
+        self._outputs = None if outputs is None else graph.outputs[0] if graph.single else list(graph.outputs)
+        self._tied = dict(tied or {})
+        owners = [part for part in parts.values() if part.params]
+        timed = [part for part in parts.values() if hasattr(part, "batch_first")]
+        layers = [node.part for node in graph.nodes if node.kind == "layer"]
+        self.dtype = owners[0].dtype
+        sizes = {value.removeprefix("x."): graph.sizes[value] for value in graph.inputs}
+        self.input_size: Any = sizes.get("x", sizes)
+        self.batch_first = bool(timed) and timed[0].batch_first
         self.bidirectional = any(layer.bidirectional for layer in layers)
         self.reverse = any(layer.reverse for layer in layers)
-        shapes = {f"{name}.{key}": shape for name, part in parts.items() for key, shape in part.params.shapes.items()}
-        store = Store(sum(part.params.size for part in parts.values()), self.dtype, first.params.device)
+        shapes = {
+            f"{name}.{key}": shape
+            for name, part in parts.items()
+            for key, shape in part.params.shapes.items()
+            if (name, key) not in borrowed
+        }
+        store = Store(sum(map(math.prod, shapes.values())), self.dtype, owners[0].params.device)
+        self.params = Parameters(shapes, self.dtype, store)
+        places = self.params.places()
         self._offsets: dict[str, int] = {}
         offset = 0
         for name, part in parts.items():
-            part.params.adopt(store, offset)
             self._offsets[name] = offset
-            offset += part.params.size
-        self.params = Parameters(shapes, self.dtype, store)
+            if part.params:
+                own = {key: places[".".join(of)] for (one, key), of in borrowed.items() if one == name}
+                part.params.adopt(store, offset, own)
+                offset += part.params.size
         self._pack()
 
     def _pack(self) -> None:
@@ -147,50 +224,73 @@ class Model(Part):
         """The parts by name, in order."""
         return dict(self._parts)
 
+    @property
+    def unfit_for_windows(self) -> str | None:
+        """What keeps the model from being trained window by window with a state that is carried on; None: nothing."""
+        graph = self._graph
+        if len(graph.inputs) > 1:
+            return f"one input, got {', '.join(graph.inputs)}"
+        if graph.linked:
+            return "layers that begin with their own states, got one that begins with another's"
+        if graph.timeless.intersection(graph.outputs):
+            return "an output with steps, got one that is pooled over time"
+        return None if graph.single else f"one output, got {', '.join(graph.outputs)}"
+
     def __repr__(self) -> str:
-        return f"Model({', '.join(f'{name}={part!r}' for name, part in self._parts.items())})"
+        shown = [f"{name}={part!r}" for name, part in self._parts.items()]
+        shown += [f"{name}={value!r}" for name, value in self._wiring().items()]
+        return f"Model({', '.join(shown)})"
+
+    def _wiring(self) -> dict[str, Any]:
+        """The arguments besides the parts that are not the default."""
+        found = {"inputs": self._graph.wiring(), "outputs": self._outputs, "tied": self._tied}
+        return {name: copy.deepcopy(value) for name, value in found.items() if value}
 
     def __call__(
         self,
-        x: ArrayLike,
+        x: ArrayLike | Mapping[str, Any],
         state: Mapping[str, Any] | None = None,
         *,
-        lengths: ArrayLike | None = None,
-        resets: ArrayLike | None = None,
+        lengths: ArrayLike | Mapping[str, Any] | None = None,
+        resets: ArrayLike | Mapping[str, Any] | None = None,
         reset_state: Mapping[str, Any] | None = None,
-        mask: ArrayLike | None = None,
+        mask: ArrayLike | Mapping[str, Any] | None = None,
         given: Mapping[str, Any] | None = None,
-        out: Array | None = None,
+        out: Any = None,
         logits: bool = False,
         num_threads: int | None = None,
         last_only: bool = False,
-    ) -> tuple[Array, dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any]]:
         """Run the model: inference, which keeps nothing.
 
         Parameters
         ----------
-        x : array_like
-            [T, B, I], ids [T, B] if the first part is a layer, or unbatched [T, I], [T]; see the layers.
+        x : array_like, or mapping from str to array_like
+            [T, B, I], ids [T, B] if a layer or an Embedding reads it, or unbatched [T, I], [T]; see the layers. Several
+            inputs by their names.
         state, reset_state : mapping, optional
-            States by the names of the layers among the parts; those left out are zeros.
-        lengths, resets, mask : array_like, optional
-            As for a layer. Beyond the lengths the prediction is 0; where the mask is false it repeats, unless the first
-            part is a head, which reads its input there.
+            States by the names of the layers among the parts; those left out are zeros. Layers that begin with another
+            one's state are given none.
+        lengths, resets, mask : array_like, or mapping from str to array_like, optional
+            As for a layer; of several inputs by their names, and once for those that some part reads side by side.
+            Beyond the lengths the prediction is 0; where the mask is false it repeats, but a head that reads an input
+            of the model reads it there, too.
         given : mapping, optional
             Extra inputs by the names of the layers.
-        out : ndarray, optional
-            Receives the prediction.
+        out : ndarray, or mapping from str to ndarray, optional
+            Receives the prediction; of several by their names.
         logits : bool
-            The last part, which must be a head then, skips its activation.
+            The outputs that are heads skip their activations. There must be one, and no part may read it.
         num_threads : int, optional
             As for a layer.
         last_only : bool, optional
             Whether the last of the layers hands only its last output on, so that the prediction has no axis for time.
+            All that follows that layer must depend on it alone; elsewhere in a model `Pool` says the same.
 
         Returns
         -------
-        y : ndarray
-            The last part's output.
+        y : ndarray or dict
+            The output, or the outputs by their names.
         state : dict
             The final states of the layers.
 
@@ -205,15 +305,15 @@ class Model(Part):
 
     def forward(
         self,
-        x: ArrayLike,
+        x: ArrayLike | Mapping[str, Any],
         state: Mapping[str, Any] | None = None,
         *,
-        lengths: ArrayLike | None = None,
-        resets: ArrayLike | None = None,
+        lengths: ArrayLike | Mapping[str, Any] | None = None,
+        resets: ArrayLike | Mapping[str, Any] | None = None,
         reset_state: Mapping[str, Any] | None = None,
-        mask: ArrayLike | None = None,
+        mask: ArrayLike | Mapping[str, Any] | None = None,
         given: Mapping[str, Any] | None = None,
-        out: Array | None = None,
+        out: Any = None,
         tape: Tape | None = None,
         logits: bool = False,
         num_threads: int | None = None,
@@ -222,7 +322,7 @@ class Model(Part):
         first_step: int = 0,
         recompute: int | str | None = None,
         memory: int | None = None,
-    ) -> tuple[Array, dict[str, Any], Tape]:
+    ) -> tuple[Any, dict[str, Any], Tape]:
         """Run the model for training: with dropout, and a tape for `backward`.
 
         Parameters
@@ -241,8 +341,8 @@ class Model(Part):
 
         Returns
         -------
-        y : ndarray
-        state : dict
+        y, state
+            As from a call.
         tape : Tape
             For one backward.
 
@@ -267,7 +367,7 @@ class Model(Part):
     def backward(
         self,
         tape: Tape,
-        dy: ArrayLike | None,
+        dy: ArrayLike | Mapping[str, Any] | None,
         dstate: Mapping[str, Any] | None = None,
         *,
         into: Gradients | None = None,
@@ -280,8 +380,9 @@ class Model(Part):
         ----------
         tape : Tape
             Of a forward of this model; it is used up.
-        dy : array_like or None
-            dLoss/dy, or dLoss/dlogits if the forward gave logits; None is zeros.
+        dy : array_like, or mapping from str to array_like, or None
+            dLoss/dy, or dLoss/dlogits if the forward gave logits; None is zeros. Of several outputs by their names;
+            those left out are zeros.
         dstate : mapping, optional
             dLoss/dstate by the names of the layers; those left out are zeros.
         into : Gradients, optional
@@ -294,7 +395,8 @@ class Model(Part):
         Returns
         -------
         Grads
-            As a layer's, `state`, `reset_state` and `given` by the layers' names.
+            As a layer's, `state`, `reset_state` and `given` by the layers' names, without the state of a layer that
+            begins with another one's; `x` of several inputs by their names.
 
         Raises
         ------
@@ -307,45 +409,54 @@ class Model(Part):
     def _backward(
         self, tape: Tape, dy: Any, dstate: Any, into: Any, input_gradient: Any, num_threads: int | None
     ) -> Grads:
-        rows: _Rows = recording(tape, self, self.params)
-        port = self._device.ports[rows.direct]
+        kept: _Recording = recording(tape, self, self.params)
+        graph, port = self._graph, self._device.ports[kept.direct]
         tapes = tape.parts  # type: ignore[attr-defined]  # `forward` makes no others
         _checks.truth("input_gradient", input_gradient), _checks.threads(num_threads)
-        given = self._by_layer(port, "dstate", dstate)
-        self._check_dstates(given, tapes)
-        dy = port.bring("dy", dy)
+        dstates = self._by_layer(port, "dstate", dstate)
+        self._check_dstates(dstates, kept)
+        gradient = self._of_outputs(port, dy, kept)
+        for node in graph.nodes:
+            if node.exposed:  # raise now what would be raised in the midst of it
+                recording(tapes[node.name], node.part, node.part.params)
         gradients = self._gradients(into)
         if into is None:
             gradients.zero()  # the parts add
-        names = list(self._parts)
-        head_last = isinstance(self._parts[names[-1]], _Head)
-        d: Any = rows.blanked("dy", dy, self.dtype) if head_last and dy is not None and not rows.last_only else dy
-        states: dict[str, Any] = {}
-        reset_states: dict[str, Any] = {}
-        extra: dict[str, Any] = {}
-        for name in reversed(names):
-            part = self._parts[name]
-            options: dict[str, Any] = {
-                "into": self._slice(gradients, name),
-                "input_gradient": input_gradient or name != names[0],
-                "num_threads": num_threads,
-            }
-            if not isinstance(part, _Head):
-                d, states[name], _, reset_states[name], extra[name] = part.backward(
-                    tapes[name], d, given.get(name), **options
+        d_state, d_reset_state, d_given = dict[str, Any](), dict[str, Any](), dict[str, Any]()
+        for node in reversed(graph.nodes):
+            dy = gradient.pop(node.name, None)
+            wanted = [input_gradient or value not in graph.clocks for value in node.sources]
+            options: dict[str, Any] = {"input_gradient": any(wanted), "num_threads": num_threads}
+            if node.part.params or node.part.params.borrowed:
+                options["into"] = self._slice(gradients, node.name)
+            if node.kind == "layer":
+                dx, d_initial, _, d_reset, of_extra = node.part.backward(
+                    tapes[node.name], dy, dstates.get(node.name), **options
                 )
-            elif d is not None:
-                d = part.backward(tapes[name], d, **options).x
+                if node.begins is None:
+                    d_state[node.name] = d_initial
+                else:
+                    dstates = {**dstates, node.begins: _sum(dstates.get(node.begins), d_initial)}
+                if d_reset is not None:
+                    d_reset_state[node.name] = d_reset
+                if of_extra is not None:
+                    d_given[node.name] = of_extra
+            elif dy is None:
+                continue
+            else:
+                dx = node.part.backward(tapes[node.name], dy, **options).x
+            for value, own in zip(node.sources, dx if isinstance(dx, tuple) else (dx,), strict=False):
+                if input_gradient or value not in graph.clocks:
+                    gradient[value] = _sum(gradient.get(value), own)
         tape.spend()
-        has_reset_states = any(value is not None for value in reset_states.values())
-        of_extra = {name: value for name, value in extra.items() if value is not None}
-        given_back = d, dict(reversed(states.items())), reset_states if has_reset_states else None, of_extra or None
-        dx, dstates, dreset_states, dgiven = map(port.leave, given_back)
-        return Grads(dx, dstates, gradients, dreset_states, dgiven)
+        d_x = {value.removeprefix("x."): gradient.get(value) for value in graph.inputs}
+        given_back = d_x.get("x", d_x), dict(reversed(d_state.items())), d_reset_state or None, d_given or None
+        dx, dstate, dreset_state, dgiven = map(port.leave, given_back)
+        return Grads(dx, dstate, gradients, dreset_state, dgiven)
 
     def config(self) -> dict[str, Any]:
         """A JSON-able description from which `from_config` builds an equal, freshly initialised model."""
-        return {"type": "Model", "parts": {name: part.config() for name, part in self._parts.items()}}
+        return {"type": "Model", "parts": {name: part.config() for name, part in self._parts.items()}, **self._wiring()}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, rng: Any = None) -> Model:
@@ -362,104 +473,141 @@ class Model(Part):
         Model
         """
         config = _checks.mapping("config", config)
-        if set(config) != {"type", "parts"} or config["type"] != cls.__name__:
+        options = dict(config)
+        if options.pop("type", None) != cls.__name__ or "parts" not in options:
             raise ValueError(
                 f"config: expected 'type', which is 'Model', and 'parts', got {_checks.describe(dict(config))}"
             )
-        return cls._build({"parts": config["parts"]}, rng)
+        return cls._build(options, rng)
 
     @classmethod
     def _build(cls, options: dict[str, Any], rng: Any) -> Model:
-        if set(options) != {"parts"}:
-            raise ValueError(f"config: expected 'parts' beside the type, got {list(options)}")
+        wiring = {name: value for name, value in options.items() if name != "parts"}
+        if "parts" not in options or not set(wiring) <= {"inputs", "outputs", "tied"}:
+            expected = "'parts' beside the type, and perhaps 'inputs', 'outputs' and 'tied'"
+            raise ValueError(f"config: expected {expected}, got {list(options)}")
         parts = _checks.mapping("config['parts']", options["parts"])
         generators = _checks.generator("rng", rng).spawn(len(parts))
         return cls(
-            **{name: from_config(part, rng=own) for (name, part), own in zip(parts.items(), generators, strict=True)}
+            **{name: from_config(part, rng=own) for (name, part), own in zip(parts.items(), generators, strict=True)},
+            **wiring,
         )
 
     def rng_state(self) -> dict[str, Any]:
-        """The states of the layers' generators, from which dropout draws, by the layers' names."""
-        return {name: layer.rng.bit_generator.state for name, layer in self._layers()}
+        """The states of the generators of layers and of `Dropout`, which draws from them, by the parts' names."""
+        return {name: part.rng.bit_generator.state for name, part in self._drawing()}
 
     def set_rng_state(self, state: Mapping[str, Any]) -> None:
-        """Set the layers' generators to what `rng_state` returned.
+        """Set these generators to what `rng_state` returned.
 
         Parameters
         ----------
         state : mapping
-            The states by the names of all layers.
+            The states by the names of all parts that have one.
 
         Raises
         ------
         TypeError, ValueError
             A name is missing or unknown, or a state is none of such a generator; nothing has changed.
         """
-        layers = dict(self._layers())
-        if set(_checks.mapping("state", state)) != set(layers):
-            raise ValueError(f"state: expected the names {list(layers)}, got {list(state)}")
-        for name, layer in layers.items():
+        drawing = dict(self._drawing())
+        if set(_checks.mapping("state", state)) != set(drawing):
+            raise ValueError(f"state: expected the names {list(drawing)}, got {list(state)}")
+        for name, part in drawing.items():
             try:
-                copy.deepcopy(layer.rng.bit_generator).state = state[name]  # all or none
+                copy.deepcopy(part.rng.bit_generator).state = state[name]  # all or none
             except (TypeError, ValueError, KeyError) as error:
                 raise ValueError(f"state[{name!r}]: expected a state from rng_state(): {error}") from error
-        for name, layer in layers.items():
-            layer.rng.bit_generator.state = state[name]
+        for name, part in drawing.items():
+            part.rng.bit_generator.state = state[name]
 
-    def _layers(self) -> Iterator[tuple[str, Any]]:
-        return ((name, part) for name, part in self._parts.items() if not isinstance(part, _Head))
+    def _drawing(self) -> Iterator[tuple[str, Any]]:
+        """The parts that draw random numbers in `forward`."""
+        return ((name, part) for name, part in self._parts.items() if hasattr(part, "dropout"))
 
-    def _evaluate(
-        self, call: Arguments, logits: Any, old: Tape | None
-    ) -> tuple[Array, dict[str, Any], ModelTape | None]:
+    def _evaluate(self, call: Arguments, logits: Any, old: Tape | None) -> tuple[Any, dict[str, Any], ModelTape | None]:
         """One walk through the parts, recorded or not: check everything, then run."""
-        port = self._device.port(call.x)
-        inside, rows, ends = self._rows(port, call)
-        names = list(self._parts)
-        last, last_layer = names[-1], [None, *dict(self._layers())][-1]
+        graph = self._graph
+        values, port, rows = self._enter(call)
+        last_only = _checks.truth("last_only", call.last_only)
+        if last_only and graph.last_layer is None:
+            raise ValueError(
+                "last_only: expected False for a model in which no layer is the last, with heads alone after it, got "
+                "True; a Pool says where a sequence ends"
+            )
+        if logits is not False:
+            self._check_logits(logits)
         by_layer = {
-            field: self._by_layer(port, field, getattr(call, field)) for field in ("state", "reset_state", "given")
+            field: self._by_layer(port, field, given)
+            for field in ("state", "reset_state", "given")
+            if (given := getattr(call, field)) is not None
         }
-        masks = {name: port.bring(name, getattr(call, name)) for name in ("resets", "mask")}
-        shared = {"lengths": ends, "num_threads": call.num_threads, **masks}
-        if _checks.truth("logits", logits) and not isinstance(self._parts[last], Dense):
-            raise ValueError(f"logits: expected a Dense as last part, got {type(self._parts[last]).__name__}")
-        if call.out is not None:
-            arrays = [pair for field in ("state", "reset_state") for pair in _arrays(field, by_layer[field])]
-            inputs = [("x", inside), *arrays] if port.direct else []
-            port.checks.output("out", call.out, rows.shape(inside, _output_size(self._parts[last])), self.dtype, inputs)
+        out = {} if call.out is None else self._check_out(port, call, values, rows, by_layer, last_only)
         _checks.threads(call.num_threads)
-        recorder = self._begin(call, inside, rows, by_layer, shared, old)
-        if recorder is not None:
-            shared |= {"seed": call.seed, "first_step": call.first_step, **self._recomputed(call)}
-        y: Any = inside
-        states: dict[str, Any] = {}
-        for name, part in self._parts.items():
+        recorder = None
+        if old is not None:
+            recorder = self._begin(call, values, rows, by_layer, old)
+        finals: dict[str, Any] = {}
+        recomputed = self._recomputed(call)
+        timeless = graph.after_last if last_only else graph.timeless
+        for node in graph.nodes:
+            name, part, steps = node.name, node.part, rows[node.clock]
             run = part if recorder is None else part.forward
-            options: dict[str, Any] = {} if recorder is None else {"tape": recorder.parts.get(name)}
-            if isinstance(part, _Head):
-                if isinstance(part, Dense):
-                    options["logits"] = logits and name == last
-                result = run(y, num_threads=call.num_threads, **options)
-                y, *tapes = (result,) if recorder is None else result
-                if not rows.last_only:
-                    rows.blank(y)
-            else:
-                options |= {field: values.get(name) for field, values in by_layer.items()}
-                out = call.out if name == last and port.direct else None
-                y, states[name], *tapes = run(
-                    y, out=out, last_only=rows.last_only and name == last_layer, **shared, **options
+            options: dict[str, Any] = {"num_threads": call.num_threads}
+            if recorder is not None:
+                options["tape"] = recorder.parts.get(name)
+            if node.kind == "layer":
+                options |= {field: given.get(name) for field, given in by_layer.items()}
+                if node.begins is not None:
+                    options["state"] = finals[node.begins]
+                if recorder is not None:
+                    options |= {"seed": call.seed, "first_step": call.first_step, **recomputed}
+                y, finals[name], *tapes = run(
+                    values[node.sources[0]],
+                    lengths=steps.lengths,
+                    resets=steps.resets,
+                    mask=steps.mask,
+                    out=out.get(name) if port.direct else None,
+                    last_only=not node.read or name in timeless,
+                    **options,
                 )
+            else:
+                inputs: Any = [values[value] for value in node.sources]
+                if node.kind == "pool":
+                    options |= {"lengths": steps.lengths, "mask": steps.mask}
+                elif node.outside and steps.ragged is not None:
+                    dtype = None if isinstance(part, Embedding) else self.dtype
+                    inputs = [steps.blanked("x", one, dtype) for one in inputs]
+                if logits and isinstance(part, Dense) and name in graph.outputs:
+                    options["logits"] = True
+                result = run(*inputs, **options)
+                y, *tapes = (result,) if recorder is None else result
+                if name not in timeless and steps.ragged is not None:
+                    steps.blank(y)
+            values[name] = y
             if recorder is not None:
                 recorder.parts[name] = tapes[0]
         if recorder is not None:
-            first: Any = recorder.parts[names[0]]
-            recorder.finish(first._x, rows)
-        return port.leave(y, call.out), port.leave(states), recorder
+            shapes = {name: values[name].shape for name in graph.outputs}
+            recorder.finish(self._device.empty((0,), self.dtype), _Recording(port.direct, rows, shapes, last_only))
+        found = {name: port.leave(values[name], out.get(name)) for name in graph.outputs}
+        return found[graph.outputs[0]] if graph.single else found, port.leave(finals), recorder
+
+    def _check_logits(self, logits: Any) -> None:
+        outputs = {name: self._parts[name] for name in self._graph.outputs}
+        heads = [name for name, part in outputs.items() if isinstance(part, Dense)]
+        if _checks.truth("logits", logits) and not heads:
+            found = ", ".join(type(part).__name__ for part in outputs.values())
+            raise ValueError(f"logits: expected a Dense as output, got {found}")
+        for node in self._graph.nodes:
+            if logits and (read := set(heads).intersection(node.sources)):
+                raise ValueError(
+                    f"logits: expected heads that no part reads, got {read.pop()}, which {node.name} reads"
+                )
 
     def _recomputed(self, call: Arguments) -> dict[str, Any]:
         """What each layer's forward is told of `recompute`."""
-        count, memory = max(len(dict(self._layers())), 1), call.memory
+        count, memory = max(sum(node.kind == "layer" for node in self._graph.nodes), 1), call.memory
         return {
             "recompute": call.recompute,
             "memory": None if memory is None else _checks.integer("memory", memory) // count,
@@ -468,64 +616,128 @@ class Model(Part):
     def _begin(
         self,
         call: Arguments,
-        inside: Array,
-        rows: _Rows,
+        values: Mapping[str, Array],
+        rows: Mapping[str | None, _Rows],
         by_layer: Mapping[str, Mapping[str, Any]],
-        shared: Mapping[str, Any],
-        old: Tape | None,
-    ) -> ModelTape | None:
-        """The tape, spent, when all is checked that a part would refuse in the midst of the walk; None without one."""
-        if old is None:
-            return None
+        old: Tape,
+    ) -> ModelTape:
+        """The tape, spent, when all is checked that a part would refuse in the midst of the walk."""
         tape = checked(old, self)
         if not isinstance(tape, ModelTape):
             raise TypeError("tape: expected a tape of a Model, got one of no part")
-        port = self._device.ports[True]
-        for n, (name, part) in enumerate(self._parts.items()):
-            if isinstance(part, _Head):
-                if n == 0:
-                    part.check_x(port, inside)
-                continue
-            body = part._recurrence
-            options = {field: values.get(name) for field, values in by_layer.items()}
-            steps = {"seed": call.seed, "first_step": call.first_step, **self._recomputed(call)}
-            call_of_part = Arguments(inside, **steps, **shared, **options)
-            if n == 0:
-                run = body.check(port, call_of_part, part, training=False)
-            else:
-                run = body.check_all_but_x(port, call_of_part, rows.time_major(inside), rows.batched)
-            body.levels(part, call_of_part, run)
+        port, recomputed = self._device.ports[True], self._recomputed(call)
+        for node in self._graph.nodes:
+            steps = rows[node.clock]
+            if node.kind == "layer":
+                body = node.part._recurrence
+                options: dict[str, Any] = {field: given.get(node.name) for field, given in by_layer.items()}
+                masks = {"lengths": steps.lengths, "resets": steps.resets, "mask": steps.mask}
+                options |= {"seed": call.seed, "first_step": call.first_step, **recomputed}
+                own = Arguments(values.get(node.sources[0]), **masks, **options)
+                if node.outside:
+                    run = body.check(port, own, node.part, training=False)
+                else:
+                    shape = np.broadcast_to(self.dtype.type(0), (steps.steps, steps.batch, body.layout.input_size))
+                    run = body.check_all_but_x(port, own, shape, steps.batched)
+                body.levels(node.part, own, run)
+            elif node.outside and isinstance(node.part, Dense | Embedding):
+                given = values[node.sources[0]]
+                dtype = None if isinstance(node.part, Embedding) else self.dtype
+                node.part.check_x(port, steps.blanked("x", given, dtype))
         begin(tape, self, self.params)
         return tape
 
-    def _rows(self, port: Port, call: Arguments) -> tuple[Array, _Rows, Array | None]:
-        """The input where the parameters lie, blanked if a head is first; where its rows end; the checked lengths."""
-        array = port.checks.numbers("x", call.x)
-        first = next(iter(self._parts.values()))
-        head_first = isinstance(first, _Head)
-        embeds = isinstance(first, Embedding)
-        axes = array.ndim + (embeds or (not head_first and array.dtype.kind in "iu" and array.ndim < 3))
+    def _enter(self, call: Arguments) -> tuple[dict[str, Any], Port, dict[str | None, _Rows]]:
+        """The inputs where the parameters lie, by the values' names; how they came there; their rows by clocks."""
+        graph = self._graph
+        given = {"x": call.x} if graph.inputs == ("x",) else self._by_input("x", call.x, complete=True)
+        port = self._device.port(next(iter(given.values())))
+        rows: dict[str | None, _Rows] = {}
+        arrays: dict[str, Array] = {}
+        for value, x in given.items():
+            arrays[value], leading, batched = self._check_x(port, value, x)
+            new = _Rows(leading, batched, self.batch_first, self._device)
+            same = rows.setdefault(graph.clocks[value], new)
+            if leading != same.leading:
+                other = next(one for one in arrays if graph.clocks[one] == graph.clocks[value])
+                raise ValueError(
+                    f"{value}: expected the steps and rows of {other}, {list(same.leading)}, got {list(leading)}"
+                )
+        first = next(iter(rows.values()))
+        for clock, own in rows.items():
+            if (own.batched, own.batch) != (first.batched, first.batch):
+                raise ValueError(
+                    f"{clock}: expected as many rows as the other inputs have, {first.batch}, got {own.batch}"
+                )
+        lengths, resets, masks = (
+            self._by_clock(name, getattr(call, name)) if getattr(call, name) is not None else {}
+            for name in ("lengths", "resets", "mask")
+        )
+        for clock, own in rows.items() if lengths or resets or masks else ():
+            ends = port.checks.lengths(lengths.get(clock), own.steps, own.batch, batched=own.batched)
+            rows[clock] = own._replace(
+                lengths=port.enter(ends),
+                ragged=port.enter(port.checks.ragged(ends, own.steps)),
+                resets=port.bring("resets", resets.get(clock)),
+                mask=port.bring("mask", masks.get(clock)),
+            )
+        if not port.direct:
+            self._check_hidden(port, arrays, {clock: lengths.get(clock) for clock in rows})
+        rows[None] = first
+        return {value: port.enter(array) for value, array in arrays.items()}, port, rows
+
+    def _check_x(self, port: Port, value: str, x: Any) -> tuple[Array, tuple[int, ...], bool]:
+        """One input as an array, its axes before the features, and whether it has a batch axis."""
+        array = port.checks.numbers(value, x)
+        reads = self._graph.reads_ids[value]
+        axes = array.ndim + (reads == "ids" or (reads == "either" and array.dtype.kind in "iu" and array.ndim < 3))
         if axes not in (2, 3):
-            expected = "integer ids [T, B] or [T]" if embeds else "[T, B, I] or [T, I]"
-            expected += "" if head_first else ", or integer ids without the I axis"
-            raise ValueError(f"x: expected {expected}; got {_checks.describe(array)}")
-        batched = axes == 3
-        batch_axis = 0 if self.batch_first else 1
-        steps, batch = (array.shape[1 - batch_axis], array.shape[batch_axis]) if batched else (array.shape[0], 1)
-        ends = port.checks.lengths(call.lengths, steps, batch, batched=batched)
-        if not port.direct and not head_first:  # what can't be seen any more when it is on the device
-            body = first._recurrence
-            body.convert_x(port.checks, body.check_x(port.checks, array)[0], ends)
-        last_only = _checks.truth("last_only", call.last_only)
-        if last_only and not dict(self._layers()):
-            raise ValueError("last_only: expected False for a model without recurrent layers, got True")
-        ragged = port.enter(port.checks.ragged(ends, steps))
-        rows = _Rows(ragged, batched, self.batch_first, self._device, port.direct, last_only)
-        inside = port.enter(array)
-        blanked: Any = inside
-        if head_first:
-            blanked = rows.blanked("x", inside, None if embeds else self.dtype)
-        return blanked, rows, port.enter(ends)
+            expected = "integer ids [T, B] or [T]" if reads == "ids" else "[T, B, I] or [T, I]"
+            expected += ", or integer ids without the I axis" if reads == "either" else ""
+            raise ValueError(f"{value}: expected {expected}; got {_checks.describe(array)}")
+        leading = array.shape[: axes - 1]
+        size = self._graph.sizes[value]
+        if axes == array.ndim and array.shape[-1] != size:
+            letters = "[B, T, I] or [T, I]" if self.batch_first else "[T, B, I] or [T, I]"
+            raise ValueError(f"{value}: expected {letters} with I={size}, got {_checks.describe(array)}")
+        return array, leading, axes == 3
+
+    def _check_hidden(self, port: Port, arrays: Mapping[str, Array], lengths: Mapping[Any, Any]) -> None:
+        """Check of inputs on the host what can't be seen any more when they are on the device."""
+        for node in self._graph.nodes:
+            if node.kind == "layer" and node.outside:
+                body, value = node.part._recurrence, node.sources[0]
+                view, batched = body.check_x(port.checks, arrays[value])
+                ends = port.checks.lengths(lengths[node.clock], *view.shape[:2], batched=batched)
+                body.convert_x(port.checks, view, ends)
+
+    def _by_input(self, name: str, values: Any, *, complete: bool = False) -> dict[str, Any]:
+        """A caller's mapping from the names of the inputs, with the values' names."""
+        known = {value.removeprefix("x."): value for value in self._graph.inputs}
+        if not isinstance(values, Mapping):
+            raise TypeError(
+                f"{name}: expected a mapping from the inputs' names, {', '.join(known)}, got {_checks.describe(values)}"
+            )
+        wrong = [str(key) for key in values if key not in known]
+        missing = [key for key in known if key not in values] if complete else []
+        if wrong or missing:
+            expected = "the names" if complete else "names among"
+            raise ValueError(f"{name}: expected {expected} {list(known)}, got {list(values)}")
+        return {known[key]: values[key] for key in known if key in values}
+
+    def _by_clock(self, name: str, values: Any) -> dict[str | None, Any]:
+        """A caller's lengths or masks by clocks."""
+        clocks = self._graph.clocks
+        if len(set(clocks.values())) == 1 and not isinstance(values, Mapping):
+            return {next(iter(clocks.values())): values}
+        found: dict[str | None, Any] = {}
+        for value, own in self._by_input(name, values).items():
+            if clocks[value] in found:
+                raise ValueError(
+                    f"{name}: expected them once for inputs that are read side by side, got {list(values)}"
+                )
+            found[clocks[value]] = own
+        return found
 
     def _by_layer(self, port: Port, name: str, values: Any) -> Mapping[str, Any]:
         """A caller's dict of states or extra inputs, where the parameters lie."""
@@ -535,23 +747,85 @@ class Model(Part):
             raise TypeError(
                 f"{name}: expected a mapping from the layers' names to states, got {_checks.describe(values)}"
             )
-        layers = dict(self._layers())
+        begun = name == "state"
+        layers = {
+            node.name: node.part for node in self._graph.nodes if node.kind == "layer" and not (begun and node.begins)
+        }
         if surplus := [key for key in values if key not in layers]:
-            raise ValueError(f"{name}: expected names among {list(layers)}, got {surplus}")
+            linked = [node for node in self._graph.nodes if node.name in surplus and node.begins]
+            hint = f" ({linked[0].name} begins with the state of {linked[0].begins})" if linked else ""
+            raise ValueError(f"{name}: expected names among {list(layers)}, got {surplus}{hint}")
         bring = _bring_given if name == "given" else _bring_state
         return {key: bring(layers[key], port, f"{name}[{key!r}]", value) for key, value in values.items()}
 
-    def _check_dstates(self, dstates: Mapping[str, Any], tapes: Mapping[str, Tape]) -> None:
+    def _of_outputs(self, port: Port, dy: Any, kept: _Recording) -> dict[str, Any]:
+        """The gradients of the outputs, checked and blanked, by the outputs' names."""
+        graph = self._graph
+        if dy is None:
+            return {}
+        if not graph.single and not isinstance(dy, Mapping):
+            known = ", ".join(graph.outputs)
+            raise TypeError(f"dy: expected a mapping from the outputs' names, {known}, got {_checks.describe(dy)}")
+        given = {graph.outputs[0]: dy} if graph.single else dy
+        if wrong := [key for key in given if key not in graph.outputs]:
+            raise ValueError(f"dy: expected names among {list(graph.outputs)}, got {wrong}")
+        timeless = graph.after_last if kept.last_only else graph.timeless
+        found = {}
+        for node in graph.nodes:
+            if (own := given.get(node.name)) is None:
+                continue
+            name = "dy" if graph.single else f"dy[{node.name!r}]"
+            own = port.enter(port.checks.real_of_shape(name, own, self.dtype, kept.shapes[node.name]))
+            if node.kind == "head" and node.name not in timeless:
+                own = kept.rows[node.clock].blanked(name, own, self.dtype)
+            found[node.name] = own
+        return found
+
+    def _check_out(
+        self,
+        port: Port,
+        call: Arguments,
+        values: Mapping[str, Array],
+        rows: Mapping[str | None, _Rows],
+        by_layer: Mapping[str, Mapping[str, Any]],
+        last_only: bool,
+    ) -> dict[str, Array]:
+        """The caller's arrays to write to, by the outputs' names."""
+        graph = self._graph
+        if not graph.single and not isinstance(call.out, Mapping):
+            known = ", ".join(graph.outputs)
+            raise TypeError(
+                f"out: expected a mapping from the outputs' names, {known}, got {_checks.describe(call.out)}"
+            )
+        given = {graph.outputs[0]: call.out} if graph.single else dict(call.out)
+        if wrong := [key for key in given if key not in graph.outputs]:
+            raise ValueError(f"out: expected names among {list(graph.outputs)}, got {wrong}")
+        fields = ("state", "reset_state")
+        inputs = [pair for field in fields for pair in _arrays(field, by_layer.get(field, {}))]
+        inputs = [*values.items(), *inputs] if port.direct else []
+        timeless = graph.after_last if last_only else graph.timeless
+        for node in graph.nodes:
+            if node.name in given:
+                steps = rows[node.clock]
+                leading = steps.leading
+                if node.name in timeless:
+                    leading = (steps.batch,) if steps.batched else ()
+                name = "out" if graph.single else f"out[{node.name!r}]"
+                port.checks.output(name, given[node.name], (*leading, graph.sizes[node.name]), self.dtype, inputs)
+                inputs.append((name, given[node.name]))
+        return given
+
+    def _check_dstates(self, dstates: Mapping[str, Any], kept: _Recording) -> None:
         """Raise before anything is added what the layers would raise in the midst of it."""
-        for name, layer in self._layers():
-            run = recording(tapes[name], layer, layer.params).run
-            body, shape = layer._recurrence, (run.x.shape[1], run.batched)
-            body.check_states(self._device.checks, f"dstate[{name!r}]", dstates.get(name), *shape, some=True)
+        for node in self._graph.nodes:
+            if node.name in dstates:
+                steps, body = kept.rows[node.clock], node.part._recurrence
+                name = f"dstate[{node.name!r}]"
+                body.check_states(self._device.checks, name, dstates[node.name], steps.batch, steps.batched, some=True)
 
     def _slice(self, gradients: Gradients, name: str) -> Gradients:
         """The gradients of one part: a view."""
-        params, start = self._parts[name].params, self._offsets[name]
-        return Gradients(params.shapes, self.dtype, gradients.flat[start : start + params.size], self._device)
+        return gradients.part(self._parts[name].params, self._offsets[name])
 
 
 def _bring_state(layer: Recurrent, port: Port, name: str, value: Any) -> Any:
@@ -564,14 +838,18 @@ def _bring_given(layer: Recurrent, port: Port, name: str, value: Any) -> Any:
     return port.bring(name, value)
 
 
-def _arrays(name: str, states: Mapping[str, Any]) -> Iterator[tuple[str, Array]]:
+def _arrays(name: str, given: Mapping[str, Any]) -> Iterator[tuple[str, Array]]:
     """The arrays of a caller's states."""
-    for state in states.values():
-        yield from (
-            (name, array if hasattr(array, "shape") else np.asarray(array))
-            for array in (state if isinstance(state, tuple | list) else [state])
-            if array is not None
-        )
+    return ((name, array if hasattr(array, "shape") else np.asarray(array)) for array in states.arrays(given))
+
+
+def _sum(one: Any, two: Any) -> Any:
+    """The sum of two gradients, arrays or states of one structure, in which None is zeros."""
+    if one is None or two is None:
+        return two if one is None else one
+    if isinstance(one, tuple | list):
+        return tuple(_sum(a, b) for a, b in zip(one, two, strict=True))
+    return one + two
 
 
 def _check_parts(parts: Mapping[str, Any]) -> None:
@@ -579,32 +857,50 @@ def _check_parts(parts: Mapping[str, Any]) -> None:
     if not parts:
         raise ValueError("parts: expected at least one part, got none")
     for name, part in parts.items():
-        if not isinstance(part, _Piece):
+        if kind_of(part) is None:
             raise TypeError(
-                f"{name}: expected a Recurrent (RNN, LSTM, GRU, ...), a Dense or an Embedding, "
+                f"{name}: expected a Recurrent (RNN, LSTM, GRU, ...), a Dense, an Embedding or another part of models, "
                 f"got {_checks.describe(part)}"
             )
-        if not name.isidentifier():
-            raise ValueError(f"parts: expected names that are identifiers, got {name!r}")
+        if not name.isidentifier() or name == "x":
+            raise ValueError(f"parts: expected names other than 'x' that are identifiers, got {name!r}")
         if part.params.in_model or sum(other.params is part.params for other in parts.values()) > 1:
             raise ValueError(f"{name}: expected a part that is in no model yet; load() can copy weights to another one")
-    for (before, one), (name, part) in pairwise(parts.items()):
+    owners = {name: part for name, part in parts.items() if part.params}
+    if not owners:
+        raise ValueError("parts: expected at least one part with parameters, got none")
+    first, one = next(iter(owners.items()))
+    for name, part in owners.items():
         if part.dtype != one.dtype:
-            raise ValueError(f"{name}: expected dtype {one.dtype} as {before} has, got {part.dtype}")
+            raise ValueError(f"{name}: expected dtype {one.dtype} as {first} has, got {part.dtype}")
         if part.params.device is not one.params.device:
             there, here = one.params.device, part.params.device
-            raise ValueError(f"{name}: expected device {there} as {before} has, got {here}")
-        if isinstance(part, Embedding):
-            raise ValueError(
-                f"{name}: expected an Embedding as the first part, since it reads ids, got one after {before}"
-            )
-        if part.input_size != _output_size(one):
-            raise ValueError(
-                f"{name}: expected input_size {_output_size(one)}, the output of {before}, got {part.input_size}"
-            )
-    if len({part.batch_first for part in parts.values() if not isinstance(part, _Head)}) > 1:
+            raise ValueError(f"{name}: expected device {there} as {first} has, got {here}")
+    if len({part.batch_first for part in parts.values() if hasattr(part, "batch_first")}) > 1:
         raise ValueError("batch_first: expected the same for all layers, got layers with and layers without it")
 
 
-def _output_size(part: _Piece) -> int:
-    return part.output_size if isinstance(part, _Head) else part._recurrence.layout.features
+def _check_tied(parts: Mapping[str, Any], tied: Any) -> dict[tuple[str, str], tuple[str, str]]:
+    """The parameters that are others', (part, name), and whose they are."""
+    pairs: dict[tuple[str, str], tuple[str, str]] = {}
+    known = {f"{name}.{key}": (name, key) for name, part in parts.items() for key in part.params}
+    for one, other in ({} if tied is None else _checks.mapping("tied", tied)).items():
+        if one in parts and other in parts:
+            found = {(one, key): (other, key) for key in parts[one].params}
+        elif one in known and other in known:
+            found = {known[one]: known[other]}
+        else:
+            wrong = one if one not in parts and one not in known else other
+            raise ValueError(
+                f"tied: expected two parts or two of {', '.join(known)}; got {wrong!r} in {one!r}: {other!r}"
+            )
+        for (name, key), (owner, of) in found.items():
+            shapes = parts[name].params.shapes[key], parts[owner].params.shapes.get(of)
+            if shapes[0] != shapes[1]:
+                has = "none" if shapes[1] is None else f"shape {list(shapes[1])}"
+                raise ValueError(f"tied: expected {owner}.{of} of shape {list(shapes[0])}, as {name}.{key}, got {has}")
+        pairs |= found
+    for (name, key), (owner, of) in pairs.items():
+        if (owner, of) in pairs or (name, key) == (owner, of):
+            raise ValueError(f"tied: expected {owner}.{of} to be a parameter of its own, to which {name}.{key} is tied")
+    return pairs

@@ -14,6 +14,7 @@ setter per name (an optimiser would make as many passes as there are names).
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,8 @@ from ._memory import aligned_empty
 __all__ = ["Gradients", "Parameters", "Store", "aligned_empty"]
 
 Shapes = Mapping[str, tuple[int, ...]]
+Place = tuple[int, tuple[int, ...]]
+"""The first element in a store, and the shape."""
 
 
 class Store:
@@ -77,7 +80,7 @@ class _Named(Mapping[str, Array], ABC):
     def _lay_out(self, shapes: Shapes, flat: Array) -> None:
         self._shapes = dict(shapes)
         self._flat = flat
-        self._views = dict(_slices(self._shapes, flat))
+        self._views = dict(_slices(self._shapes, flat))  # and what is borrowed, which has no name of its own
 
     @property
     def flat(self) -> Array:
@@ -108,10 +111,10 @@ class _Named(Mapping[str, Array], ABC):
         return self._views[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._views)
+        return iter(self._shapes)
 
     def __len__(self) -> int:
-        return len(self._views)
+        return len(self._shapes)
 
     # A Mapping compares contents, which arrays cannot do in one truth value.
     __eq__ = object.__eq__
@@ -146,6 +149,7 @@ class Gradients(_Named):
         if flat is None:
             flat = device.zeros((size,), dtype)
         self._device = device
+        self._parts: dict[Any, tuple[Parameters, Gradients]] = {}
         self._lay_out(shapes, device.checks.output("flat", flat, (size,), np.dtype(dtype), ()))
 
     @property
@@ -157,11 +161,40 @@ class Gradients(_Named):
         """Set all gradients to zero."""
         self._flat.fill(0)
 
+    def part(self, params: Parameters, offset: int) -> Gradients:
+        """The gradients of a model's part, as a view.
+
+        Parameters
+        ----------
+        params : Parameters
+            The part's.
+        offset : int
+            Where they begin in the model's.
+
+        Returns
+        -------
+        Gradients
+            The same object each time.
+        """
+        key = offset, id(params)
+        found = self._parts.get(key)
+        if found is None or found[0] is not params:
+            flat = self._flat[offset : offset + params.size]
+            own = Gradients(params.shapes, self.dtype, flat, self._device)
+            own._borrow({name: _at(self._flat, *place) for name, place in params.borrowed.items()})
+            found = self._parts[key] = params, own
+        return found[1]
+
+    def _borrow(self, views: Mapping[str, Array]) -> None:
+        """Take in the gradients of tied parameters, which lie elsewhere."""
+        self._views |= views
+
     def __getstate__(self) -> tuple[dict[str, tuple[int, ...]], Array, Device]:
         return self._shapes, self._device.to_host(self._flat), self._device
 
     def __setstate__(self, state: tuple[dict[str, tuple[int, ...]], Array, Device]) -> None:
         shapes, flat, self._device = state
+        self._parts = {}
         self._lay_out(shapes, _placed_copy(flat, self._device))
 
 
@@ -199,13 +232,26 @@ class Parameters(_Named):
         size = _total(shapes)
         if store is not None:
             _check_room(store, offset, size, np.dtype(dtype))
-        self._bind(shapes, Store(size, dtype, device) if store is None else store, offset)
+        self._bind(shapes, Store(size, dtype, device) if store is None else store, offset, {})
 
-    def _bind(self, shapes: Shapes, store: Store, offset: int) -> None:
-        self._store, self._offset = store, offset
+    def _bind(self, shapes: Shapes, store: Store, offset: int, borrowed: Mapping[str, Place]) -> None:
+        self._store, self._offset, self._borrowed = store, offset, dict(borrowed)
         flat = store.array[offset : offset + _total(shapes)]
         store.device.freeze(flat)
         self._lay_out(shapes, flat)
+        for name, place in borrowed.items():
+            self._views[name] = _at(store.array, *place)
+            store.device.freeze(self._views[name])
+
+    @property
+    def borrowed(self) -> dict[str, Place]:
+        """Tied parameters, which lie where another part of the model has them: names and (offset, shape) there."""
+        return dict(self._borrowed)
+
+    def places(self) -> dict[str, Place]:
+        """Where each of the values lies in the store, as (offset, shape)."""
+        starts = itertools.accumulate(map(math.prod, self._shapes.values()), initial=self._offset)
+        return {name: (start, shape) for start, (name, shape) in zip(starts, self._shapes.items(), strict=False)}
 
     @property
     def store(self) -> Store:
@@ -310,7 +356,7 @@ class Parameters(_Named):
             for name, value in values.items():
                 views[name][...] = value
 
-    def adopt(self, store: Store, offset: int) -> None:
+    def adopt(self, store: Store, offset: int, borrowed: Mapping[str, Place] | None = None) -> None:
         """Move the values into another store and lie there from now on.
 
         Parameters
@@ -319,24 +365,33 @@ class Parameters(_Named):
             The new memory. Its version rises above that of the old one, so the version seen here never falls.
         offset : int
             The first element in it.
+        borrowed : mapping from str to (int, tuple of int), optional
+            Names that are tied, with where in the store they are from now on: these values are not moved.
 
         Raises
         ------
         TypeError, ValueError
-            The store has another dtype or device, or no room at `offset`; nothing has changed.
+            The store has another dtype or device, or no room at `offset`, or some of these are tied already; nothing
+            has changed.
         """
-        _check_room(store, offset, self.size, self.dtype)
+        tied = dict(borrowed or {})
+        shapes = {name: shape for name, shape in self._shapes.items() if name not in tied}
+        size = _total(shapes)
+        _check_room(store, offset, size, self.dtype)
+        if self._borrowed:
+            raise ValueError(f"parameters: expected ones of their own, got tied ones, {', '.join(self._borrowed)}")
         if store.device is not self.device:
             raise ValueError(f"store: expected one on {self.device}, where the parameters lie, got {store.device}")
-        store.array[offset : offset + self.size] = self._flat
+        for name, target in _slices(shapes, store.array[offset : offset + size]):
+            target[...] = self._views[name]
         store.version = max(store.version, self.version) + 1
         self._store.version += 1  # for who asks it instead of these parameters: they are no longer there
-        self._bind(self._shapes, store, offset)
+        self._bind(shapes, store, offset, tied)
 
-    def __getstate__(self) -> tuple[dict[str, tuple[int, ...]], Store, int]:
-        return self._shapes, self._store, self._offset
+    def __getstate__(self) -> tuple[dict[str, tuple[int, ...]], Store, int, dict[str, Place]]:
+        return self._shapes, self._store, self._offset, self._borrowed
 
-    def __setstate__(self, state: tuple[dict[str, tuple[int, ...]], Store, int]) -> None:
+    def __setstate__(self, state: tuple[dict[str, tuple[int, ...]], Store, int, dict[str, Place]]) -> None:
         self._bind(*state)
 
 
@@ -352,6 +407,10 @@ def _prefix_hint(given: Mapping[str, Any], wanted: Shapes) -> str:
 
 def _total(shapes: Shapes) -> int:
     return sum(math.prod(shape) for shape in shapes.values())
+
+
+def _at(flat: Array, start: int, shape: tuple[int, ...]) -> Array:
+    return flat[start : start + math.prod(shape)].reshape(shape)
 
 
 def _check_room(store: Any, offset: Any, size: int, dtype: np.dtype[Any]) -> None:

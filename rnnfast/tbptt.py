@@ -178,6 +178,8 @@ class TBPTT:
         if not callable(loss):
             raise TypeError(f"loss: expected a callable, got {_checks.describe(loss)}")
         _checks.runs_forwards("model", model)
+        if (unfit := getattr(model, "unfit_for_windows", None)) is not None:
+            raise ValueError(f"model: expected one with {unfit}; use its forward and backward, and an optimiser")
         if not callable(getattr(optimizer, "step", None)):
             raise TypeError(f"optimizer: expected an optimiser on model.params, got {_checks.describe(optimizer)}")
         if getattr(optimizer, "params", model.params) is not model.params:
