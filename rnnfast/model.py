@@ -225,6 +225,31 @@ class Model(Part):
         return dict(self._parts)
 
     @property
+    def inputs(self) -> dict[str, tuple[str, ...]]:
+        """What each part reads, as `inputs` of the constructor has it."""
+        return dict(self._graph.reads)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The parts whose outputs the model returns; as an array where there is one and `returns_dict` is false."""
+        return self._graph.outputs
+
+    @property
+    def returns_dict(self) -> bool:
+        """Whether the model returns its outputs by their names."""
+        return not self._graph.single
+
+    @property
+    def tied(self) -> dict[str, str]:
+        """The parameters, or parts, that are tied to others, as `tied` of the constructor has them."""
+        return dict(self._tied)
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether each part reads the one before alone, the last is the only output, and nothing is tied."""
+        return self._graph.chain and not self._tied
+
+    @property
     def unfit_for_windows(self) -> str | None:
         """What keeps the model from being trained window by window with a state that is carried on; None: nothing."""
         graph = self._graph

@@ -257,6 +257,17 @@ def test_two_heads_equal_the_parts_by_hand():
     assert_same_bits(again["value"], v)
 
 
+def test_a_model_tells_its_wiring():
+    model = translator()
+    assert model.inputs["decoder"] == ("words", "encoder.state")
+    assert model.inputs["encoder"] == ("letters",)
+    assert model.outputs == ("head",)
+    assert model.tied == {"head.weight": "words.weight"}
+    assert not model.returns_dict
+    assert two_heads().returns_dict
+    assert [MODELS[name]().is_chain for name in ("two heads", "skip", "untied", "mean")] == [False, False, False, True]
+
+
 def test_outputs_may_be_chosen():
     rng = np.random.default_rng(1)
     parts = {"rnn": RNN(4, 5, rng=0), "a": Dense(5, 2, rng=1), "b": Dense(2, 3, rng=2)}

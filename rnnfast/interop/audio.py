@@ -97,6 +97,10 @@ class AudioModel:
     def __post_init__(self) -> None:
         if not isinstance(self.model, Model):
             raise TypeError(f"model: expected a Model, got {_checks.describe(self.model)}")
+        if not self.model.is_chain:
+            raise ValueError(
+                "model: expected one in which each part reads the one before alone, got other inputs or ties"
+            )
         self.skip = _checks.integer("skip", self.skip, 0)
         if self.skip not in (0, self.output_size) or self.skip > self.input_size:
             sizes = f"{self.input_size} channels in and {self.output_size} out"
@@ -109,7 +113,7 @@ class AudioModel:
     @property
     def input_size(self) -> int:
         """The channels that go in."""
-        return self.model.input_size
+        return int(self.model.input_size)
 
     @property
     def output_size(self) -> int:

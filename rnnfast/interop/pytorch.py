@@ -17,6 +17,7 @@ from .._part import Part
 from ..description import cells as descriptions
 from ..embedding import Embedding
 from ..model import Model
+from ..parts import Plain
 from ._build import common_dtype, filled, finite, unique
 
 __all__ = ["from_packed", "from_torch", "to_packed", "to_torch"]
@@ -179,6 +180,10 @@ def to_torch(part: Part) -> Any:
     if not isinstance(part, Model):
         module, *activation = _modules("part", torch, part)
         return torch.nn.Sequential(module, *activation) if activation else module
+    if not part.is_chain:
+        raise ValueError(
+            "part: expected a Model in which each part reads the one before alone, got other inputs or ties"
+        )
     from .. import torch as ours
 
     made = [(name, _modules(f"part[{name!r}]", torch, one)) for name, one in part.parts.items()]
@@ -191,6 +196,8 @@ def to_torch(part: Part) -> Any:
 
 def _modules(where: str, torch: Any, part: Any) -> list[Any]:
     """The module of a part, and perhaps one of its activation."""
+    if isinstance(part, Plain):
+        raise ValueError(f"{where}: expected a layer, a cell, a Dense or an Embedding, got {type(part).__name__}")
     dtype = getattr(torch, part.dtype.name)
     if isinstance(part, Embedding):
         table = torch.nn.Embedding(part.num, part.dim, part.padding_idx, dtype=dtype)
