@@ -330,6 +330,7 @@ def _prepared(config: Any, parameters: Mapping[str, NDArray[Any]], device: str |
     if not isinstance(config, dict):
         return config  # for an error that says where
     if isinstance(parts := config.get("parts"), dict):
+        parameters = _with_tied(parameters, config.get("tied"))
         inside = {name: _prepared(one, parameters, device, f"{prefix}{name}.") for name, one in parts.items()}
         return {**config, "parts": inside}
     changed = {name: value for name, value in config.items() if device != "cpu" or name != "precision"}
@@ -339,6 +340,16 @@ def _prepared(config: Any, parameters: Mapping[str, NDArray[Any]], device: str |
     if "init" in arguments:
         changed["init"] = init.Given(lambda name, shape: _at_hand(parameters, prefix + name, shape), config.get("init"))
     return changed
+
+
+def _with_tied(parameters: Mapping[str, NDArray[Any]], tied: Any) -> dict[str, NDArray[Any]]:
+    """The parameters, with those that are tied to others, or whose part is."""
+    found = dict(parameters)
+    for one, other in tied.items() if isinstance(tied, dict) else ():
+        for name, value in parameters.items():
+            if name == other or name.startswith(f"{other}."):
+                found[f"{one}{name.removeprefix(str(other))}"] = value
+    return found
 
 
 def _at_hand(parameters: Mapping[str, NDArray[Any]], name: str, shape: tuple[int, ...]) -> NDArray[Any]:
