@@ -9,7 +9,21 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from . import _device, config, data, encoders, init, layers, losses, optim, reference, schedules, tbptt, training
+from . import (
+    _device,
+    config,
+    data,
+    encoders,
+    init,
+    layers,
+    losses,
+    online,
+    optim,
+    reference,
+    schedules,
+    tbptt,
+    training,
+)
 from .cells import GRUCell, LSTMCell, RecurrentCell, RNNCell
 from .config import get_num_threads, set_num_threads, show_config
 from .description import Cell
@@ -36,6 +50,7 @@ from .layers import (
     Recurrent,
 )
 from .model import Model
+from .online import Learner
 from .parameters import Gradients, Parameters
 from .parts import Add, Concat, Dropout, LayerNorm, Pool
 from .tape import Grads, Tape
@@ -69,6 +84,7 @@ __all__ = [
     "Jordan",
     "LSTMCell",
     "LayerNorm",
+    "Learner",
     "LiGRU",
     "MinGRU",
     "MinLSTM",
@@ -87,6 +103,7 @@ __all__ = [
     "init",
     "layers",
     "losses",
+    "online",
     "optim",
     "reference",
     "schedules",

@@ -395,3 +395,92 @@ def add_rows(
         caller = flush_denormals()
         add_rows_loop(count, width, &target[0, 0], &ids[0], &order[0], &rows[0, 0], &total[0])
         set_mode(caller)
+
+
+# --- traces: how states depend on parameters --------------------------------------------------------------------------
+
+
+cdef enum:
+    MOST_STATES = 8  # of a cell
+
+
+cdef void advance_rows(
+    int states, Py_ssize_t width, Py_ssize_t between, floating* trace, const floating* handed, const floating* direct,
+    const floating* source, floating error, floating* gradient,
+) noexcept nogil:
+    """One unit's row of one parameter, of all states; `handed` is [from][to]."""
+    cdef floating old[MOST_STATES]
+    cdef floating a, b, total
+    cdef floating* other = trace + between
+    cdef Py_ssize_t j
+    cdef int k, m
+    if states == 1:
+        for j in range(width):
+            trace[j] = handed[0] * trace[j] + direct[0] * source[j]
+    elif states == 2:
+        for j in range(width):
+            a = trace[j]
+            b = other[j]
+            trace[j] = handed[0] * a + handed[2] * b + direct[0] * source[j]
+            other[j] = handed[1] * a + handed[3] * b + direct[1] * source[j]
+    else:
+        for j in range(width):
+            for m in range(states):
+                old[m] = trace[m * between + j]
+            for k in range(states):
+                total = direct[k] * source[j]
+                for m in range(states):
+                    total = total + handed[m * states + k] * old[m]
+                trace[k * between + j] = total
+    if gradient != NULL:
+        for j in range(width):
+            gradient[j] = gradient[j] + error * trace[j]
+
+
+def advance_traces(
+    floating[:, :, :, :, ::1] traces not None, const floating[:, :, :, ::1] handed not None,
+    const floating[:, :, :, ::1] direct not None, const floating[:, :, ::1] source not None,
+    const floating[:, ::1] error, floating[:, :, ::1] gradient,
+):
+    """One step of the traces of one parameter: d(state)/d(weight) for each state, row, block, unit and column.
+
+    ``traces[k] = sum_m handed[m, k] * traces[m] + direct[k] * source``, and ``gradient += error * traces[0]``, summed
+    over rows. `traces` is [S, B, blocks, H, C]; `handed` [S, S, B, H]; `direct` [S, B, blocks, H]; `source`
+    [B, heads, C], of which unit u reads the row of its head; `error` [B, H] and `gradient` [blocks, H, C], or neither.
+    """
+    cdef Py_ssize_t states = traces.shape[0], rows = traces.shape[1], blocks = traces.shape[2]
+    cdef Py_ssize_t hidden = traces.shape[3], width = traces.shape[4], heads = source.shape[1]
+    cdef bint learns = error is not None
+    if (
+        states > MOST_STATES or heads < 1 or hidden % heads
+        or (handed.shape[0], handed.shape[1], handed.shape[2], handed.shape[3]) != (states, states, rows, hidden)
+        or (direct.shape[0], direct.shape[1], direct.shape[2], direct.shape[3]) != (states, rows, blocks, hidden)
+        or (source.shape[0], source.shape[2]) != (rows, width)
+        or learns != (gradient is not None)
+    ):
+        raise ValueError("advance_traces: expected arrays that fit together")
+    if learns and ((error.shape[0], error.shape[1]) != (rows, hidden)
+                   or (gradient.shape[0], gradient.shape[1], gradient.shape[2]) != (blocks, hidden, width)):
+        raise ValueError("advance_traces: expected an error and a gradient that fit the traces")
+    if not rows or not width:
+        return
+    cdef Py_ssize_t between = rows * blocks * hidden * width, b, g, u
+    cdef int k, m
+    cdef floating own[MOST_STATES * MOST_STATES]
+    cdef floating added[MOST_STATES]
+    cdef arithmetic_mode caller
+    with nogil:
+        caller = flush_denormals()
+        for b in range(rows):
+            for g in range(blocks):
+                for u in range(hidden):
+                    for k in range(<int>states):
+                        added[k] = direct[k, b, g, u]
+                        for m in range(<int>states):
+                            own[m * states + k] = handed[m, k, b, u]
+                    advance_rows(
+                        <int>states, width, between, &traces[0, b, g, u, 0], own, added,
+                        &source[b, u // (hidden // heads), 0], error[b, u] if learns else <floating>0,
+                        &gradient[g, u, 0] if learns else <floating*>NULL,
+                    )
+        set_mode(caller)

@@ -358,6 +358,33 @@ class Recurrent(Part):
         batch, threads = _checks.size("batch_size", batch_size), _checks.threads(num_threads)
         return self._recurrence.stream(batch, weights, threads)
 
+    def learner(self, loss: Any, optimizer: Any, *, method: str = "snap1", **options: Any) -> Any:
+        """What learns from a stream while it runs: no sequence is stored, and there is an update at any step.
+
+        Parameters
+        ----------
+        loss : callable
+            ``loss(prediction, target) -> (loss, dprediction)``.
+        optimizer
+            On ``layer.params``.
+        method : {"snap1", "rflo", "rtrl"}, optional
+            How the dependence of the state on the parameters is carried along; see `rnnfast.online`.
+        **options
+            `batch_size`, `clip_norm`: of `rnnfast.online.Learner`.
+
+        Returns
+        -------
+        rnnfast.online.Learner
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument is of a wrong kind or range, or the method is not for this layer.
+        """
+        from .online import Learner  # which is on a floor above
+
+        return Learner(self, loss, optimizer, method=method, **options)
+
     def flops(self, T: int, B: int, training: bool = False) -> int:
         """The floating-point operations of the products of one call: two for each multiplication and addition.
 

@@ -17,7 +17,7 @@ Where to read
     ``rnnfast/description/cells``: the formulas. ``cells.py``: a step on arrays. ``interpreter.py``: what a program is,
     and the step backward. ``layer.py``: the loop over time, and what masks mean. ``stack.py``: layers and directions.
     ``random.py``: the masks' random numbers. ``heads.py``, ``losses.py``: what stands on top. ``tbptt.py``: training by
-    windows, by its definition.
+    windows, by its definition. ``online.py``: training while a sequence runs.
 
 Rejected
     Derivatives by hand: written for six cells they were the better check, so they live on in the tests; for cells that
@@ -35,6 +35,7 @@ from .cells import CELLS
 from .heads import DenseGradients, DenseResult, dense_backward, dense_forward
 from .layer import Gradients, Result, Step, backward, forward
 from .losses import LOSSES, binary_cross_entropy, mean_squared_error, softmax_cross_entropy
+from .online import OnlineResult, online_reference
 from .stack import StackGradients, StackResult, stack_backward, stack_forward
 from .tbptt import TbpttWindow, tbptt_reference
 from .testing import init_params, init_stack_params, numerical_gradient
@@ -47,6 +48,7 @@ __all__ = [
     "DenseGradients",
     "DenseResult",
     "Gradients",
+    "OnlineResult",
     "Result",
     "StackGradients",
     "StackResult",
@@ -63,6 +65,7 @@ __all__ = [
     "mean_squared_error",
     "numerical_gradient",
     "one_hot",
+    "online_reference",
     "relu",
     "sigmoid",
     "softmax",
