@@ -185,13 +185,16 @@ def _sample(training: Training, length: int, threads: int | None) -> str:
 @click.option("--prompt", default="\n", show_default="a new line", help="Text to continue.")
 @click.option("--length", type=click.IntRange(min=0), default=500, help="Characters to draw.")
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.7, help="0 takes the likeliest character.")
+@click.option("--top-k", type=_AT_LEAST_1, help="Draw from so many of the likeliest characters.  [default: from all]")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the draws.  [default: another each time]")
 @_threads
-def sample(path: Path, prompt: str, length: int, temperature: float, seed: int | None, threads: int | None) -> None:
+def sample(
+    path: Path, prompt: str, length: int, temperature: float, top_k: int | None, seed: int | None, threads: int | None
+) -> None:
     """Let the model of CHECKPOINT continue a prompt."""
     with _one_line():
         model, extra = load_model(path)
-        options: dict[str, Any] = {"temperature": temperature, "rng": seed, "num_threads": threads}
+        options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "rng": seed, "num_threads": threads}
         click.echo(prompt + draw(model, extra["vocabulary"], prompt, length, **options))
 
 

@@ -1,0 +1,506 @@
+"""A model's own output as its next input: text and other ids (`greedy`, `sample`, `beam`), and numbers (`forecast`).
+
+What begins the sequence is read in one call. Then each layer runs as a stream and each head on one step, so a step
+costs what the kernels' step costs; the results have the same bits as one call over the whole sequence. (A model that is
+more than one part after another, or that lies on a CUDA device, is called step by step.)
+
+Where a function takes a model it also takes parts, ``[layer, head]``, that run one after the other: for the decoder of
+an encoder-decoder, whose parts are called by themselves here. `state` is what it begins with.
+
+Arrays are laid out as the model's: [T, B], or [B, T] with `batch_first`, or [T] for one sequence.
+
+Rejected: top-p (`sample` with a `temperature` and `top_k` does what it is for; a function of one's own on logits is a
+loop of four lines); a cache of prompts (a state is one).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import _checks
+from . import _state as states
+from ._checks import Array
+from ._device import HOST, holder
+from ._part import Part
+from .embedding import Embedding
+from .heads import Dense
+from .layers import Recurrent
+from .model import Model
+
+__all__ = ["Beams", "Decoded", "beam", "forecast", "greedy", "sample"]
+
+Ids = NDArray[np.int64]
+
+
+class Decoded(NamedTuple):
+    """Ids that a model has drawn.
+
+    Attributes
+    ----------
+    ids : ndarray of int64, shape [T, B], [B, T] or [T]
+        Without the prompt; `stop` from where a row has stopped.
+    lengths : ndarray of int64, shape [B], or []
+        The ids before `stop`.
+    """
+
+    ids: Ids
+    lengths: Ids
+
+
+class Beams(NamedTuple):
+    """The likeliest continuations that a beam search has found, the best first.
+
+    Attributes
+    ----------
+    ids : ndarray of int64, shape [W, T, B], [W, B, T] or [W, T]
+        Without the prompt; `stop` from where one has stopped.
+    lengths : ndarray of int64, shape [W, B], or [W]
+        The ids before `stop`.
+    scores : ndarray of float64, shape [W, B], or [W]
+        The logarithm of each one's probability, `stop` included; -inf where there are fewer than W.
+    """
+
+    ids: Ids
+    lengths: Ids
+    scores: NDArray[np.float64]
+
+
+def greedy(
+    model: Any,
+    prompt: ArrayLike,
+    steps: int,
+    *,
+    state: Any = None,
+    lengths: ArrayLike | None = None,
+    stop: int | None = None,
+    num_threads: int | None = None,
+) -> Decoded:
+    """Take the likeliest id at each step.
+
+    Parameters
+    ----------
+    model : Model, layer, or sequence of parts
+        Takes ids, gives a score for each id: logits, or probabilities whose head then skips its activation.
+    prompt : array_like of int, shape [T, B], [B, T] with `batch_first`, or [T]
+        What is to be continued; at least one id.
+    steps : int
+        How many ids to draw.
+    state : optional
+        What the model begins with before the prompt: of parts a list with a state for each layer.
+    lengths : array_like of int, shape [B], optional
+        Of prompts of different lengths, each at least 1.
+    stop : int, optional
+        The id after which a row has ended.
+    num_threads : int, optional
+        As for the layers.
+
+    Returns
+    -------
+    Decoded
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of a wrong kind or range, the model has two directions, or gives scores that are not numbers.
+
+    Examples
+    --------
+    >>> import rnnfast
+    >>> model = rnnfast.Model(rnn=rnnfast.GRU(5, 8, rng=0), head=rnnfast.Dense(8, 5, rng=0))
+    >>> rnnfast.decode.greedy(model, [0, 1], 4).ids.shape
+    (4,)
+    """
+    return _draws(model, prompt, steps, state, lengths, stop, num_threads, lambda scores: scores.argmax(axis=-1))
+
+
+def sample(
+    model: Any,
+    prompt: ArrayLike,
+    steps: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    rng: Any = None,
+    state: Any = None,
+    lengths: ArrayLike | None = None,
+    stop: int | None = None,
+    num_threads: int | None = None,
+) -> Decoded:
+    """Draw an id from the model's probabilities at each step.
+
+    Parameters
+    ----------
+    model, prompt, steps, state, lengths, stop, num_threads
+        As for `greedy`.
+    temperature : float, optional
+        The logits are divided by it: below 1 likely ids become likelier. 0 takes the likeliest.
+    top_k : int, optional
+        Only so many of the likeliest ids are drawn from; of equal ones the first.
+    rng : optional
+        Seed or generator.
+
+    Returns
+    -------
+    Decoded
+
+    Raises
+    ------
+    TypeError, ValueError
+        As from `greedy`.
+
+    Examples
+    --------
+    >>> import rnnfast
+    >>> model = rnnfast.Model(rnn=rnnfast.GRU(5, 8, rng=0), head=rnnfast.Dense(8, 5, rng=0))
+    >>> drawn = rnnfast.decode.sample(model, [[0, 1, 2]], 10, temperature=0.7, top_k=3, rng=0)  # three rows
+    >>> drawn.ids.shape
+    (10, 3)
+    """
+    heat = _checks.number("temperature", temperature)
+    if heat < 0:
+        raise ValueError(f"temperature: expected a number of at least 0, got {heat}")
+    count = None if top_k is None else _checks.integer("top_k", top_k)
+    generator = _checks.generator("rng", rng)
+
+    def draw(scores: Array) -> Array:
+        if heat == 0:
+            return np.asarray(scores.argmax(axis=-1))
+        if count is not None and count < scores.shape[-1]:
+            rank = np.argsort(np.argsort(-scores, axis=-1, kind="stable"), axis=-1)
+            scores = np.where(rank < count, scores, -np.inf)
+        shares = np.cumsum(np.exp((scores - scores.max(axis=-1, keepdims=True)) / heat), axis=-1)
+        place = generator.random(len(scores)) * shares[:, -1]
+        return np.asarray((shares <= place[:, None]).sum(axis=-1))
+
+    return _draws(model, prompt, steps, state, lengths, stop, num_threads, draw)
+
+
+def beam(
+    model: Any,
+    prompt: ArrayLike,
+    steps: int,
+    *,
+    width: int = 4,
+    length_penalty: float = 0.0,
+    state: Any = None,
+    lengths: ArrayLike | None = None,
+    stop: int | None = None,
+    num_threads: int | None = None,
+) -> Beams:
+    """Search for the likeliest sequence, keeping the `width` best beginnings at each step.
+
+    Parameters
+    ----------
+    model, prompt, steps, state, lengths, stop, num_threads
+        As for `greedy`, which is the search of width 1.
+    width : int, optional
+        W.
+    length_penalty : float, optional
+        What ranks is the logarithm of the probability divided by the length (with `stop`) to this power: above 0,
+        longer sequences are favoured, whose probabilities are smaller by nature.
+
+    Returns
+    -------
+    Beams
+
+    Raises
+    ------
+    TypeError, ValueError
+        As from `greedy`.
+
+    Examples
+    --------
+    >>> import rnnfast
+    >>> model = rnnfast.Model(rnn=rnnfast.GRU(5, 8, rng=0), head=rnnfast.Dense(8, 5, rng=0))
+    >>> found = rnnfast.decode.beam(model, [0, 1], 4, width=3, stop=4)
+    >>> found.ids.shape, bool(found.scores[0] >= found.scores[1])
+    ((3, 4), True)
+    """
+    run = _Steps(model, num_threads)
+    count, kept = _checks.integer("steps", steps, 0), _checks.integer("width", width)
+    power = _checks.number("length_penalty", length_penalty)
+    logits = run.begin(prompt, state, lengths)
+    batch, classes = logits.shape
+    end = None if stop is None else _checks.integer("stop", stop, 0, classes - 1)
+    run.take(np.repeat(np.arange(batch), kept))
+    scores = np.full((batch, kept), -np.inf)
+    scores[:, 0] = 0.0  # of W copies of the prompt, one counts
+    sizes = np.zeros((batch, kept), np.int64)  # ids, with `stop`
+    ended = np.zeros((batch, kept), np.bool_)
+    ids = np.zeros((count, batch, kept), np.int64)
+    log_shares = _log_softmax(logits)[:, None].repeat(kept, axis=1)
+    for step in range(count):
+        if end is not None:  # what has ended goes on with nothing but `stop`, for certain
+            log_shares[ended] = -np.inf
+            log_shares[ended, end] = 0.0
+        totals = scores[:, :, None] + log_shares
+        longer = np.repeat((sizes + ~ended)[:, :, None], classes, axis=2)
+        best = np.argsort(-(totals / longer**power).reshape(batch, kept * classes), axis=1, kind="stable")[:, :kept]
+        parents, ids[step] = np.divmod(best, classes)
+        rows = np.arange(batch)[:, None]
+        scores = np.take_along_axis(totals.reshape(batch, kept * classes), best, axis=1)
+        sizes = np.take_along_axis(longer.reshape(batch, kept * classes), best, axis=1)
+        ids[:step] = ids[:step, rows, parents]
+        ended = np.zeros_like(ended) if end is None else ids[step] == end
+        if ended.all():
+            ids[step + 1 :] = ids[step]
+            break
+        if step + 1 < count:
+            run.take((rows * kept + parents).ravel())
+            log_shares = _log_softmax(run.step(ids[step].ravel())).reshape(batch, kept, classes)
+    whole = sizes - (ended if end is not None else 0)
+    found = ids.transpose(2, 1, 0) if run.batch_first else ids.transpose(2, 0, 1)
+    if not run.batched:
+        return Beams(ids[:, 0].T.copy(), whole[0], scores[0])
+    return Beams(np.ascontiguousarray(found), whole.T.copy(), scores.T.copy())
+
+
+def forecast(
+    model: Any,
+    x: ArrayLike,
+    steps: int,
+    *,
+    state: Any = None,
+    lengths: ArrayLike | None = None,
+    feed: Callable[[Array, int], ArrayLike] | None = None,
+    num_threads: int | None = None,
+) -> Array:
+    """Forecast a series: each step's output is the next step's input.
+
+    Parameters
+    ----------
+    model : Model, layer, or sequence of parts
+        Takes the values of one step and gives those of the next.
+    x : array_like, shape [T, B, I], [B, T, I] with `batch_first`, or [T, I]
+        The series so far; at least one step.
+    steps : int
+        How many steps to forecast.
+    state, lengths, num_threads
+        As for `greedy`.
+    feed : callable, optional
+        ``feed(y, step)`` makes the next input [B, I] of an output [B, O] and its number, from 0: to add what is known
+        of the future, such as the time of day. By default the output is the input.
+
+    Returns
+    -------
+    ndarray, shape [steps, B, O], [B, steps, O] or [steps, O]
+        The first is the model's output at the last step of `x`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of a wrong kind or shape, or the model has two directions, or other sizes of input and output and
+        there is no `feed`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import rnnfast
+    >>> model = rnnfast.Model(rnn=rnnfast.LSTM(1, 8, rng=0), head=rnnfast.Dense(8, 1, rng=0))
+    >>> rnnfast.decode.forecast(model, np.sin(np.arange(30.0))[:, None], 5).shape
+    (5, 1)
+    """
+    run = _Steps(model, num_threads, logits=False)
+    count = _checks.integer("steps", steps, 0)
+    if feed is not None and not callable(feed):
+        raise TypeError(f"feed: expected a function, got {_checks.describe(feed)}")
+    y = run.begin(x, state, lengths)
+    if feed is None and y.shape[-1] != run.features:
+        raise ValueError(
+            f"model: expected as many outputs as inputs, or feed= to make the one of the other, got {y.shape[-1]} and "
+            f"{run.features}"
+        )
+    found = np.empty((count, *y.shape), y.dtype)
+    for step in range(count):
+        found[step] = y
+        if step + 1 < count:
+            y = run.step(y if feed is None else _fed(feed(y.copy(), step), (len(y), run.features)))
+    if not run.batched:
+        return found[:, 0]
+    return np.ascontiguousarray(found.swapaxes(0, 1)) if run.batch_first else found
+
+
+def _fed(x: ArrayLike, expected: tuple[int, int]) -> Array:
+    array = _checks.numbers("feed's result", x)
+    _checks.shape("feed's result", array, expected, "[B, I]")
+    return array
+
+
+def _draws(
+    model: Any,
+    prompt: ArrayLike,
+    steps: int,
+    state: Any,
+    lengths: ArrayLike | None,
+    stop: int | None,
+    num_threads: int | None,
+    draw: Callable[[Array], Array],
+) -> Decoded:
+    """An id from each step's scores, [B, C] in float64, until all rows have stopped."""
+    run = _Steps(model, num_threads)
+    count = _checks.integer("steps", steps, 0)
+    scores = run.begin(prompt, state, lengths)
+    end = None if stop is None else _checks.integer("stop", stop, 0, scores.shape[-1] - 1)
+    ids = np.full((count, len(scores)), 0 if end is None else end, np.int64)
+    going = np.ones(len(scores), np.bool_)
+    for step in range(count):
+        drawn = draw(_finite(scores))
+        ids[step] = drawn if end is None else np.where(going, drawn, end)
+        if end is not None and not (going := going & (drawn != end)).any():
+            break
+        if step + 1 < count:
+            scores = run.step(ids[step])
+    whole = np.full(len(scores), count) if end is None else (np.cumsum(ids == end, axis=0) == 0).sum(axis=0)
+    if not run.batched:
+        return Decoded(ids[:, 0], whole[0])
+    return Decoded(ids.T.copy() if run.batch_first else ids, whole)
+
+
+def _finite(scores: Array) -> Array:
+    """Scores in float64; -inf, of an id that can't be, is one."""
+    wide = scores.astype(np.float64)
+    if np.isnan(wide).any() or np.isposinf(wide).any() or (wide.size and np.isneginf(wide).all(axis=-1).any()):
+        raise ValueError("model: expected scores that are numbers, got NaN or infinity")
+    return wide
+
+
+def _log_softmax(scores: Array) -> Array:
+    wide = _finite(scores)
+    wide = wide - wide.max(axis=-1, keepdims=True)
+    return np.asarray(wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True)))
+
+
+class _Steps:
+    """A model that is fed a sequence, then step by step.
+
+    Attributes
+    ----------
+    batch_first, batched : bool
+        Of what it was fed first.
+    features : int
+        Of the input.
+    """
+
+    def __init__(self, model: Any, num_threads: Any, *, logits: bool = True) -> None:
+        self._model, self._names, self._parts = _parts_of(model)
+        self._layers = [n for n, part in enumerate(self._parts) if isinstance(part, Recurrent)]
+        if not self._layers:
+            raise ValueError("model: expected a recurrent layer in it, got none")
+        if any(self._parts[n].bidirectional for n in self._layers):
+            raise ValueError("model: expected layers of one direction, got one that needs the end of a sequence")
+        self._options: dict[str, Any] = {"num_threads": _checks.threads(num_threads)}
+        self._logits = {"logits": True} if logits and isinstance(self._parts[-1], Dense) else {}
+        self.batch_first = bool(self._parts[self._layers[0]].batch_first)
+        self.batched = True
+        self.features = int(getattr(self._parts[0], "input_size", 0))
+        self._state: Any = None  # of parts in turn a list
+        self._streams: list[Any] = []  # of the layers; none where there are no rows, or not on the host
+
+    def begin(self, x: ArrayLike, state: Any, lengths: ArrayLike | None) -> Array:
+        """The output [B, O] at the last step of each row."""
+        array = _checks.numbers("prompt", x)
+        axes = 2 if array.dtype.kind in "iu" and array.ndim < 3 else 3
+        self.batched = array.ndim == axes
+        steps = array.shape[self.batched and self.batch_first] if array.ndim in (axes, axes - 1) else 0
+        if not steps:
+            raise ValueError(f"prompt: expected [T, B, ...] or [T, ...] with at least one step, got {_shape(array)}")
+        ends = None if lengths is None else np.atleast_1d(_checks.integers("lengths", lengths))
+        if ends is not None and (ends < 1).any():
+            raise ValueError("lengths: expected at least one step in each prompt, got a row with none")
+        if not self.batched:
+            array = array[None] if self.batch_first else array[:, None]
+            state = states.map_arrays(lambda part: np.asarray(part)[:, None], state)
+        return self._read(array, self._given(state), ends)
+
+    def step(self, x: Array) -> Array:
+        """The next output [B, O], after the input [B, I] or ids [B]."""
+        if not self._streams:
+            return self._read(x[:, None] if self.batch_first else x[None], self._state, None)
+        streams = iter(self._streams)
+        for n, part in enumerate(self._parts):
+            x = next(streams).step(x) if n in self._layers else self._apply(n, part, x)
+        return x
+
+    def take(self, rows: Array) -> None:
+        """Go on with other rows in place of these: some, or some of them several times."""
+        if self._streams:
+            self._state = [stream.state for stream in self._streams]
+        self._state = states.map_arrays(lambda part: holder(part).to_host(part)[:, rows], self._state)
+        self._open(len(rows))
+
+    def _read(self, x: Array, state: Any, lengths: Any) -> Array:
+        """One call over a sequence; the state after it is kept."""
+        if self._model is not None:
+            options = {"lengths": lengths, "last_only": True, **self._options, **self._logits}
+            x, self._state = self._model(x, state, **options)
+            return np.asarray(holder(x).to_host(x))
+        given, self._state = iter(state), []
+        for n, part in enumerate(self._parts):
+            if n in self._layers:
+                last = n == self._layers[-1]
+                x, after = part(x, next(given), lengths=lengths, last_only=last, **self._options)
+                self._state.append(after)
+            else:
+                x = self._apply(n, part, x)
+        y = np.asarray(holder(x).to_host(x))
+        self._open(len(y))
+        return y
+
+    def _apply(self, n: int, part: Any, x: Array) -> Array:
+        """What a part without a state makes of a step, or of steps."""
+        if not isinstance(part, Dense):
+            return np.asarray(part(x))
+        return part(x, **self._options, **(self._logits if n == len(self._parts) - 1 else {}))
+
+    def _open(self, rows: int) -> None:
+        """Streams of so many rows that go on from the state."""
+        if self._model is not None or not rows or any(part.params.device is not HOST for part in self._parts):
+            return
+        if not self._streams or self._streams[0].batch_size != rows:
+            self._streams = [self._parts[n].stream(rows, **self._options) for n in self._layers]
+        for stream, state in zip(self._streams, self._state, strict=True):
+            stream.state = state
+
+    def _given(self, state: Any) -> Any:
+        """The caller's state as it is kept here."""
+        if self._model is not None:
+            return state
+        names = [self._names[n] for n in self._layers]
+        if state is None:
+            return [None] * len(names)
+        if isinstance(names[0], str):
+            if not isinstance(state, Mapping) or not set(state) <= set(names):
+                raise ValueError(f"state: expected a mapping with names among {names}, got {_checks.describe(state)}")
+            return [state.get(name) for name in names]
+        if len(names) == 1:
+            return list(state) if isinstance(state, list) and len(state) == 1 else [state]
+        if not isinstance(state, tuple | list) or len(state) != len(names):
+            raise ValueError(f"state: expected {len(names)} states, one per layer, got {_checks.describe(state)}")
+        return list(state)
+
+
+def _parts_of(model: Any) -> tuple[Model | None, list[Any], list[Any]]:
+    """The model, if it must be called as one; the names and parts in order."""
+    if isinstance(model, Model):
+        return None if _in_turn(model) else model, list(model.parts), list(model.parts.values())
+    parts = [model] if isinstance(model, Part) else model
+    if not isinstance(parts, Sequence) or not parts or not all(isinstance(part, Recurrent | _PLAIN) for part in parts):
+        raise TypeError(f"model: expected a Model, a layer, or a list of parts, got {_checks.describe(model)}")
+    return None, list(range(len(parts))), list(parts)
+
+
+_PLAIN = Dense | Embedding
+"""Parts that work on each step by itself, and have no state."""
+
+
+def _in_turn(model: Model) -> bool:
+    """Whether each part reads the one before it, and nothing else."""
+    return all(isinstance(part, Recurrent | _PLAIN) for part in model.parts.values())
+
+
+def _shape(array: Array) -> str:
+    return f"shape {list(array.shape)} of {array.dtype}"
