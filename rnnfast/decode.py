@@ -2,7 +2,7 @@
 
 What begins the sequence is read in one call. Then each layer runs as a stream and each head on one step, so a step
 costs what the kernels' step costs; the results have the same bits as one call over the whole sequence. (A model that is
-more than one part after another, or that lies on a CUDA device, is called step by step.)
+not a chain, or that lies on a CUDA device, is called step by step.)
 
 Where a function takes a model it also takes parts, ``[layer, head]``, that run one after the other: for the decoder of
 an encoder-decoder, whose parts are called by themselves here. `state` is what it begins with.
@@ -25,8 +25,8 @@ from . import _checks
 from . import _state as states
 from ._checks import Array
 from ._device import HOST, holder
+from ._graph import kind_of
 from ._part import Part
-from .embedding import Embedding
 from .heads import Dense
 from .layers import Recurrent
 from .model import Model
@@ -435,9 +435,12 @@ class _Steps:
     def _read(self, x: Array, state: Any, lengths: Any) -> Array:
         """One call over a sequence; the state after it is kept."""
         if self._model is not None:
-            options = {"lengths": lengths, "last_only": True, **self._options, **self._logits}
-            x, self._state = self._model(x, state, **options)
-            return np.asarray(holder(x).to_host(x))
+            y, self._state = self._model(x, state, lengths=lengths, **self._options, **self._logits)
+            if getattr(y, "ndim", 0) != 3:
+                raise ValueError("model: expected one output, with a value at every step; got several, or a pooled one")
+            whole = holder(y).to_host(y)
+            rows = whole if self.batch_first else whole.swapaxes(0, 1)
+            return np.asarray(rows[np.arange(len(rows)), -1 if lengths is None else lengths - 1])
         given, self._state = iter(state), []
         for n, part in enumerate(self._parts):
             if n in self._layers:
@@ -486,20 +489,18 @@ class _Steps:
 def _parts_of(model: Any) -> tuple[Model | None, list[Any], list[Any]]:
     """The model, if it must be called as one; the names and parts in order."""
     if isinstance(model, Model):
-        return None if _in_turn(model) else model, list(model.parts), list(model.parts.values())
+        parts = list(model.parts.values())
+        in_turn = model._graph.chain and all(map(_steps_alone, parts))
+        return None if in_turn else model, list(model.parts), parts
     parts = [model] if isinstance(model, Part) else model
-    if not isinstance(parts, Sequence) or not parts or not all(isinstance(part, Recurrent | _PLAIN) for part in parts):
+    if not isinstance(parts, Sequence) or not parts or not all(map(_steps_alone, parts)):
         raise TypeError(f"model: expected a Model, a layer, or a list of parts, got {_checks.describe(model)}")
     return None, list(range(len(parts))), list(parts)
 
 
-_PLAIN = Dense | Embedding
-"""Parts that work on each step by itself, and have no state."""
-
-
-def _in_turn(model: Model) -> bool:
-    """Whether each part reads the one before it, and nothing else."""
-    return all(isinstance(part, Recurrent | _PLAIN) for part in model.parts.values())
+def _steps_alone(part: Any) -> bool:
+    """Whether a part can go step by step: a layer, or one that looks at each step by itself."""
+    return kind_of(part) in ("layer", "head") and not getattr(part, "several", False)
 
 
 def _shape(array: Array) -> str:

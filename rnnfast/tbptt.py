@@ -634,14 +634,23 @@ class TBPTT:
         )
 
 
-def differentiated(loss: Loss, y: Array, target: Any, weights: Array | None, device: Device) -> tuple[float, Array]:
-    """The loss and its gradient, checked, because it may be a function of the caller's own."""
+def differentiated(loss: Loss, y: Any, target: Any, weights: Any, device: Device) -> tuple[float, Any]:
+    """The loss and its gradient, or those of outputs by name; checked, because it may be the caller's own function."""
     result = loss(y, target) if weights is None else loss(y, target, mask=weights)
     if not isinstance(result, tuple | list) or len(result) != 2:
         raise TypeError(f"loss: expected it to return (loss, gradient), got {_checks.describe(result)}")
-    dy = device.checks.numbers("the loss's gradient", result[1])
-    _checks.shape("the loss's gradient", dy, y.shape)
-    return result[0], dy
+    if not isinstance(y, Mapping):
+        return result[0], _gradient(device, "the loss's gradient", result[1], y)
+    name = "the loss's gradient"
+    if not isinstance(result[1], Mapping) or not set(result[1]) <= set(y):
+        raise TypeError(f"{name}: expected a mapping with names among {list(y)}, got {_checks.describe(result[1])}")
+    return result[0], {key: _gradient(device, f"{name}[{key!r}]", dy, y[key]) for key, dy in result[1].items()}
+
+
+def _gradient(device: Device, name: str, dy: Any, y: Array) -> Array:
+    array: Array = device.checks.numbers(name, dy)
+    _checks.shape(name, array, y.shape)
+    return array
 
 
 class StatefulBatches:

@@ -350,7 +350,7 @@ class _Run:
             y, _, self._tape = self._model.forward(batch.x, **batch.inputs, tape=self._tape, **self._options)
             loss, dy = differentiated(self._loss, y, batch.target, batch.weights, self._model.params.device)
             if len(batches) > 1:
-                dy = dy * (batch.total / total)
+                dy = _scaled(dy, batch.total / total)
             self._model.backward(
                 self._tape,
                 dy,
@@ -441,7 +441,7 @@ def predict(
     Returns
     -------
     list of ndarray, shape [T_i, ...]
-        With ``last_only`` [...]: `np.stack` makes one array of them.
+        With ``last_only`` [...]: `np.stack` makes one array of them. Of a model with several outputs a list of dicts.
 
     Raises
     ------
@@ -463,7 +463,7 @@ def predict(
     found: dict[int, Array] = {}
     for batch in batches:
         y, _ = model(batch.x, **batch.inputs, **options)
-        found |= dict(zip(batch.rows.tolist(), batch.split(holder(y).to_host(y)), strict=True))
+        found |= dict(zip(batch.rows.tolist(), _split(batch, y), strict=True))
     return [found[row] for row in sorted(found)]
 
 
@@ -513,6 +513,18 @@ def _numbers(name: str, array: Any) -> Array:
 
 def _on_host(array: Any) -> Any:
     return holder(array).to_host(array) if _checks.on_device(array) else array
+
+
+def _split(batch: Batch, y: Any) -> list[Any]:
+    """The output for each sequence of a batch."""
+    if not isinstance(y, Mapping):
+        return batch.split(_on_host(y))
+    rows = [_split(batch, one) for one in y.values()]
+    return [dict(zip(y, row, strict=True)) for row in zip(*rows, strict=True)]
+
+
+def _scaled(dy: Any, factor: float) -> Any:
+    return {name: one * factor for name, one in dy.items()} if isinstance(dy, Mapping) else dy * factor
 
 
 def _grouped(batches: Iterable[Batch], count: int) -> Iterator[list[Batch]]:

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 import rnnfast
-from rnnfast import GRU, LSTM, RNN, Dense, Embedding, Model, decode
+from rnnfast import GRU, LSTM, RNN, Concat, Dense, Embedding, LayerNorm, Model, decode
 from rnnfast.reference import softmax
 
 VOCABULARY = 6
@@ -255,6 +255,30 @@ def test_a_head_first_and_a_layer_alone():
         for _ in range(4):
             whole = np.concatenate([whole, one(whole)[0][-1:]])
         assert np.array_equal(decode.forecast(one, x, 4), whole[6:])
+
+
+def test_models_that_are_no_chain():
+    """A skip connection; tied weights; parts without kernels."""
+    skip = Model(
+        embed=Embedding(VOCABULARY, 5, rng=0),
+        rnn=GRU(5, 4, rng=1),
+        both=Concat(),
+        head=Dense(9, VOCABULARY, rng=2),
+        inputs={"both": ("embed", "rnn")},
+    )
+    tied = Model(
+        embed=Embedding(VOCABULARY, 5, rng=0),
+        rnn=LSTM(5, 5, rng=1),
+        head=Dense(5, VOCABULARY, rng=2),
+        tied={"head.weight": "embed.weight"},
+    )
+    small = Model(embed=Embedding(VOCABULARY, 5, rng=0), norm=LayerNorm(5), rnn=GRU(5, 4), head=Dense(4, VOCABULARY))
+    for model in (skip, tied, small):
+        expected = by_whole_calls(model, prompts(), 9, lambda logits: logits.argmax(axis=-1))
+        assert np.array_equal(decode.greedy(model, prompts(), 9).ids, expected)
+        assert np.array_equal(decode.beam(model, prompts(), 9, width=1).ids[0], expected)
+        ragged = decode.greedy(model, prompts(), 3, lengths=[4, 2, 1])
+        assert np.array_equal(ragged.ids[:, 1], decode.greedy(model, prompts()[:2, 1], 3).ids)
 
 
 # Mistakes

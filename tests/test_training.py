@@ -247,6 +247,32 @@ def test_predictions_come_in_the_order_of_the_sequences(pack, last_only, batch_f
         assert np.array_equal(own, model(sequence, last_only=last_only)[0])
 
 
+def test_a_model_of_two_outputs():
+    """Policy and value on one layer: the losses' sum, and each output's part of the gradient."""
+
+    def loss(y, target, *, mask=None):
+        one, d_one = losses.softmax_cross_entropy(y["policy"], target, mask=mask)
+        two, d_two = losses.mean_squared_error(y["value"], target[..., None].astype(np.float32), mask=mask)
+        return one + two, {"policy": d_one, "value": d_two}
+
+    def model():
+        parts = {"rnn": GRU(3, 8, rng=0), "policy": Dense(8, 2, rng=1), "value": Dense(8, 1, rng=2)}
+        return Model(**parts, inputs={"value": "rnn"})
+
+    steps = [np.full(len(x), label) for x, label in zip(SEQUENCES, LABELS, strict=True)]
+    one, two = model(), model()
+    train = data.Batches(SEQUENCES, steps, batch_size=40)
+    history = rnnfast.fit(one, loss, optim.SGD(one.params, 0.1), train, epochs=3)
+    assert history.loss[2] < history.loss[0]
+    parts = data.Batches(SEQUENCES, steps, batch_size=10)
+    rnnfast.fit(two, loss, optim.SGD(two.params, 0.1), parts, epochs=3, accumulate=4)
+    np.testing.assert_allclose(one.params.flat, two.params.flat, rtol=1e-3, atol=1e-5)
+    found = training.predict(one, parts)
+    assert found[3]["value"].shape == (len(SEQUENCES[3]), 1) and found[3]["policy"].shape == (len(SEQUENCES[3]), 2)
+    with pytest.raises(TypeError, match="the loss's gradient: expected a mapping with names among"):
+        rnnfast.fit(one, lambda y, target, mask: (0.0, y["value"]), optim.SGD(one.params, 0.1), train)
+
+
 def test_predictions_of_one_array():
     x = RNG.normal(size=(5, 9, 3)).astype(np.float32)
     model = classifier()
