@@ -393,7 +393,7 @@ class _Steps:
         if any(self._parts[n].bidirectional for n in self._layers):
             raise ValueError("model: expected layers of one direction, got one that needs the end of a sequence")
         self._options: dict[str, Any] = {"num_threads": _checks.threads(num_threads)}
-        self._logits = {"logits": True} if logits and isinstance(self._parts[-1], Dense) else {}
+        self._logits: dict[str, Any] = {"logits": True} if logits and isinstance(self._parts[-1], Dense) else {}
         self.batch_first = bool(self._parts[self._layers[0]].batch_first)
         self.batched = True
         self.features = int(getattr(self._parts[0], "input_size", 0))
