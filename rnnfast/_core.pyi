@@ -120,7 +120,19 @@ class Kernel:
 class Dense:
     """``y = W x + b`` over rows, with one instruction set (None: the active one); the parameters are (weight, bias)."""
 
-    def __init__(self, dtype: str, input_size: int, output_size: int, isa: str | None = None) -> None: ...
+    def __init__(
+        self, dtype: str, input_size: int, output_size: int, isa: str | None = None, activation: str = "identity"
+    ) -> None: ...
+    @property
+    def handle(self) -> Any:
+        """A capsule "rnnfast.head", the `HeadHandle` of csrc/heads/activations.h; valid while the kernel lives."""
+
+    def activate(self, z: _Array) -> None:
+        """Apply the activation to rows [N, O], in place."""
+
+    def differentiate(self, kept: _Array, dy: _Array) -> None:
+        """Turn dLoss/dy into dLoss/dz, in place, given y; of gelu and silu given z."""
+
     @property
     def panel_size(self) -> int:
         """As of `Kernel`; so are the next four."""

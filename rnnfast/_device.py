@@ -136,7 +136,7 @@ class Device(ABC):
         """A part as a stream: its `Recurrence`, rows, how the weights are to be stored (as the caller said it)."""
 
     @abstractmethod
-    def dense(self, input_size: int, output_size: int, dtype: np.dtype[Any], precision: str) -> Any:
+    def dense(self, input_size: int, output_size: int, dtype: np.dtype[Any], precision: str, activation: str) -> Any:
         """The kernel of an affine map, of `_core.Dense`'s methods."""
 
     @abstractmethod
@@ -226,8 +226,8 @@ class Host(Device):
         first = recurrence.axes.batch_first
         return Stream._make(recurrence.walk.stream(batch, weights=stored, num_threads=num_threads, batch_first=first))
 
-    def dense(self, input_size: int, output_size: int, dtype: np.dtype[Any], precision: str) -> Any:
-        return _core.Dense(dtype.name, input_size, output_size)
+    def dense(self, input_size: int, output_size: int, dtype: np.dtype[Any], precision: str, activation: str) -> Any:
+        return _core.Dense(dtype.name, input_size, output_size, activation=activation)
 
     def zeros(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         array = aligned_empty(shape, dtype)

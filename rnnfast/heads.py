@@ -1,8 +1,8 @@
 """Dense: the affine head with its activation, forward and backward.
 
-The affine part is a kernel (packed weights, the same GEMM as the layers'); the activation is NumPy in place on its
-output, because it is applied once per sequence and not once per step. Numbers below the smallest normal one
-are zeros there, as they are in the kernels.
+The affine part is a kernel (packed weights, the same GEMM as the layers'), and so is the activation, in place on its
+output: it is a pass of its own, because it is applied once per sequence and not once per step. Numbers below the
+smallest normal one are zeros there, as they are in the layers.
 
 Rejected: recomputing the activation in backward from the input (a second GEMM), and keeping a reference to the output
 instead of a copy (it is the caller's, who may write to it).
@@ -10,7 +10,6 @@ instead of a copy (it is the caller's, who may write to it).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,58 +19,22 @@ from . import _checks
 from . import init as initialisation
 from ._checks import Array
 from ._device import Port, choose
-from ._flat import flushed
 from ._part import Packed, Part
 from .parameters import Gradients, Parameters
-from .tape import Grads, Tape, begin, recording
+from .tape import Grads, Tape, begin, checked, recording
 
 __all__ = ["Dense"]
 
 
-class _Activation(NamedTuple):
-    apply: Callable[[Any, Array], object]  # with NumPy or CuPy, z becomes y
-    differentiate: Callable[[Array, Array], None]  # given y, dy becomes dz
-
-
-def _sigmoid(xp: Any, z: Array) -> None:
-    # Of exp, only arguments <= 0: nothing overflows, and small values keep their precision.
-    positive = z >= 0
-    xp.exp(-xp.abs(z), out=z)
-    xp.divide(xp.where(positive, z.dtype.type(1), z), 1 + z, out=z)
-
-
-def _softmax(xp: Any, z: Array) -> None:
-    z -= z.max(axis=-1, keepdims=True)
-    xp.exp(z, out=z)
-    z /= z.sum(axis=-1, keepdims=True)
-
-
-def _softmax_backward(y: Array, dy: Array) -> None:
-    dy -= (dy * y).sum(axis=-1, keepdims=True)
-    dy *= y
-
-
-def _sigmoid_backward(y: Array, dy: Array) -> None:
-    dy *= y * (1 - y)
-
-
-def _tanh_backward(y: Array, dy: Array) -> None:
-    dy *= 1 - y * y
-
-
-_ACTIVATIONS = {
-    "identity": None,
-    "sigmoid": _Activation(_sigmoid, _sigmoid_backward),
-    "tanh": _Activation(lambda xp, z: xp.tanh(z, out=z), _tanh_backward),
-    "softmax": _Activation(_softmax, _softmax_backward),
-}
+ACTIVATIONS = ("identity", "sigmoid", "tanh", "softmax", "relu", "gelu", "silu", "softplus", "elu")
+_OF_INPUT = ("gelu", "silu")  # whose derivatives are computed from what went in, all others' from what came out
 
 
 class _Recording(NamedTuple):
     x: Array  # [N, I]
     direct: bool  # of the port through which the call came in
     leading: tuple[int, ...]
-    activated: tuple[_Activation, Array] | None  # the activation and its y [N, O]; None for the identity
+    kept: Array | None  # the activation's output, or input, [N, O]; None without one
 
 
 class Dense(Part):
@@ -83,8 +46,9 @@ class Dense(Part):
         The features of `x`.
     output_size : int
         The features of `y`.
-    activation : {"identity", "sigmoid", "tanh", "softmax"}, optional
-        Softmax is over the last axis.
+    activation : {"identity", "sigmoid", "tanh", "softmax", "relu", "gelu", "silu", "softplus", "elu"}, optional
+        Softmax is over the last axis. "gelu" is `z Phi(z)` with the normal distribution's Phi, and not the fit by tanh;
+        a CUDA device has none. "silu" is `z sigmoid(z)`.
     bias : bool, optional
         Whether there is a bias.
     dtype : dtype-like, optional
@@ -128,7 +92,7 @@ class Dense(Part):
     ) -> None:
         self.input_size = _checks.size("input_size", input_size)
         self.output_size = _checks.size("output_size", output_size)
-        self.activation = _checks.choice("activation", activation, _ACTIVATIONS)
+        self.activation = _checks.choice("activation", activation, ACTIVATIONS)
         self.bias = _checks.truth("bias", bias)
         self.dtype = _checks.float_dtype("dtype", dtype)
         place, self.precision = choose(device, precision, self.dtype)
@@ -149,10 +113,13 @@ class Dense(Part):
 
     def _pack(self) -> None:
         self._device = self.params.device
-        kernel = self._device.dense(self.input_size, self.output_size, self.dtype, self.precision)
+        sizes = self.input_size, self.output_size
+        kernel = self._device.dense(*sizes, self.dtype, self.precision, self.activation)
         self._packed = Packed(kernel, self.params, ("weight", "bias"))
 
-    def __call__(self, x: ArrayLike, *, logits: bool = False, num_threads: int | None = None) -> Array:
+    def __call__(
+        self, x: ArrayLike, *, logits: bool = False, out: Array | None = None, num_threads: int | None = None
+    ) -> Array:
         """Apply the head; keep nothing.
 
         Parameters
@@ -160,26 +127,32 @@ class Dense(Part):
         x : array_like, shape [..., I]
         logits : bool, optional
             Whether to skip the activation, for a loss that takes logits.
+        out : ndarray, shape of `y`, optional
+            Where to write `y`: of the head's dtype, C-contiguous, sharing no memory with `x`.
         num_threads : int, optional
             The most threads to use; `rnnfast.get_num_threads()` by default.
 
         Returns
         -------
         ndarray, shape [..., O]
+            `out`, if given.
 
         Raises
         ------
         TypeError, ValueError
-            An argument is of a wrong kind or shape.
+            An argument is of a wrong kind or shape; nothing is written.
         """
         with self._device.active():
-            rows, port, leading = self._check_call(x, logits, num_threads)
-            y, _ = self._evaluate(rows, logits, num_threads)
-            result: Array = port.leave(y.reshape(*leading, self.output_size))
-        return result
+            return self._evaluate(x, logits, out, num_threads)
 
     def forward(
-        self, x: ArrayLike, *, logits: bool = False, tape: Tape | None = None, num_threads: int | None = None
+        self,
+        x: ArrayLike,
+        *,
+        logits: bool = False,
+        out: Array | None = None,
+        tape: Tape | None = None,
+        num_threads: int | None = None,
     ) -> tuple[Array, Tape]:
         """Apply the head and record what `backward` needs.
 
@@ -187,7 +160,7 @@ class Dense(Part):
 
         Parameters
         ----------
-        x, logits, num_threads
+        x, logits, out, num_threads
             As in a call.
         tape : Tape, optional
             An old tape of this head, to record in its memory; what it holds is lost.
@@ -204,15 +177,8 @@ class Dense(Part):
             An argument is of a wrong kind or shape; a tape keeps what it holds.
         """
         with self._device.active():
-            rows, port, leading = self._check_call(x, logits, num_threads)
-            recorder = begin(tape, self, self.params)
-            y, activation = self._evaluate(rows, logits, num_threads)
-            activated = None
-            if activation is not None:
-                activated = activation, recorder.buffer("y", y.shape, self.dtype)
-                activated[1][...] = y
-            recorder.finish(rows, _Recording(rows, port.direct, leading, activated))
-            return port.leave(y.reshape(*leading, self.output_size)), recorder
+            recorder = Tape() if tape is None else checked(tape, self)
+            return self._evaluate(x, logits, out, num_threads, recorder), recorder
 
     def backward(
         self,
@@ -264,36 +230,45 @@ class Dense(Part):
         dx = self._device.empty(kept.x.shape, self.dtype) if wants_dx else None
 
         tape.spend()
-        if kept.activated is not None:
-            activation, y = kept.activated
+        if kept.kept is not None:
             dy_rows, dz = dz, tape.buffer("dz", dz.shape, self.dtype)
             dz[...] = dy_rows
-            with np.errstate(under="ignore"):
-                flushed(activation.differentiate, y, dz)
+            self._packed.kernel.differentiate(kept.kept, dz)
         panels = tape.buffer("dpanels", (self._packed.kernel.panel_size,), self.dtype)
         self._packed.load_gradients(into, panels)
         self._packed.kernel.backward(self._packed.panels_backward(), kept.x, dz, dx, panels, threads or 0)
         self._packed.store_gradients(panels, gradients)
         return Grads(None if dx is None else port.leave(dx.reshape(*leading, self.input_size)), None, gradients)
 
-    def _evaluate(self, rows: Array, logits: bool, num_threads: int | None) -> tuple[Array, _Activation | None]:
-        """y [N, O] from x [N, I], and the activation that was applied."""
-        activation = None if logits else _ACTIVATIONS[self.activation]
-        _checks.elements(len(rows) * self.output_size, rows=len(rows), output_size=self.output_size)
-        y = self._device.empty((len(rows), self.output_size), self.dtype)
-        self._packed.kernel.forward(self._packed.panels(), rows, y, num_threads or 0)
-        if activation is not None:
-            with np.errstate(under="ignore"):
-                flushed(activation.apply, self._device.xp, y)
-        return y, activation
-
-    def _check_call(self, x: Any, logits: Any, num_threads: Any) -> tuple[Array, Port, tuple[int, ...]]:
-        """x as [N, I] where the parameters lie, how it came there, and its leading axes."""
+    def _evaluate(self, x: Any, logits: Any, out: Any, num_threads: Any, recorder: Tape | None = None) -> Array:
+        """y of x; with a tape, recorded. Checks everything, then writes."""
         _checks.truth("logits", logits)
-        _checks.threads(num_threads)
+        threads = _checks.threads(num_threads) or 0
         port = self._device.port(x)
         rows, leading = self.check_x(port, x)
-        return port.enter(rows), port, leading
+        count, width, shape = len(rows), self.output_size, (*leading, self.output_size)
+        if out is not None:
+            port.checks.output("out", out, shape, self.dtype, [("x", rows)])
+        _checks.elements(count * width, rows=count, output_size=width)
+        rows, panels, kernel = port.enter(rows), self._packed.panels(), self._packed.kernel
+        if recorder is not None:
+            begin(recorder, self, self.params)
+        result = out if out is not None and port.direct else self._device.result(shape, self.dtype)
+        y = result.reshape(count, width)
+        kernel.forward(panels, rows, y, threads)
+        kept = None
+        if not logits and self.activation != "identity":
+            of_input = self.activation in _OF_INPUT
+            if recorder is not None:
+                kept = recorder.buffer("kept", y.shape, self.dtype)
+            if kept is not None and of_input:
+                kept[...] = y
+            kernel.activate(y)
+            if kept is not None and not of_input:
+                kept[...] = y
+        if recorder is not None:
+            recorder.finish(rows, _Recording(rows, port.direct, leading, kept))
+        return port.leave(result, out)  # type: ignore[no-any-return]
 
     def check_x(self, port: Port, x: Any) -> tuple[Array, tuple[int, ...]]:
         """x as [N, I] and its leading axes."""

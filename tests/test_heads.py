@@ -8,7 +8,7 @@ import pytest
 import rnnfast
 from rnnfast import reference
 
-ACTIVATIONS = ("identity", "sigmoid", "tanh", "softmax")
+ACTIVATIONS = ("identity", "sigmoid", "tanh", "softmax", "relu", "gelu", "silu", "softplus", "elu")
 
 
 @pytest.fixture
@@ -36,6 +36,73 @@ def test_agrees_with_the_oracle(activation, logits, bias, rng):
         assert grads.state is None
         assert grads.reset_state is None
         assert {array.dtype for array in (y, grads.x, grads.params.flat)} == {np.dtype(dtype)}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("size", [1, 7, 17, 100, 1000])
+def test_activations_of_any_width(activation, size, dtype, rng):
+    """Over rows that are no multiple of what is done at once; against the oracle over a wide range."""
+    dense = rnnfast.Dense(size, size, activation=activation, bias=False, dtype=dtype, rng=0)
+    dense.load({"weight": np.eye(size)})
+    x, dy = (rng.standard_normal((3, size)) * 8).astype(dtype), rng.standard_normal((3, size)).astype(dtype)
+    x[0, 0] = 0
+    expected = reference.dense_forward({"weight": np.eye(size)}, x, activation)
+    y, tape = dense.forward(x)
+    tolerance = {"rtol": 2e-6, "atol": 1e-7} if dtype == np.float32 else {"rtol": 1e-13, "atol": 1e-15}
+    np.testing.assert_allclose(y, expected.y, **tolerance)
+    wanted = reference.dense_backward(expected, dy).dx
+    np.testing.assert_allclose(
+        dense.backward(tape, dy).x, wanted, rtol=1e-5 if dtype == np.float32 else 1e-12, atol=1e-6
+    )
+    rows = np.concatenate([dense(row) for row in x]).reshape(3, size)
+    np.testing.assert_array_equal(rows, y)
+
+
+@pytest.mark.parametrize("activation", sorted(set(ACTIVATIONS) - {"identity"}))
+def test_activations_are_pytorchs(activation):
+    torch = pytest.importorskip("torch")
+    z = np.concatenate([np.linspace(-90, 90, 2001), [0.0, -0.0, np.nan, np.inf]]).astype(np.float32)[:, None]
+    if activation == "softmax":
+        z = z[:2000].reshape(400, 5)
+    dense = rnnfast.Dense(z.shape[1], z.shape[1], activation=activation, bias=False)
+    dense.load({"weight": np.eye(z.shape[1])})
+    x = torch.tensor(z.astype(np.float64), requires_grad=True)
+    theirs = {"softmax": lambda a: torch.softmax(a, -1)}.get(activation, getattr(torch.nn.functional, activation))(x)
+    theirs.sum().backward()
+    y, tape = dense.forward(z)
+    np.testing.assert_allclose(y, theirs.detach().numpy(), rtol=3e-6, atol=1e-7)
+    finite = np.isfinite(z).all(axis=1)
+    gradient = dense.backward(tape, np.ones_like(y)).x
+    np.testing.assert_allclose(gradient[finite], x.grad.numpy()[finite], rtol=3e-6, atol=5e-7)
+
+
+def test_out_receives_the_output(rng):
+    dense = rnnfast.Dense(3, 4, activation="relu", rng=0)
+    x, out = rng.standard_normal((2, 5, 3), np.float32), np.full((2, 5, 4), np.nan, np.float32)
+    assert dense(x, out=out) is out
+    np.testing.assert_array_equal(out, dense(x))
+    out.fill(np.nan)
+    y, tape = dense.forward(x, out=out)
+    assert y is out
+    out.fill(np.nan)  # the caller's
+    assert np.isfinite(dense.backward(tape, np.ones_like(y)).x).all()
+    assert dense(x[0, 0], out=out[0, 0]).shape == (4,)
+    for wrong, message in (
+        (out[0], "out: expected shape"),
+        (out.astype(np.float64), "out: expected dtype float32"),
+        (out.swapaxes(0, 1), "out: expected shape"),
+        (out.tolist(), "out: expected a NumPy array"),
+        (np.empty((5, 2, 4), np.float32).swapaxes(0, 1), "c_contiguous"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            dense(x, out=wrong)
+    square = rnnfast.Dense(3, 3, rng=0)
+    with pytest.raises(ValueError, match="out: expected memory of its own, got memory that it shares with x"):
+        square(x, out=x)
+    out = np.empty((2, 5, 4), np.float32)
+    with pytest.raises(ValueError, match="tape: expected"):
+        dense.forward(x, out=out, tape=square.forward(x)[1])
 
 
 @pytest.mark.parametrize("leading", [(), (1,), (6,), (2, 3), (2, 0, 3), (0,), (2, 3, 4)])

@@ -1,8 +1,9 @@
-// rnnfast._core.Dense: y = W x + b over rows.
+// rnnfast._core.Dense: y = W x + b over rows, and activations of such rows.
 #include <pybind11/stl.h>
 
 #include "bindings/calls.h"
 #include "bindings/either.h"
+#include "heads/activations.h"
 #include "parallel/policy.h"
 
 namespace rnnfast::bindings {
@@ -12,10 +13,33 @@ namespace {
 template <class T> class DenseBinding {
     const Sizes sizes_;
     const DenseKernel<T> kernel_;
+    const Pointwise<T> pointwise_;
+    const Activation activation_;
+    mutable HeadHandle handle_{std::is_same_v<T, double>, sizes_.input, sizes_.hidden, nullptr, step};
+
+    static void step(const void *head, const void *panels, const void *x, index rows, void *y) noexcept {
+        const auto &self = *static_cast<const DenseBinding *>(head);
+        DenseCall<T> call{};
+        call.rows = rows;
+        call.sizes = self.sizes_;
+        call.threads = 1;
+        call.x = static_cast<const T *>(x);
+        call.x_stride = self.sizes_.input;
+        call.panels = static_cast<const T *>(panels);
+        call.y = static_cast<T *>(y);
+        self.kernel_.forward(call);
+        activate(self.activation_, self.pointwise_, call.y, rows, self.sizes_.hidden);
+    }
 
   public:
-    DenseBinding(Sizes sizes, const Table<T> *table) : sizes_(sizes), kernel_(table->dense) {
+    DenseBinding(Sizes sizes, Activation activation, const Table<T> *table)
+        : sizes_(sizes), kernel_(table->dense), pointwise_(table->pointwise), activation_(activation) {
         require_product({sizes.hidden + 64, sizes.input + 2}, "input_size, output_size");
+    }
+
+    const HeadHandle *handle() const {
+        handle_.head = this; // where it lies now: bindings are moved when they are made
+        return &handle_;
     }
 
     index panel_size() const { return kernel_.panel_size(sizes_); }
@@ -58,7 +82,31 @@ template <class T> class DenseBinding {
         });
     }
 
+    void activate_rows(const py::object &z) const {
+        const index n = rows_of(z, "z");
+        T *const data = contiguous<T>(z, "z", {n, sizes_.hidden});
+        const py::gil_scoped_release release;
+        activate(activation_, pointwise_, data, n, sizes_.hidden);
+    }
+
+    void differentiate_rows(const py::object &kept, const py::object &dy) const {
+        const index n = rows_of(dy, "dy");
+        const T *const from = contiguous<const T>(kept, "kept", {n, sizes_.hidden});
+        T *const data = contiguous<T>(dy, "dy", {n, sizes_.hidden});
+        const py::gil_scoped_release release;
+        differentiate(activation_, pointwise_, from, data, n, sizes_.hidden);
+    }
+
   private:
+    static index rows_of(const py::object &array, const char *name) {
+        if (!py::isinstance<py::array>(array)) {
+            throw py::type_error(std::string(name) + ": expected an array, got " + describe(array));
+        }
+        const auto a = py::reinterpret_borrow<py::array>(array);
+        if (a.ndim() != 2) fail(name, "an array of shape [N, O]", describe(array));
+        return a.shape(0);
+    }
+
     DenseCall<T> rows(const py::object &x, int num_threads, int passes) const {
         if (!py::isinstance<py::array>(x)) throw py::type_error("x: expected an array, got " + describe(x));
         const auto a = py::reinterpret_borrow<py::array>(x);
@@ -79,16 +127,40 @@ template <class T> class DenseBinding {
 using Head = Either<DenseBinding>;
 using Object = py::object;
 
+Activation activation_of(const std::string &name) {
+    for (int a = 0; a < static_cast<int>(Activation::activations); ++a) {
+        if (name == activation_names[a]) return static_cast<Activation>(a);
+    }
+    fail("activation", "the name of one", "'" + name + "'");
+}
+
 } // namespace
 
 void register_dense(py::module_ &module) {
     const auto none = py::none();
     py::class_<Head>(module, "Dense", "y = W x + b over rows..")
-        .def(py::init([](const std::string &dtype, index input, index output, const std::optional<std::string> &isa) {
+        .def(py::init([](const std::string &dtype, index input, index output, const std::optional<std::string> &isa,
+                         const std::string &activation) {
                  return Head(is_double(dtype), require_isa(isa),
-                             Sizes{size_argument(input, "input_size"), size_argument(output, "output_size")});
+                             Sizes{size_argument(input, "input_size"), size_argument(output, "output_size")},
+                             activation_of(activation));
              }),
-             py::arg("dtype"), py::arg("input_size"), py::arg("output_size"), py::arg("isa") = none)
+             py::arg("dtype"), py::arg("input_size"), py::arg("output_size"), py::arg("isa") = none,
+             py::arg("activation") = "identity")
+        .def_property_readonly("handle",
+                               [](const Head &k) {
+                                   const HeadHandle *const h = k.visit([](auto &b) { return b.handle(); });
+                                   return py::capsule(const_cast<HeadHandle *>(h), "rnnfast.head");
+                               })
+        .def(
+            "activate", [](const Head &k, const Object &z) { k.visit([&](auto &b) { b.activate_rows(z); }); },
+            py::arg("z"))
+        .def(
+            "differentiate",
+            [](const Head &k, const Object &kept, const Object &dy) {
+                k.visit([&](auto &b) { b.differentiate_rows(kept, dy); });
+            },
+            py::arg("kept"), py::arg("dy"))
         .def_property_readonly("panel_size",
                                [](const Head &k) { return k.visit([](auto &b) { return b.panel_size(); }); })
         .def_property_readonly("panel_size_backward",

@@ -5,13 +5,102 @@ Panels are the weight and then the bias, as the parameters lie; those of backwar
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from . import blas, reductions
+import numpy as np
+
+from . import arrays, blas, reductions
 
 __all__ = ["Dense"]
 
 Array = Any  # a device array
+
+
+class _Activation(NamedTuple):
+    apply: Callable[[Array], object]  # z becomes y
+    differentiate: Callable[[Array, Array], None]  # given y (of silu, z), dy becomes dz
+
+
+def _sigmoid_of(z: Array) -> Array:
+    # Of exp, only arguments <= 0: nothing overflows, and small values keep their precision.
+    xp = arrays.xp()
+    small = xp.exp(-xp.abs(z))
+    return xp.where(z >= 0, z.dtype.type(1), small) / (1 + small)
+
+
+def _sigmoid(z: Array) -> None:
+    z[...] = _sigmoid_of(z)
+
+
+def _sigmoid_backward(y: Array, dy: Array) -> None:
+    dy *= y * (1 - y)
+
+
+def _tanh(z: Array) -> None:
+    arrays.xp().tanh(z, out=z)
+
+
+def _tanh_backward(y: Array, dy: Array) -> None:
+    dy *= 1 - y * y
+
+
+def _softmax(z: Array) -> None:
+    z -= z.max(axis=-1, keepdims=True)
+    arrays.xp().exp(z, out=z)
+    z /= z.sum(axis=-1, keepdims=True)
+
+
+def _softmax_backward(y: Array, dy: Array) -> None:
+    dy -= (dy * y).sum(axis=-1, keepdims=True)
+    dy *= y
+
+
+def _relu(z: Array) -> None:
+    arrays.xp().maximum(z, z.dtype.type(0), out=z)
+
+
+def _relu_backward(y: Array, dy: Array) -> None:
+    dy *= y > 0
+
+
+def _silu(z: Array) -> None:
+    z *= _sigmoid_of(z)
+
+
+def _silu_backward(z: Array, dy: Array) -> None:
+    s = _sigmoid_of(z)
+    dy *= s * (1 + z * (1 - s))
+
+
+def _softplus(z: Array) -> None:
+    xp = arrays.xp()
+    z[...] = xp.maximum(z, z.dtype.type(0)) + xp.log1p(xp.exp(-xp.abs(z)))
+
+
+def _softplus_backward(y: Array, dy: Array) -> None:
+    dy *= -arrays.xp().expm1(-y)
+
+
+def _elu(z: Array) -> None:
+    xp = arrays.xp()
+    z[...] = xp.where(z < 0, xp.expm1(xp.minimum(z, z.dtype.type(0))), z)
+
+
+def _elu_backward(y: Array, dy: Array) -> None:
+    dy *= arrays.xp().minimum(y, y.dtype.type(0)) + 1
+
+
+_ACTIVATIONS = {
+    "identity": _Activation(lambda z: None, lambda y, dy: None),
+    "sigmoid": _Activation(_sigmoid, _sigmoid_backward),
+    "tanh": _Activation(_tanh, _tanh_backward),
+    "softmax": _Activation(_softmax, _softmax_backward),
+    "relu": _Activation(_relu, _relu_backward),
+    "silu": _Activation(_silu, _silu_backward),
+    "softplus": _Activation(_softplus, _softplus_backward),
+    "elu": _Activation(_elu, _elu_backward),
+}
 
 
 class Dense:
@@ -21,9 +110,19 @@ class Dense:
     ----------
     input_size, output_size : int
     precision : {"float32", "tf32", "bfloat16"}
+    activation : str
+
+    Raises
+    ------
+    ValueError
+        There is no such activation here.
     """
 
-    def __init__(self, input_size: int, output_size: int, precision: str) -> None:
+    def __init__(self, input_size: int, output_size: int, precision: str, activation: str = "identity") -> None:
+        if activation not in _ACTIVATIONS:
+            listed = ", ".join(map(repr, _ACTIVATIONS))
+            raise ValueError(f"activation: expected one of {listed} with device='cuda', got {activation!r}")
+        self._activation = _ACTIVATIONS[activation]
         self.input_size, self.output_size, self.precision = input_size, output_size, precision
 
     @property
@@ -76,6 +175,17 @@ class Dense:
         self._multiply(dy, x, dweight, transpose_a=True, add=True)
         if len(dy):
             dbias += reductions.column_sums(dy, "float32")
+
+    def activate(self, z: Array) -> None:
+        """Apply the activation to rows [N, O], in place."""
+        if z.size:
+            with np.errstate(under="ignore", invalid="ignore"):
+                self._activation.apply(z)
+
+    def differentiate(self, kept: Array, dy: Array) -> None:
+        """Turn dLoss/dy into dLoss/dz, in place, given y (of silu, z)."""
+        with np.errstate(under="ignore", invalid="ignore"):
+            self._activation.differentiate(kept, dy)
 
     def _multiply(self, a: Array, b: Array, out: Array, **options: bool) -> None:
         stored_a, stored_b = (blas.as_stored(matrix, self.precision) for matrix in (a, b))

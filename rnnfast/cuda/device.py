@@ -154,9 +154,9 @@ class Cuda(Device):
         """A part as a stream."""
         return DeviceStream(recurrence, batch, weights)
 
-    def dense(self, input_size: int, output_size: int, dtype: np.dtype[Any], precision: str) -> Dense:
+    def dense(self, input_size: int, output_size: int, dtype: np.dtype[Any], precision: str, activation: str) -> Dense:
         """The kernel of an affine map."""
-        return Dense(input_size, output_size, precision)
+        return Dense(input_size, output_size, precision, activation)
 
     def draw(self, rng: np.random.Generator, mask: Array) -> None:
         """Fill with uniform numbers in [0, 1): the upper 24 bits of splitmix64's sequence from a seed of `rng`'s."""

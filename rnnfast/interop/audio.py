@@ -365,6 +365,9 @@ def _read_rtneural(document: dict[str, Any]) -> _Found:
     return _Found(found, *_read_around(document))
 
 
+_RTNEURAL_ACTIVATIONS = ("identity", "sigmoid", "tanh", "softmax", "relu", "elu")
+
+
 def _last_of(where: str, shape: Any) -> int:
     """The features, the last of a shape such as [null, null, 8]."""
     if not isinstance(shape, list) or not shape:
@@ -373,8 +376,7 @@ def _last_of(where: str, shape: Any) -> int:
 
 
 def _head_activation(where: str, name: Any) -> str:
-    known = heads._ACTIVATIONS
-    return _checks.choice(f"{where}: activation", "identity" if name in ("", "linear") else name, known)
+    return _checks.choice(f"{where}: activation", "identity" if name in ("", "linear") else name, _RTNEURAL_ACTIVATIONS)
 
 
 def _join_activation(where: str, found: list[Any], name: Any) -> None:
@@ -612,8 +614,7 @@ def _rtneural(audio: AudioModel) -> dict[str, Any]:
     for name, part in audio.model.parts.items():
         if isinstance(part, heads.Dense):
             weight, bias = _head_values(part)
-            known = ("identity", "tanh", "relu", "sigmoid", "softmax", "elu")
-            activation = _checks.choice(f"{name}: activation", part.activation, known)
+            activation = _checks.choice(f"{name}: activation", part.activation, _RTNEURAL_ACTIVATIONS)
             add("dense", "" if activation == "identity" else activation, part.output_size, weight.T, bias)
             continue
         kind = _plain(name, part, {"lstm": LSTM(), "gru": GRU()})

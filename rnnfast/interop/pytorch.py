@@ -47,7 +47,23 @@ _KINDS = {
     "Linear": _Kind(heads.Dense, {"input_size": "in_features", "output_size": "out_features"}),
     "Embedding": _Kind(Embedding, {"num": "num_embeddings", "dim": "embedding_dim", "padding_idx": "padding_idx"}),
 }
-_ACTIVATIONS = {"Identity": "identity", "Sigmoid": "sigmoid", "Tanh": "tanh", "Softmax": "softmax"}
+_ACTIVATIONS = {
+    "Identity": "identity",
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+    "Softmax": "softmax",
+    "ReLU": "relu",
+    "GELU": "gelu",
+    "SiLU": "silu",
+    "Softplus": "softplus",
+    "ELU": "elu",
+}
+_ACTIVATION_OPTIONS: dict[str, dict[str, Any]] = {  # with which theirs are ours
+    "Softmax": {"dim": -1},
+    "GELU": {"approximate": "none"},
+    "Softplus": {"beta": 1.0, "threshold": 20.0},
+    "ELU": {"alpha": 1.0},
+}
 
 
 def from_torch(module: Any) -> Part:
@@ -111,8 +127,10 @@ def _steps(sequential: Any) -> list[tuple[tuple[str, Any], str]]:
         elif activation != "identity":
             if not steps or _kind_of("module", steps[-1][0][1]) != "Linear" or steps[-1][1] != "identity":
                 raise ValueError(f"module[{name!r}]: expected a Linear before a {type(child).__name__}, got none")
-            if activation == "softmax" and child.dim != -1:
-                raise ValueError(f"module[{name!r}]: expected Softmax with dim=-1, got dim={child.dim}")
+            for option, value in _ACTIVATION_OPTIONS.get(type(child).__name__, {}).items():
+                if (found := getattr(child, option)) != value:
+                    wanted = f"{type(child).__name__} with {option}={value!r}"
+                    raise ValueError(f"module[{name!r}]: expected {wanted}, got {option}={found!r}")
             steps[-1] = steps[-1][0], activation
     return steps
 
@@ -205,7 +223,7 @@ def _modules(where: str, torch: Any, part: Any) -> list[Any]:
     if isinstance(part, heads.Dense):
         linear = torch.nn.Linear(part.input_size, part.output_size, part.bias, dtype=dtype)
         kind = next(name for name, own in _ACTIVATIONS.items() if own == part.activation)
-        activation = getattr(torch.nn, kind)(**({"dim": -1} if kind == "Softmax" else {}))
+        activation = getattr(torch.nn, kind)(**_ACTIVATION_OPTIONS.get(kind, {}))
         return [_fill(torch, linear, part), *([] if kind == "Identity" else [activation])]
     kind, options = _torch_cell(where, part)
     if isinstance(part, layers.Recurrent):

@@ -79,7 +79,11 @@ def dense_backward(result: DenseResult, dy: ArrayLike) -> DenseGradients:
         For a wrong shape, or an array that is not real.
     """
     weight = result.params["weight"]
-    dz = ACTIVATIONS[result.activation].backward(result.y, as_float64("dy", dy, result.y.shape))
+    act = ACTIVATIONS[result.activation]
+    kept = result.y
+    if act.of_input:
+        kept = dense_forward(result.params, result.x).y
+    dz = act.backward(kept, as_float64("dy", dy, result.y.shape))
     rows, inputs = dz.reshape(-1, weight.shape[0]), result.x.reshape(-1, weight.shape[1])
     shares = {"weight": rows.T @ inputs, "bias": rows.sum(axis=0)}
     return DenseGradients(dz @ weight, {name: shares[name] for name in result.params})

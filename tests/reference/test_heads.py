@@ -38,7 +38,7 @@ def test_dense_by_hand():
 
 def test_errors():
     with pytest.raises(ValueError, match="activation"):
-        reference.dense_forward({"weight": np.zeros((2, 3))}, X, "gelu")
+        reference.dense_forward({"weight": np.zeros((2, 3))}, X, "swish")
     with pytest.raises(ValueError, match="x: "):
         reference.dense_forward({"weight": np.zeros((2, 4))}, X)
     with pytest.raises(ValueError, match="missing"):
