@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from . import _checks
+from . import _checks, _inside
 from ._axes import Axes
 from ._named import GRULayerOptions, LSTMLayerOptions, RNNLayerOptions, named
 from ._part import Part, from_config
@@ -328,6 +328,63 @@ class Recurrent(Part):
             an argument is of a wrong kind or shape; nothing is written, and the tape is as it was.
         """
         return self._recurrence.backward(self, tape, dy, dstate, into, input_gradient, num_threads)
+
+    def inspect(
+        self,
+        x: ArrayLike,
+        state: Any = None,
+        *,
+        lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
+        reset_state: Any = None,
+        mask: ArrayLike | None = None,
+        given: Any = None,
+        layer: int = -1,
+        reverse: bool = False,
+    ) -> dict[str, Any]:
+        """What the layer computes on its way: every gate and every state at every step, to look at.
+
+        The names are those of the cell's description. An LSTM has ``i``, ``f``, ``g``, ``o`` (the gates, open at 1),
+        the states ``h`` and ``c``, and the gates' sums ``gate.i``, ... before their activations. What `step` of a cell
+        of your own has a variable for is there, too.
+
+        Parameters
+        ----------
+        x, state, lengths, resets, reset_state, mask, given
+            As in a call.
+        layer : int, optional
+            Which of the layers on top of each other; by default the last.
+        reverse : bool, optional
+            Whether to look at the second of two directions.
+
+        Returns
+        -------
+        dict of str to ndarray of float64, shape [T, B, width], [B, T, width] with `batch_first`, or [T, width]
+            States are as a call returns them. The others are NaN where no step is run: beyond the lengths, and where
+            the mask is false.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument is of a wrong kind, shape or range.
+
+        Notes
+        -----
+        It is computed by `rnnfast.reference`, in float64 and without dropout, whatever the layer's dtype and device:
+        equal to what the kernels compute but for rounding, and much slower.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import rnnfast
+        >>> seen = rnnfast.LSTM(3, 4, rng=0).inspect(np.ones((10, 2, 3)))
+        >>> sorted(seen)
+        ['c', 'f', 'g', 'gate.f', 'gate.g', 'gate.i', 'gate.o', 'h', 'i', 'o']
+        >>> seen["f"].shape, bool((seen["f"] > 0).all())
+        ((10, 2, 4), True)
+        """
+        call = Arguments(x, state, lengths, resets, reset_state, mask, given)
+        return _inside.inspect(self, call, layer, reverse)
 
     def stream(self, batch_size: int = 1, *, weights: str | None = None, num_threads: int | None = None) -> Any:
         """The layer as a stream: it keeps its state and runs step by step, at the lowest cost.

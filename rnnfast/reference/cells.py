@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Mapping
+from types import FrameType
 from typing import Any, NoReturn
 
 import numpy as np
 
 from ..description import Cell
+from ..description.cell import Wrapped
 from ..description.cells.elman import Elman
 from ..description.cells.gru import GRU
 from ..description.cells.lstm import LSTM
@@ -79,6 +83,49 @@ def step(
     return tuple(new_states(cell, found, namespaces(cell, found, work)))
 
 
+def named_values(
+    cell: Cell, params: Params, x: Array, before: State, given: State, widths: tuple[int, ...]
+) -> dict[str, Array]:
+    """What a step computes in inference, by the names that the description has for it.
+
+    They are found as a debugger finds them: in the variables of `step` when it returns.
+
+    Parameters
+    ----------
+    cell, params, x, before, given, widths
+        As for `step`.
+
+    Returns
+    -------
+    dict of str to ndarray, shape [N, width]
+        ``gate.i`` is the sum of a gate (``gate.n.x`` and ``gate.n.h`` of one whose sides are apart), ``product.r`` the
+        result of a product, and ``i`` what `step` calls so.
+    """
+    inner = cell
+    while isinstance(inner, Wrapped):
+        inner = inner.cell
+    code = inspect.unwrap(type(inner).step).__code__
+    variables: dict[str, Any] = {}
+
+    def look(frame: FrameType, event: str, result: Any) -> None:
+        if event == "return" and frame.f_code is code:
+            variables.update(frame.f_locals)
+
+    found, work = declared(cell), _Named(cell, params, x, before, given, _no_draws, widths, training=False)
+    spaces, profile = namespaces(cell, found, work), sys.getprofile()
+    sys.setprofile(look)
+    try:
+        new_states(cell, found, spaces)
+    finally:
+        sys.setprofile(profile)
+    rows = {name: row for name, row in variables.items() if isinstance(row, np.ndarray) and row.ndim == 2}
+    return work.found | {name: row for name, row in rows.items() if len(row) == len(x)}
+
+
+def _no_draws(operation: str, stream: int, width: int) -> Array:
+    raise AssertionError("inference draws nothing")
+
+
 class _Arrays:
     """What a step works on: what a gate's sum, a state, a product is, as arrays."""
 
@@ -133,3 +180,21 @@ class _Arrays:
 
     def refuse(self, error: type[Exception], expected: str, got: str) -> NoReturn:
         raise error(f"{self.declared.where}.step: expected {expected}, got {got}")
+
+
+class _Named(_Arrays):
+    """The same, which keeps what products give."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.found: dict[str, Array] = {}
+
+    def sum(self, gate: Gate, side: str, row: Any) -> Array:
+        name = f"gate.{gate.name}.{side}" if gate.apart else f"gate.{gate.name}"
+        self.found[name] = super().sum(gate, side, row)
+        return self.found[name].copy()
+
+    def product(self, product: Product, row: Any) -> Array:
+        name = f"product.{product.name}"
+        self.found[name] = super().product(product, row)
+        return self.found[name].copy()

@@ -33,8 +33,10 @@ class AUGRU(Cell):
     given = (Given("a"),)
 
     def step(self, gate: Any, state: Any, given: Any) -> Any:
-        n = tanh(gate.n.x + sigmoid(gate.r) * gate.n.h)
-        return lerp(given.a * sigmoid(gate.u), n, state.h)
+        r = sigmoid(gate.r)
+        n = tanh(gate.n.x + r * gate.n.h)
+        u = given.a * sigmoid(gate.u)
+        return lerp(u, n, state.h)
 
 
 EXAMPLES = {"augru": AUGRU()}

@@ -52,7 +52,9 @@ class BlockGRU(Cell):
 
     def step(self, gate: Any, state: Any, vector: Any) -> Any:
         r, n, u = self._normalised(gate.r, gate.n, gate.u, vector)
-        return lerp(sigmoid(u + self.update_bias), tanh(sigmoid(r) * n), state.h)
+        r, u = sigmoid(r), sigmoid(u + self.update_bias)
+        n = tanh(r * n)
+        return lerp(u, n, state.h)
 
     def _normalised(self, r: Any, n: Any, u: Any, vector: Any) -> tuple[Any, Any, Any]:
         if self.norm == "none":

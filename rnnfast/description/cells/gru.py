@@ -77,7 +77,8 @@ class GRU(Cell):
         r, z, n_x, n_h = self._normalised(gate, vector) if self.layer_norm else self._plain(gate)
         r, z = gates(clipped(r, self.gate_clip)), gates(clipped(z, self.gate_clip))
         n = n_x + r * n_h if self.reset_after else gate.n(r * state.h)
-        return lerp(z, state.h, candidate(clipped(n, self.gate_clip)))
+        n = candidate(clipped(n, self.gate_clip))
+        return lerp(z, state.h, n)
 
     def _plain(self, gate: Any) -> tuple[Any, Any, Any, Any]:
         """The sums of r and z, and both sides of n's, if it has them."""

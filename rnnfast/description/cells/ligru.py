@@ -35,7 +35,8 @@ class LiGRU(Cell):
         settle(self, activation=check_activation("activation", self.activation))
 
     def step(self, gate: Any, state: Any) -> Any:
-        return lerp(sigmoid(gate.z), state.h, activation(self.activation)(gate.n))
+        z, n = sigmoid(gate.z), activation(self.activation)(gate.n)
+        return lerp(z, state.h, n)
 
 
 EXAMPLES = {"ligru": LiGRU(), "ligru_tanh": LiGRU(activation="tanh")}

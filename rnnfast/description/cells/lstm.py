@@ -118,8 +118,10 @@ class LSTM(Cell):
 
         i = opened("i", state.c)
         f = 1.0 - i if self.coupled else opened("f", state.c)
-        c = clipped(f * state.c + i * candidate(clipped(sums["g"], self.gate_clip)), self.cell_clip)
-        h = opened("o", c) * output(self._normalised_cell(c, vector) if self.layer_norm else c)
+        g = candidate(clipped(sums["g"], self.gate_clip))
+        c = clipped(f * state.c + i * g, self.cell_clip)
+        o = opened("o", c)
+        h = o * output(self._normalised_cell(c, vector) if self.layer_norm else c)
         return (clipped(product.r(h), self.proj_clip) if self.proj_size else h), c
 
     def _normalised(self, gate: Any, vector: Any) -> dict[str, Any]:

@@ -29,7 +29,8 @@ class MGU(Cell):
 
     def step(self, gate: Any, state: Any) -> Any:
         f = sigmoid(gate.f)
-        return lerp(f, tanh(gate.n(f * state.h)), state.h)
+        n = tanh(gate.n(f * state.h))
+        return lerp(f, n, state.h)
 
 
 EXAMPLES = {"mgu": MGU()}

@@ -39,7 +39,8 @@ class MinGRU(Cell):
         settle(self, positive=_checks.truth("positive", self.positive))
 
     def step(self, gate: Any, state: Any) -> Any:
-        return lerp(sigmoid(gate.z), _candidate(gate.n, self.positive), state.h)
+        z, n = sigmoid(gate.z), _candidate(gate.n, self.positive)
+        return lerp(z, n, state.h)
 
 
 class MinLSTM(Cell):
@@ -65,7 +66,8 @@ class MinLSTM(Cell):
 
     def step(self, gate: Any, state: Any) -> Any:
         f = sigmoid(softplus(-gate.i) - softplus(-gate.f))  # f / (f + i), also where both are too small for a float
-        return lerp(f, state.h, _candidate(gate.n, self.positive))
+        n = _candidate(gate.n, self.positive)
+        return lerp(f, state.h, n)
 
 
 EXAMPLES = {

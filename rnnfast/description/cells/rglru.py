@@ -44,9 +44,11 @@ class RGLRU(Cell):
         settle(self, c=c)
 
     def step(self, gate: Any, state: Any, vector: Any) -> Any:
-        log_a = -self.c * softplus(-vector.decay) * sigmoid(gate.r)
+        r, i = sigmoid(gate.r), sigmoid(gate.i)
+        log_a = -self.c * softplus(-vector.decay) * r
         scale = sqrt(maximum(-expm1(2.0 * log_a), 1e-12))  # sqrt has no derivative at 0, where a is 1
-        return exp(log_a) * state.h + scale * (sigmoid(gate.i) * gate.v)
+        a = exp(log_a)
+        return a * state.h + scale * (i * gate.v)
 
     def initial(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> Any:
         if name == "weight_ih":

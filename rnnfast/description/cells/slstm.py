@@ -45,9 +45,10 @@ class SLSTM(Cell):
         past = where(state.n, log_f + state.m, gate.i)
         m = maximum(past, gate.i)
         f, i = exp(past - m), exp(gate.i - m)
-        c = f * state.c + i * tanh(gate.z)
+        z, o = tanh(gate.z), sigmoid(gate.o)
+        c = f * state.c + i * z
         n = f * state.n + i
-        return sigmoid(gate.o) * (c / n), c, n, m
+        return o * (c / n), c, n, m
 
 
 EXAMPLES = {"slstm": SLSTM(), "slstm_heads": SLSTM(heads=2), "slstm_exp": SLSTM(forget="exp")}
