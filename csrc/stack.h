@@ -59,6 +59,8 @@ class Stack {
     virtual ~Stack() = default;
     // Adds the next layer; panels [panel_size] and pairs (bfloat16 weights, or null) must outlive the stack.
     virtual void add(const KernelHandle &, const void *panels, const std::uint32_t *pairs) = 0;
+    // Gives a layer other weights of the same sizes.
+    virtual void replace(std::size_t layer, const void *panels, const std::uint32_t *pairs) = 0;
     virtual void reserve() = 0; // takes all memory; call once, after the last add
     virtual void run(const Run &) noexcept = 0;
 
@@ -100,6 +102,11 @@ template <class T> class StackOf final : public Stack {
         // Rejected: counting less of it in bfloat16 (two threads were slower than one in one measurement, and faster in
         // three later ones).
         layers_.push_back({kernel, call, handle, handle.work * double(batch_)});
+    }
+
+    void replace(std::size_t layer, const void *panels, const std::uint32_t *pairs) override {
+        layers_[layer].call.panels = static_cast<const T *>(panels);
+        layers_[layer].call.pairs = pairs;
     }
 
     void reserve() override {

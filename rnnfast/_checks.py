@@ -175,6 +175,35 @@ def output(
     return out
 
 
+def means_ids(name: str, array: Array, rank: int, size: int, ids: Any, *, single: bool = True) -> bool:
+    """Whether `array` is ids in 0..size-1 that stand for one-hot vectors, and not features.
+
+    Features of a batch have `rank` axes; `single` says whether one sequence may come alone, without the batch axis.
+    `ids` is what the caller says. If that is None, integers with an axis less than features are ids where nothing else
+    can be meant; where something can, it is a ValueError.
+    """
+    integer, axes = array.dtype.kind in "iu", array.ndim
+    if ids is not None:
+        if truth("ids", ids) and not integer:
+            raise TypeError(f"{name}: expected integers with ids=True, got {describe(array)}")
+        return bool(ids)
+    if not integer or axes >= rank:
+        return False
+    doubts = {
+        f"their last axis has input_size = {size}": single and axes == rank - 1 and array.shape[-1] == size,
+        "they have few bits, as images and sound do": array.dtype.itemsize < 4,
+        "input_size is 1": size == 1,
+        "there is no batch axis": axes == rank - 2 > 0,
+    }
+    for doubt, doubtful in doubts.items():
+        if doubtful:
+            raise ValueError(
+                f"{name}: expected ids=True if these integers are ids in 0..{size - 1}, or ids=False if they are "
+                f"features [..., {size}]; could be either, as {doubt}: got {describe(array)}"
+            )
+    return True
+
+
 def ids(name: str, array: Array, count: int, lengths: Array | None) -> Array:
     """A copy of `array` [T, B] of integers as int64 ids; those within the lengths must be in 0..count-1.
 

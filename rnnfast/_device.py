@@ -224,7 +224,8 @@ class Host(Device):
         choices = ("float32", "bfloat16") if recurrence.dtype == np.float32 else ("float64",)
         stored = choices[0] if weights is None else _checks.choice("weights", weights, choices)
         first = recurrence.axes.batch_first
-        return Stream._make(recurrence.walk.stream(batch, weights=stored, num_threads=num_threads, batch_first=first))
+        options = {"batch": batch, "weights": stored, "num_threads": num_threads, "batch_first": first}
+        return Stream._make(recurrence.walk.stream, options)
 
     def dense(self, input_size: int, output_size: int, dtype: np.dtype[Any], precision: str, activation: str) -> Any:
         return _core.Dense(dtype.name, input_size, output_size, activation=activation)

@@ -7,8 +7,9 @@ them and from the parameters; they are left out of pickles and copies and built 
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,14 +22,14 @@ from ._device import HOST, Device
 from ._memory import aligned_empty
 from .parameters import Gradients, Parameters
 
-__all__ = ["Packed", "Part", "from_config"]
+__all__ = ["Packed", "Part", "from_config", "panels_of"]
 
 
 class Packed:
     """A kernel with its weights packed for it, packed again only when the parameters' version has moved.
 
-    Two threads may use it at once: new panels are complete before they are put in the place of the old ones, and are
-    filed under the version that was read before the packing began.
+    Threads may use it at once, and change the parameters meanwhile: panels are never written to again, and `panels_of`
+    takes those of one version.
 
     Parameters
     ----------
@@ -40,17 +41,17 @@ class Packed:
 
     def __init__(self, kernel: Any, params: Parameters, names: tuple[str, ...]) -> None:
         self.kernel = kernel
-        self._params = params
+        self.params = params
         self._names = names
-        self._panels: dict[str, tuple[int, Array]] = {}
+        self._panels: dict[bool, tuple[int, Array | None]] = {}
 
     def panels(self) -> Array:
         """The panels that forward reads."""
-        return self._current("forward", self.kernel.panel_size, self.kernel.pack)
+        return panels_of([self])[1][0]
 
     def panels_backward(self) -> Array:
         """The panels that backward reads besides."""
-        return self._current("backward", self.kernel.panel_size_backward, self.kernel.pack_backward)
+        return panels_of([self], backward=True)[1][0]
 
     def pairs(self, panels: Array) -> Array:
         """The panels' weights in bfloat16."""
@@ -58,14 +59,21 @@ class Packed:
         self.kernel.to_pairs(panels, narrow)
         return narrow
 
-    def _current(self, key: str, size: int, pack: Any) -> Array:
-        version = self._params.version
-        cached = self._panels.get(key)
-        if cached is None or cached[0] != version:
-            panels = self._params.device.empty((size,), self._params.dtype)
-            pack(tuple(map(self._params.get, self._names)), panels)
-            cached = self._panels[key] = version, panels
-        return cached[1]
+    def filed(self, backward: bool, version: int) -> Array | None:
+        """The panels, if they have been packed from this version."""
+        found, panels = self._panels.get(backward, (-1, None))
+        return panels if found == version else None
+
+    def file(self, backward: bool, version: int) -> Array:
+        """The same, packed if need be, by who holds the store's lock."""
+        panels = self.filed(backward, version)
+        if panels is None:
+            kernel, params = self.kernel, self.params
+            size, pack = (_BACKWARD if backward else _FORWARD)(kernel)
+            panels = params.device.empty((size,), params.dtype)
+            pack(tuple(map(params.get, self._names)), panels)
+            self._panels[backward] = version, panels
+        return panels
 
     def load_gradients(self, gradients: Gradients | None, panels: Array) -> None:
         """Fill gradient panels with the gradients so far, to which backward adds; None is zeros."""
@@ -77,6 +85,25 @@ class Packed:
     def store_gradients(self, panels: Array, gradients: Gradients) -> None:
         """Write gradient panels into the gradients."""
         self.kernel.unpack(panels, tuple(map(gradients.get, self._names)))
+
+
+_FORWARD = operator.attrgetter("panel_size", "pack")
+_BACKWARD = operator.attrgetter("panel_size_backward", "pack_backward")
+
+
+def panels_of(packed: Sequence[Packed], *, backward: bool = False) -> tuple[int, list[Array]]:
+    """Their panels, all of one version of the parameters, and that version.
+
+    Where all are packed this takes no lock. Else it waits for a write that another thread is in.
+    """
+    params = packed[0].params
+    version = params.version
+    found = [panels for one in packed if (panels := one.filed(backward, version)) is not None]
+    if len(found) < len(packed):
+        with params.store.lock:
+            version = params.version
+            found = [one.file(backward, version) for one in packed]
+    return version, found
 
 
 class Part(ABC):
@@ -136,6 +163,23 @@ class Part(ABC):
             A name is missing or unknown, or an array is not real or has another shape; nothing is written.
         """
         self.params.load(mapping)
+
+    def snapshot(self) -> dict[str, Array]:
+        """The parameters of this moment, which later changes do not reach: `params.copy()`.
+
+        Returns
+        -------
+        dict of str to array
+            For `load`.
+
+        Examples
+        --------
+        >>> head = rnnfast.Dense(3, 2, rng=0)
+        >>> best = head.snapshot()
+        >>> head.update({"bias": [1, 2]})
+        >>> head.load(best)
+        """
+        return self.params.copy()
 
     def update(self, mapping: Mapping[str, ArrayLike]) -> None:
         """Replace some parameters.

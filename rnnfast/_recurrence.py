@@ -46,6 +46,7 @@ class Arguments(NamedTuple):
     first_step: Any = 0
     recompute: Any = None
     memory: Any = None
+    ids: Any = None
 
     def outputs(self) -> str:
         """What y is: "sequence", of the first state; "states", of all of them; "last", without an axis for time."""
@@ -84,16 +85,15 @@ class Recurrence:
 
     # Checks of the caller's arrays
 
-    def check_x(self, checks: Any, x: Any) -> tuple[Array, bool]:
+    def check_x(self, checks: Any, x: Any, ids: Any = None) -> tuple[Array, bool]:
         """The time-major view of `x`, not yet converted (with two axes it is ids), and whether it has a batch axis."""
         array = checks.numbers("x", x)
-        rank = self._rank
-        ids = array.dtype.kind in "iu" and array.ndim < rank
+        rank, size = self._rank, self.layout.input_size
+        ids = _checks.means_ids("x", array, rank, size, ids)
         batched = array.ndim + ids == rank
         if not batched and array.ndim + ids != rank - 1:
             expected = f"{self._letters}, or integer ids without the I axis"
             raise ValueError(f"x: expected {expected}; got {_checks.describe(array)}")
-        size = self.layout.input_size
         if not ids and array.shape[-1] != size:
             raise ValueError(f"x: expected {self._letters} with I={size}, got {_checks.describe(array)}")
         return self.axes.view(array, batched), batched
@@ -175,7 +175,7 @@ class Recurrence:
 
     def check(self, port: Port, call: Arguments, source: Any, *, training: bool) -> Run:
         """The checked arguments, as they came."""
-        sequence, batched = self.check_x(port.checks, call.x)
+        sequence, batched = self.check_x(port.checks, call.x, call.ids)
         return self._check(port, call, sequence, batched, source, training)
 
     def check_all_but_x(self, port: Port, call: Arguments, sequence: Array, batched: bool) -> Run:

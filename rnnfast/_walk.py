@@ -29,7 +29,7 @@ from . import init as initialisation
 from ._call import BackwardCall, ForwardCall
 from ._checks import Array
 from ._device import Port
-from ._part import Packed
+from ._part import Packed, panels_of
 from ._recompute import segmented
 from .description.cell import Cell
 from .description.declarations import declared
@@ -224,6 +224,10 @@ class StreamSpec(NamedTuple):
     weights : str
         How the weights are stored.
     batch_first : bool
+    params : Parameters
+        What the weights were taken from.
+    version : int
+        Which of theirs.
     """
 
     kernels: list[Any]
@@ -241,6 +245,8 @@ class StreamSpec(NamedTuple):
     dtype: np.dtype[Any]
     weights: str
     batch_first: bool
+    params: Parameters
+    version: int
 
 
 class Walk:
@@ -289,7 +295,7 @@ class Walk:
     def stream(self, batch: int, *, weights: str, num_threads: int = 0, batch_first: bool = False) -> StreamSpec:
         """What a stream of the weights of this moment is made of."""
         layout, packed = self.layout, self.packed()
-        panels = [one.panels() for one in packed]
+        version, panels = panels_of(packed)
         states = zip(layout.program.states, layout.state_widths, strict=True)
         given = [(one.name, None if one.domain is None else layout.widths[one.domain]) for one in layout.program.given]
         return StreamSpec(
@@ -308,6 +314,8 @@ class Walk:
             self.dtype,
             weights,
             batch_first,
+            self._params,
+            version,
         )
 
     # Forward
@@ -323,6 +331,7 @@ class Walk:
         directions, last = layout.directions, layout.num_layers - 1
         steps, batch = run.x.shape[:2]
         packed = self.packed(self.interprets(run, len(y)))
+        _, weights = panels_of(packed)
         inputs = run.x
         for layer in range(layout.num_layers):
             if kept is not None:
@@ -343,7 +352,7 @@ class Walk:
                     kept.memory.append(memory)
                 kernel.forward(
                     ForwardCall(
-                        one.panels(),
+                        weights[k],
                         inputs,
                         self._parts(outputs, direction),
                         _at(run.state, k),
@@ -424,7 +433,8 @@ class Walk:
         panels = [tape.buffer(("dpanels", k), (one.kernel.panel_size,), self.dtype) for k, one in enumerate(packed)]
         for k, one in enumerate(packed):
             one.load_gradients(into, panels[k])
-        call = _Back(tape, kept, packed, panels, dfinal, out, num_threads)
+        weights = tuple(tape.same_version(*panels_of(packed, backward=backward)) for backward in (False, True))
+        call = _Back(tape, kept, packed, weights, panels, dfinal, out, num_threads)
         for layer in reversed(range(self.layout.num_layers)):
             dx = tape.buffer(("dx", layer % 2), kept.inputs[layer].shape, self.dtype) if layer else out.dx
             self._layer_backward(call, layer, dy, dx)
@@ -444,8 +454,8 @@ class Walk:
                 dgiven = tuple([call.tape.buffer(("dgiven", n), d.shape, self.dtype) for n, d in enumerate(dgiven)])
             self._segmented(one, kept.levels).backward(
                 BackwardCall(
-                    one.panels(),
-                    one.panels_backward(),
+                    call.weights[0][k],
+                    call.weights[1][k],
                     kept.inputs[layer],
                     kept.memory[k],
                     self._parts(dy, direction),
@@ -484,6 +494,7 @@ class _Back(NamedTuple):
     tape: Tape
     kept: Recording
     packed: list[Packed]
+    weights: tuple[list[Array], ...]  # the panels of forward and of backward
     panels: list[Array]  # of the parameters' gradients
     dfinal: Some | None
     out: Outputs

@@ -114,9 +114,9 @@ class RecurrentCell(Stepper, Part):
         pack(self, STEP)
         self._steps = None
 
-    def _step(self, x: ArrayLike, state: Any, out: Any, given: Any) -> Any:
+    def _step(self, x: ArrayLike, state: Any, out: Any, given: Any, ids: Any) -> Any:
         """A call that is not the plain case, or not of these parameters and this batch yet."""
-        result = self._recurrence.step(self, Arguments(x, state, out=out, given=given), training=False)[0]
+        result = self._recurrence.step(self, Arguments(x, state, out=out, given=given, ids=ids), training=False)[0]
         plain = self._device is HOST and given is None and isinstance(x, np.ndarray)
         if plain and x.dtype == self.dtype and x.size:  # type: ignore[union-attr]
             self._prepare(x.shape[0] if x.ndim == 2 else 1)  # type: ignore[union-attr]
@@ -139,6 +139,7 @@ class RecurrentCell(Stepper, Part):
         tape: Tape | None = None,
         seed: int | None = None,
         first_step: int = 0,
+        ids: bool | None = None,
     ) -> tuple[Any, Tape]:
         """One step for training: record what `backward` needs.
 
@@ -146,7 +147,7 @@ class RecurrentCell(Stepper, Part):
 
         Parameters
         ----------
-        x, state, out, given
+        x, state, out, given, ids
             As in a call.
         tape : Tape, optional
             An old tape of this cell, to record in its memory; what it holds is lost.
@@ -166,7 +167,7 @@ class RecurrentCell(Stepper, Part):
         TypeError, ValueError
             An argument is of a wrong kind, shape or range; nothing is written, and a tape keeps what it holds.
         """
-        call = Arguments(x, state, out=out, given=given, seed=seed, first_step=first_step)
+        call = Arguments(x, state, out=out, given=given, seed=seed, first_step=first_step, ids=ids)
         final, recorder = self._recurrence.step(self, call, training=True, old=tape)
         assert recorder is not None
         return final, recorder

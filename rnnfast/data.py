@@ -808,7 +808,7 @@ class Batch(NamedTuple):
     target : ndarray or None
         For the loss.
     inputs : mapping
-        Further arguments of the model: `lengths`, `resets`, `mask`, `last_only`.
+        Further arguments of the model: `ids` where `x` is ids, `lengths`, `resets`, `mask`, `last_only`.
     weights : ndarray or None
         What the loss takes as `mask`: where there are targets, and what they weigh; None: all alike.
     total : float
@@ -850,6 +850,11 @@ class Batch(NamedTuple):
         if self.last_only or "lengths" not in self.inputs:
             return rows
         return [row[:length] for row, length in zip(rows, self.inputs["lengths"], strict=True)]
+
+
+def _told(x: Array) -> dict[str, Any]:
+    """What a model is told of ids, which have no axis of features; else their shape could be mistaken."""
+    return {"ids": True} if x.ndim == 2 and x.dtype.kind in "iu" else {}
 
 
 class Batches:
@@ -949,6 +954,7 @@ class Batches:
             return self._packed_batch(rows)
         x = self._take(self._x, rows)
         inputs: dict[str, Any] = {name: self._take(value, rows) for name, value in self._extra.items()}
+        inputs |= _told(x)
         lengths = self._counts[rows]
         steps = x.shape[1 if self.batch_first else 0]
         if self._ragged:
@@ -968,6 +974,7 @@ class Batches:
     def _packed_batch(self, rows: Ids) -> Batch:
         packed = pack(self._list(self._x, rows), batch_first=self.batch_first)
         inputs = {name: packed.pack(self._list(value, rows)) for name, value in self._extra.items()}
+        inputs |= _told(packed.x)
         inputs["resets"] = inputs["resets"] | packed.resets if "resets" in inputs else packed.resets
         inputs["lengths"] = packed.lengths
 

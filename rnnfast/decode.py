@@ -422,7 +422,8 @@ class _Steps:
             return self._read(x[:, None] if self.batch_first else x[None], self._state, None)
         streams = iter(self._streams)
         for n, part in enumerate(self._parts):
-            x = next(streams).step(x) if n in self._layers else self._apply(n, part, x)
+            told = {"ids": True} if x.ndim == 1 else {}
+            x = next(streams).step(x, **told) if n in self._layers else self._apply(n, part, x)
         return x
 
     def take(self, rows: Array) -> None:
@@ -434,8 +435,9 @@ class _Steps:
 
     def _read(self, x: Array, state: Any, lengths: Any) -> Array:
         """One call over a sequence; the state after it is kept."""
+        told: dict[str, Any] = {"ids": True} if x.ndim == 2 else {}
         if self._model is not None:
-            y, self._state = self._model(x, state, lengths=lengths, **self._options, **self._logits)
+            y, self._state = self._model(x, state, lengths=lengths, **told, **self._options, **self._logits)
             if getattr(y, "ndim", 0) != 3:
                 raise ValueError("model: expected one output, with a value at every step; got several, or a pooled one")
             whole = holder(y).to_host(y)
@@ -445,7 +447,8 @@ class _Steps:
         for n, part in enumerate(self._parts):
             if n in self._layers:
                 last = n == self._layers[-1]
-                x, after = part(x, next(given), lengths=lengths, last_only=last, **self._options)
+                told = {"ids": True} if x.ndim == 2 else {}
+                x, after = part(x, next(given), lengths=lengths, last_only=last, **told, **self._options)
                 self._state.append(after)
             else:
                 x = self._apply(n, part, x)

@@ -19,7 +19,7 @@ from . import _checks
 from . import init as initialisation
 from ._checks import Array
 from ._device import Port, choose
-from ._part import Packed, Part
+from ._part import Packed, Part, panels_of
 from .parameters import Gradients, Parameters
 from .tape import Grads, Tape, begin, checked, recording
 
@@ -236,7 +236,8 @@ class Dense(Part):
             self._packed.kernel.differentiate(kept.kept, dz)
         panels = tape.buffer("dpanels", (self._packed.kernel.panel_size,), self.dtype)
         self._packed.load_gradients(into, panels)
-        self._packed.kernel.backward(self._packed.panels_backward(), kept.x, dz, dx, panels, threads or 0)
+        (weights,) = tape.same_version(*panels_of([self._packed], backward=True))
+        self._packed.kernel.backward(weights, kept.x, dz, dx, panels, threads or 0)
         self._packed.store_gradients(panels, gradients)
         return Grads(None if dx is None else port.leave(dx.reshape(*leading, self.input_size)), None, gradients)
 

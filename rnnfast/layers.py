@@ -177,6 +177,7 @@ class Recurrent(Part):
         num_threads: int | None = None,
         return_states: bool = False,
         last_only: bool = False,
+        ids: bool | None = None,
     ) -> tuple[Any, Any]:
         """Run the layer; keep nothing, drop nothing out.
 
@@ -207,6 +208,9 @@ class Recurrent(Part):
         last_only : bool, optional
             Whether `y` [B, D*H] or [D*H] has no axis for time: what each direction ends with, the first of the last
             layer's final states. Nothing of the size of a sequence is written for it.
+        ids : bool, optional
+            Whether `x` is ids. By default int32 and int64 [T, B] are. Integers that could be features as well must be
+            told: with I in their last axis, of 8 or 16 bits, without a batch axis, or if I = 1.
 
         Returns
         -------
@@ -221,7 +225,7 @@ class Recurrent(Part):
             An argument is of a wrong kind, shape or range; nothing is written.
         """
         call = Arguments(
-            x, state, lengths, resets, reset_state, mask, given, out, num_threads, return_states, last_only
+            *(x, state, lengths, resets, reset_state, mask, given, out, num_threads, return_states, last_only), ids=ids
         )
         return self._recurrence.evaluate(self, call, training=False)[:2]
 
@@ -244,6 +248,7 @@ class Recurrent(Part):
         first_step: int = 0,
         recompute: int | str | None = None,
         memory: int | None = None,
+        ids: bool | None = None,
     ) -> tuple[Any, Any, Tape]:
         """Run the layer for training, with dropout, and record what `backward` needs.
 
@@ -251,7 +256,7 @@ class Recurrent(Part):
 
         Parameters
         ----------
-        x, state, lengths, resets, reset_state, mask, given, out, num_threads, return_states, last_only
+        x, state, lengths, resets, reset_state, mask, given, out, num_threads, return_states, last_only, ids
             As in a call.
         tape : Tape, optional
             An old tape of this layer, to record in its memory; what it holds is lost.
@@ -282,7 +287,7 @@ class Recurrent(Part):
         """
         call = Arguments(
             *(x, state, lengths, resets, reset_state, mask, given, out, num_threads),
-            *(return_states, last_only, seed, first_step, recompute, memory),
+            *(return_states, last_only, seed, first_step, recompute, memory, ids),
         )
         y, final, recorder = self._recurrence.evaluate(self, call, training=True, old=tape)
         assert recorder is not None

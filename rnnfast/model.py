@@ -220,6 +220,11 @@ class Model(Part):
             part.params.in_model = True
 
     @property
+    def takes_ids(self) -> bool:
+        """Whether the one input is ids whatever its dtype, because nothing but an Embedding reads it."""
+        return list(self._graph.reads_ids.values()) == ["ids"]
+
+    @property
     def parts(self) -> dict[str, Any]:
         """The parts by name, in order."""
         return dict(self._parts)
@@ -284,7 +289,9 @@ class Model(Part):
         out: Any = None,
         logits: bool = False,
         num_threads: int | None = None,
+        return_states: bool = False,
         last_only: bool = False,
+        ids: bool | Mapping[str, bool] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
         """Run the model: inference, which keeps nothing.
 
@@ -308,9 +315,14 @@ class Model(Part):
             The outputs that are heads skip their activations. There must be one, and no part may read it.
         num_threads : int, optional
             As for a layer.
+        return_states : bool, optional
+            Whether `y` is a tuple with the sequence of every state of the output, which must be a layer then, and one
+            that no part reads.
         last_only : bool, optional
             Whether the last of the layers hands only its last output on, so that the prediction has no axis for time.
             All that follows that layer must depend on it alone; elsewhere in a model `Pool` says the same.
+        ids : bool, or mapping from str to bool, optional
+            Whether `x` is ids, as for a layer; of several inputs by their names.
 
         Returns
         -------
@@ -324,9 +336,17 @@ class Model(Part):
         TypeError, ValueError
             An argument is of a wrong kind, shape or range.
         """
+        call = Arguments(
+            *(x, state, lengths, resets, reset_state, mask, given, out, num_threads, return_states, last_only), ids=ids
+        )
+        store = self.params.store
         with self._device.active():
-            call = Arguments(x, state, lengths, resets, reset_state, mask, given, out, num_threads, last_only=last_only)
-            return self._evaluate(call, logits, None)[:2]
+            before = store.version
+            y, states, _ = self._evaluate(call, logits, None)
+            if store.version == before:
+                return y, states
+            with store.lock:  # another thread has changed the parameters meanwhile, between two parts perhaps
+                return self._evaluate(call, logits, None)[:2]
 
     def forward(
         self,
@@ -342,17 +362,19 @@ class Model(Part):
         tape: Tape | None = None,
         logits: bool = False,
         num_threads: int | None = None,
+        return_states: bool = False,
         last_only: bool = False,
         seed: int | None = None,
         first_step: int = 0,
         recompute: int | str | None = None,
         memory: int | None = None,
+        ids: bool | Mapping[str, bool] | None = None,
     ) -> tuple[Any, dict[str, Any], Tape]:
         """Run the model for training: with dropout, and a tape for `backward`.
 
         Parameters
         ----------
-        x, state, lengths, resets, reset_state, mask, given, out, logits, num_threads, last_only
+        x, state, lengths, resets, reset_state, mask, given, out, logits, num_threads, return_states, last_only, ids
             As for inference.
         tape : Tape, optional
             An old tape of this model, whose memory is used again.
@@ -379,11 +401,7 @@ class Model(Part):
         with self._device.active():
             call = Arguments(
                 *(x, state, lengths, resets, reset_state, mask, given, out, num_threads),
-                last_only=last_only,
-                seed=seed,
-                first_step=first_step,
-                recompute=recompute,
-                memory=memory,
+                *(return_states, last_only, seed, first_step, recompute, memory, ids),
             )
             y, states, recorder = self._evaluate(call, logits, ModelTape() if tape is None else tape)
         assert recorder is not None
@@ -562,6 +580,7 @@ class Model(Part):
             )
         if logits is not False:
             self._check_logits(logits)
+        several = self._check_states_of_output(call)
         by_layer = {
             field: self._by_layer(port, field, given)
             for field in ("state", "reset_state", "given")
@@ -587,8 +606,11 @@ class Model(Part):
                     options["state"] = finals[node.begins]
                 if recorder is not None:
                     options |= {"seed": call.seed, "first_step": call.first_step, **recomputed}
+                x = values[node.sources[0]]
+                options |= {"ids": x.ndim == len(steps.leading)} if node.outside else {}
+                options |= {"return_states": True} if name == several else {}
                 y, finals[name], *tapes = run(
-                    values[node.sources[0]],
+                    x,
                     lengths=steps.lengths,
                     resets=steps.resets,
                     mask=steps.mask,
@@ -613,7 +635,7 @@ class Model(Part):
             if recorder is not None:
                 recorder.parts[name] = tapes[0]
         if recorder is not None:
-            shapes = {name: values[name].shape for name in graph.outputs}
+            shapes = {name: states.map_arrays(lambda one: one.shape, values[name]) for name in graph.outputs}
             recorder.finish(self._device.empty((0,), self.dtype), _Recording(port.direct, rows, shapes, last_only))
         found = {name: port.leave(values[name], out.get(name)) for name in graph.outputs}
         return found[graph.outputs[0]] if graph.single else found, port.leave(finals), recorder
@@ -629,6 +651,20 @@ class Model(Part):
                 raise ValueError(
                     f"logits: expected heads that no part reads, got {read.pop()}, which {node.name} reads"
                 )
+
+    def _check_states_of_output(self, call: Arguments) -> str | None:
+        """The layer that returns the sequences of all its states, if one is to."""
+        if call.outputs() != "states":
+            return None
+        nodes = [node for node in self._graph.nodes if node.name in self._graph.outputs]
+        if (
+            not self._graph.single
+            or nodes[0].kind != "layer"
+            or any(nodes[0].name in node.sources for node in self._graph.nodes)
+        ):
+            found = ", ".join(f"{node.name}, {type(node.part).__name__}" for node in nodes)
+            raise ValueError(f"return_states: expected a layer as the only output, which no part reads, got {found}")
+        return nodes[0].name
 
     def _recomputed(self, call: Arguments) -> dict[str, Any]:
         """What each layer's forward is told of `recompute`."""
@@ -658,7 +694,10 @@ class Model(Part):
                 options: dict[str, Any] = {field: given.get(node.name) for field, given in by_layer.items()}
                 masks = {"lengths": steps.lengths, "resets": steps.resets, "mask": steps.mask}
                 options |= {"seed": call.seed, "first_step": call.first_step, **recomputed}
-                own = Arguments(values.get(node.sources[0]), **masks, **options)
+                x = values.get(node.sources[0])
+                if node.outside:
+                    options["ids"] = x is not None and x.ndim == len(steps.leading)
+                own = Arguments(x, **masks, **options)
                 if node.outside:
                     run = body.check(port, own, node.part, training=False)
                 else:
@@ -680,7 +719,7 @@ class Model(Part):
         rows: dict[str | None, _Rows] = {}
         arrays: dict[str, Array] = {}
         for value, x in given.items():
-            arrays[value], leading, batched = self._check_x(port, value, x)
+            arrays[value], leading, batched = self._check_x(port, value, x, call.ids)
             new = _Rows(leading, batched, self.batch_first, self._device)
             same = rows.setdefault(graph.clocks[value], new)
             if leading != same.leading:
@@ -707,33 +746,41 @@ class Model(Part):
                 mask=port.bring("mask", masks.get(clock)),
             )
         if not port.direct:
-            self._check_hidden(port, arrays, {clock: lengths.get(clock) for clock in rows})
+            self._check_hidden(port, arrays, rows, lengths)
         rows[None] = first
         return {value: port.enter(array) for value, array in arrays.items()}, port, rows
 
-    def _check_x(self, port: Port, value: str, x: Any) -> tuple[Array, tuple[int, ...], bool]:
+    def _check_x(self, port: Port, value: str, x: Any, ids: Any) -> tuple[Array, tuple[int, ...], bool]:
         """One input as an array, its axes before the features, and whether it has a batch axis."""
         array = port.checks.numbers(value, x)
-        reads = self._graph.reads_ids[value]
-        axes = array.ndim + (reads == "ids" or (reads == "either" and array.dtype.kind in "iu" and array.ndim < 3))
+        reads, size = self._graph.reads_ids[value], self._graph.sizes[value]
+        told = self._by_input("ids", ids).get(value) if isinstance(ids, Mapping) else ids
+        means = reads == "ids"
+        if reads == "either":
+            means = _checks.means_ids(value, array, 3, size, told)
+        elif told is not None and _checks.truth("ids", told) != means and len(self._graph.inputs) == 1:
+            raise ValueError(f"ids: expected {means}, which is what reads {value} here takes, got {told}")
+        axes = array.ndim + means
         if axes not in (2, 3):
             expected = "integer ids [T, B] or [T]" if reads == "ids" else "[T, B, I] or [T, I]"
             expected += ", or integer ids without the I axis" if reads == "either" else ""
             raise ValueError(f"{value}: expected {expected}; got {_checks.describe(array)}")
         leading = array.shape[: axes - 1]
-        size = self._graph.sizes[value]
         if axes == array.ndim and array.shape[-1] != size:
             letters = "[B, T, I] or [T, I]" if self.batch_first else "[T, B, I] or [T, I]"
             raise ValueError(f"{value}: expected {letters} with I={size}, got {_checks.describe(array)}")
         return array, leading, axes == 3
 
-    def _check_hidden(self, port: Port, arrays: Mapping[str, Array], lengths: Mapping[Any, Any]) -> None:
+    def _check_hidden(
+        self, port: Port, arrays: Mapping[str, Array], rows: Mapping[Any, _Rows], lengths: Mapping[Any, Any]
+    ) -> None:
         """Check of inputs on the host what can't be seen any more when they are on the device."""
         for node in self._graph.nodes:
             if node.kind == "layer" and node.outside:
                 body, value = node.part._recurrence, node.sources[0]
-                view, batched = body.check_x(port.checks, arrays[value])
-                ends = port.checks.lengths(lengths[node.clock], *view.shape[:2], batched=batched)
+                ids = arrays[value].ndim == len(rows[node.clock].leading)
+                view, batched = body.check_x(port.checks, arrays[value], ids)
+                ends = port.checks.lengths(lengths.get(node.clock), *view.shape[:2], batched=batched)
                 body.convert_x(port.checks, view, ends)
 
     def _by_input(self, name: str, values: Any, *, complete: bool = False) -> dict[str, Any]:
@@ -800,11 +847,22 @@ class Model(Part):
             if (own := given.get(node.name)) is None:
                 continue
             name = "dy" if graph.single else f"dy[{node.name!r}]"
-            own = port.enter(port.checks.real_of_shape(name, own, self.dtype, kept.shapes[node.name]))
+            own = self._check_dy(port, name, own, kept.shapes[node.name])
             if node.kind == "head" and node.name not in timeless:
                 own = kept.rows[node.clock].blanked(name, own, self.dtype)
             found[node.name] = own
         return found
+
+    def _check_dy(self, port: Port, name: str, dy: Any, shape: Any) -> Any:
+        """One gradient of an output, where the parameters lie; of several sequences a tuple with None for zeros."""
+        if not shape or not isinstance(shape[0], tuple):
+            return port.enter(port.checks.real_of_shape(name, dy, self.dtype, shape))
+        if not isinstance(dy, tuple | list) or len(dy) != len(shape):
+            raise TypeError(
+                f"{name}: expected a tuple of {len(shape)}, as y is with return_states, got {_checks.describe(dy)}"
+            )
+        parts = [(f"{name}[{n}]", one, of) for n, (one, of) in enumerate(zip(dy, shape, strict=True))]
+        return tuple(None if one is None else self._check_dy(port, part, one, of) for part, one, of in parts)
 
     def _check_out(
         self,
@@ -835,9 +893,16 @@ class Model(Part):
                 leading = steps.leading
                 if node.name in timeless:
                     leading = (steps.batch,) if steps.batched else ()
-                name = "out" if graph.single else f"out[{node.name!r}]"
-                port.checks.output(name, given[node.name], (*leading, graph.sizes[node.name]), self.dtype, inputs)
-                inputs.append((name, given[node.name]))
+                name, out = "out" if graph.single else f"out[{node.name!r}]", given[node.name]
+                layout = node.part._recurrence.layout if call.return_states else None
+                widths = layout.state_widths if layout else (graph.sizes[node.name],)
+                if len(widths) > 1 and (not isinstance(out, tuple | list) or len(out) != len(widths)):
+                    raise TypeError(f"{name}: expected a tuple of {len(widths)} arrays, got {_checks.describe(out)}")
+                given[node.name] = tuple(out) if len(widths) > 1 else out
+                for one, width in zip(out if len(widths) > 1 else (out,), widths, strict=True):
+                    features = layout.directions * width if layout else width
+                    port.checks.output(name, one, (*leading, features), self.dtype, inputs)
+                    inputs.append((name, one))
         return given
 
     def _check_dstates(self, dstates: Mapping[str, Any], kept: _Recording) -> None:

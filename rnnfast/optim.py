@@ -148,7 +148,7 @@ class Optimizer(ABC):
         device = self._params.device
         if gradients.device is not device:
             raise ValueError(f"gradients: expected them on {device}, as the parameters, got {gradients.device}")
-        with device.active(), self._params.writing() as flat:
+        with device.active(), self._params.in_place() as flat:
             done = (self, "_steps", self._steps + 1), *gradients.along, (gradients, "along", ())
             updates = [
                 self._update(flat[own], gradients.flat[own], *self._of(own, group))

@@ -5,20 +5,34 @@ view of its slice. So an optimiser step, gradient clipping and a checkpoint are 
 of parameters are read-only and every write goes through `Parameters`, which moves a version, so that packed copies of
 the weights can tell when they are stale. Gradients have the same layout and are plain writeable memory.
 
+Threads may read while another writes. A write holds the store's lock, and who copies or packs the values takes it too,
+so that nobody sees half of a write. Calls do not read the values but the panels packed from them, which nothing
+changes; so a call waits only where it has to pack. A fork waits for the writes, too: the child has whole values.
+
+What NumPy calls read-only can still be written to: by its address (`ctypes`), or as a tensor that shares its memory
+(`torch.from_numpy` warns). The layers do not notice that. DLPack, where a reader may ignore the flag, is refused.
+
 On a CUDA device all is the same, but CuPy has no read-only arrays: who writes into a view of parameters there, and not
 through the methods, must not expect the layers to notice. Pickles and copies go by way of the host.
 
 Rejected: one array per name with a hash over the contents to see changes (a pass over all weights per call), and a
-setter per name (an optimiser would make as many passes as there are names).
+setter per name (an optimiser would make as many passes as there are names); a new array for every write in place of the
+lock (all views would have to be made again, and the caller's would show old values).
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import operator
+import os
+import threading
+import weakref
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -53,21 +67,70 @@ class Store:
     version : int
         Rises with every change.
     device : Device
+    lock : threading.RLock
+        Held by who writes, and by who reads more than one value and needs all of one version.
     """
 
-    __slots__ = ("array", "device", "version")
+    __slots__ = ("__weakref__", "array", "device", "lock", "version")
 
     def __init__(self, size: int, dtype: DTypeLike, device: Device = HOST) -> None:
-        self.array = device.zeros((size,), dtype)
-        self.version = 0
-        self.device = device
+        self._begin(device.zeros((size,), dtype), 0, device)
+
+    def _begin(self, array: Array, version: int, device: Device) -> None:
+        self.array, self.version, self.device, self.lock = array, version, device, threading.RLock()
+        _STORES.add(self)
 
     def __getstate__(self) -> tuple[Array, int, Device]:
-        return self.device.to_host(self.array), self.version, self.device
+        with self.lock:
+            return np.array(self.device.to_host(self.array)), self.version, self.device
 
     def __setstate__(self, state: tuple[Array, int, Device]) -> None:
-        array, self.version, self.device = state
-        self.array = _placed_copy(array, self.device)
+        array, version, device = state
+        self._begin(_placed_copy(array, device), version, device)
+
+
+_STORES: weakref.WeakSet[Store] = weakref.WeakSet()
+_forking: list[Store] = []
+
+
+def _before_fork() -> None:
+    """Wait for the writes of other threads. Nobody who holds one store's lock waits for another's."""
+    _forking[:] = _STORES
+    for store in _forking:
+        store.lock.acquire()
+
+
+def _after_fork() -> None:
+    for store in _forking:
+        store.lock.release()
+    _forking.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+
+
+class ParameterView(np.ndarray[Any, np.dtype[Any]]):
+    """A read-only array that DLPack does not hand out: PyTorch, for one, makes a tensor of it that can be written to.
+
+    What is computed from it is a plain array.
+    """
+
+    __array_priority__ = -1.0
+
+    def __dlpack__(self, **options: Any) -> Any:
+        if self.flags.writeable or options.get("copy"):
+            return super().__dlpack__(**options)
+        raise BufferError("parameters: expected a copy for DLPack, got the read-only view; take params[name].copy()")
+
+    def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
+        return array[()] if return_scalar else np.asarray(array)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return np.asarray(self).__reduce_ex__(protocol)
+
+    def __repr__(self) -> str:
+        return repr(np.asarray(self))
 
 
 class _Named(Mapping[str, Array], ABC):
@@ -238,10 +301,11 @@ class Parameters(_Named):
         self._store, self._offset, self._borrowed = store, offset, dict(borrowed)
         flat = store.array[offset : offset + _total(shapes)]
         store.device.freeze(flat)
-        self._lay_out(shapes, flat)
+        self._lay_out(shapes, _protected(flat))
         for name, place in borrowed.items():
-            self._views[name] = _at(store.array, *place)
-            store.device.freeze(self._views[name])
+            view = _at(store.array, *place)
+            store.device.freeze(view)
+            self._views[name] = _protected(view)
 
     @property
     def borrowed(self) -> dict[str, Place]:
@@ -277,21 +341,60 @@ class Parameters(_Named):
         """
         return Gradients(self._shapes, self.dtype, device=self.device)
 
+    def copy(self) -> dict[str, Array]:
+        """The values of this moment, all of one version, which later changes do not reach.
+
+        Returns
+        -------
+        dict of str to array
+            Writeable arrays of their own, where the parameters lie; for `load`.
+
+        Examples
+        --------
+        >>> layer = rnnfast.LSTM(3, 4, rng=0)
+        >>> best = layer.params.copy()
+        >>> layer.update({"bias_ih_l0": [1] * 16})
+        >>> layer.load(best)
+        >>> bool((layer.params["bias_ih_l0"] == 1).any())
+        False
+        """
+        with self._store.lock:
+            flat = self.device.xp.array(self._flat)
+        return dict(_slices(self._shapes, flat))
+
     @contextmanager
     def writing(self) -> Iterator[Array]:
-        """A writeable view of `flat` for the length of a `with` block.
+        """A copy of `flat` to change in a `with` block; at its end the values are replaced by it.
 
-        The version moves when the block ends, also by an exception; the view is read-only from then on. It moves when
-        the block begins, too: an exception between the two lines at the end must not leave packed weights that are
-        taken for the new ones.
+        An exception in the block leaves the parameters as they were. What is kept of the copy is no part of them.
+
+        Examples
+        --------
+        >>> layer = rnnfast.LSTM(3, 4)
+        >>> with layer.params.writing() as flat:
+        ...     flat *= 0.5
         """
-        self._store.version += 1
-        flat = self._store.array[self._offset : self._offset + self.size]
-        try:
-            yield flat
-        finally:
-            self.device.freeze(flat)
+        with self._store.lock:
+            flat = self.device.xp.array(self._flat)
+        yield flat
+        with self.in_place() as target:
+            _write_all([target], [flat])
+
+    @contextmanager
+    def in_place(self) -> Iterator[Array]:
+        """A writeable view of `flat`, for a block that calls nothing of the caller's: others wait.
+
+        The version moves when the block begins and when it ends, also by an exception: one between the two lines at the
+        end must not leave packed weights that are taken for the new ones.
+        """
+        with self._store.lock:
             self._store.version += 1
+            flat = self._store.array[self._offset : self._offset + self.size]
+            try:
+                yield flat
+            finally:
+                self.device.freeze(flat)
+                self._store.version += 1
 
     def assign(self, flat: ArrayLike) -> None:
         """Replace all values.
@@ -304,11 +407,13 @@ class Parameters(_Named):
         Raises
         ------
         TypeError, ValueError
-            The array is not real or has another shape; nothing is written.
+            The array is not real, has another shape, or is `flat` itself; nothing is written.
         """
+        if _same(flat, self._flat):
+            raise ValueError(f"flat: expected new values, got {_OWN_VIEWS}")
         values = self.device.take("flat", flat, self.dtype, (self.size,))
-        with self.writing() as target:
-            target[...] = values
+        with self.in_place() as target:
+            _write_all([target], [values])
 
     def update(self, mapping: Mapping[str, ArrayLike]) -> None:
         """Replace the named values.
@@ -320,7 +425,8 @@ class Parameters(_Named):
         Raises
         ------
         TypeError, ValueError
-            A name is unknown, or an array is not real or has another shape; nothing is written.
+            A name is unknown, an array is not real or has another shape, or all are the parameters' own views; nothing
+            is written.
         """
         self._write(mapping, complete=False)
 
@@ -330,12 +436,14 @@ class Parameters(_Named):
         Parameters
         ----------
         mapping : mapping from str to array_like
-            Exactly the names of these parameters.
+            Exactly the names of these parameters. To keep values for later, `copy` them: `dict(params)` has views,
+            which always show the present ones.
 
         Raises
         ------
         TypeError, ValueError
-            A name is missing or unknown, or an array is not real or has another shape; nothing is written.
+            A name is missing or unknown, an array is not real or has another shape, or all are the parameters' own
+            views; nothing is written.
         """
         self._write(mapping, complete=True)
 
@@ -349,12 +457,13 @@ class Parameters(_Named):
                 f"got surplus names [{', '.join(surplus)}], missing names [{', '.join(missing)}]"
                 + _prefix_hint(given, self._shapes)
             )
+        if given and all(_same(value, self[name]) for name, value in given.items()):
+            raise ValueError(f"mapping: expected new values, got {_OWN_VIEWS}")
         # Copies, because a value may be a view of the very memory that is about to be written.
-        values = {name: self.device.take(name, value, self.dtype, self._shapes[name]) for name, value in given.items()}
-        with self.writing() as flat:
+        values = [self.device.take(name, value, self.dtype, self._shapes[name]) for name, value in given.items()]
+        with self.in_place() as flat:
             views = dict(_slices(self._shapes, flat))
-            for name, value in values.items():
-                views[name][...] = value
+            _write_all([views[name] for name in given], values)
 
     def adopt(self, store: Store, offset: int, borrowed: Mapping[str, Place] | None = None) -> None:
         """Move the values into another store and lie there from now on.
@@ -382,11 +491,12 @@ class Parameters(_Named):
             raise ValueError(f"parameters: expected ones of their own, got tied ones, {', '.join(self._borrowed)}")
         if store.device is not self.device:
             raise ValueError(f"store: expected one on {self.device}, where the parameters lie, got {store.device}")
-        for name, target in _slices(shapes, store.array[offset : offset + size]):
-            target[...] = self._views[name]
-        store.version = max(store.version, self.version) + 1
-        self._store.version += 1  # for who asks it instead of these parameters: they are no longer there
-        self._bind(shapes, store, offset, tied)
+        with self._store.lock:
+            for name, target in _slices(shapes, store.array[offset : offset + size]):
+                target[...] = self._views[name]
+            store.version = max(store.version, self.version) + 1
+            self._store.version += 1  # for who asks it instead of these parameters: they are no longer there
+            self._bind(shapes, store, offset, tied)
 
     def __getstate__(self) -> tuple[dict[str, tuple[int, ...]], Store, int, dict[str, Place]]:
         return self._shapes, self._store, self._offset, self._borrowed
@@ -428,6 +538,31 @@ def _slices(shapes: Shapes, flat: Array) -> Iterator[tuple[str, Array]]:
         stop = start + math.prod(shape)
         yield name, flat[start:stop].reshape(shape)
         start = stop
+
+
+_OWN_VIEWS = (
+    "the parameters' own views, which always show the present values; to keep values for later, take params.copy() or "
+    "snapshot() in time"
+)
+
+
+def _same(value: Any, view: Array) -> bool:
+    """Whether `value` is `view`, or another view of the very same numbers."""
+    if value is view or not isinstance(value, np.ndarray) or not isinstance(view, np.ndarray):
+        return value is view
+    one, other = value.__array_interface__, view.__array_interface__
+    return all(one[key] == other[key] for key in ("data", "shape", "strides", "typestr")) and value.size > 0
+
+
+def _protected(view: Array) -> Array:
+    """A view as callers get it."""
+    return view.view(ParameterView) if isinstance(view, np.ndarray) else view
+
+
+def _write_all(targets: list[Array], values: list[Array]) -> None:
+    """Write each of the values into its target, in one call of compiled code, which Ctrl-C can't part."""
+    write: Any = operator.setitem
+    deque(map(write, targets, repeat(...), values), maxlen=0)
 
 
 def _placed_copy(array: Array, device: Device) -> Array:

@@ -64,6 +64,7 @@ cdef extern from "stack.h" namespace "rnnfast" nogil:
         Interrupt *interrupt
     cdef cppclass Stack:
         void add(const KernelHandle &, const void *, const uint32_t *) except +
+        void replace(size_t, const void *, const uint32_t *)
         void reserve() except +
         void run(const Run &) noexcept
         cpp_bool enter()
@@ -186,7 +187,8 @@ cdef class _Layers:
 cdef class Stream(_Layers):
     """A recurrent layer that keeps its state from call to call, for one step at a time and lowest cost.
 
-    Made by `layer.stream()`. Its weights are those of that moment: later updates of the layer do not reach it. Given
+    Made by `layer.stream()`. Its weights are those of that moment: later updates of the layer do not reach it until
+    `refresh` is called; `stale` says whether there were any. Given
     C-contiguous arrays of its dtype, `out` among them, `step` and `process` allocate nothing and, with `num_threads=1`,
     take no lock but the GIL, so that they may run on a real-time thread. Results are bitwise those of one call of the
     layer over the whole sequence (with weights in bfloat16: those of the layer whose weights were rounded).
@@ -201,6 +203,10 @@ cdef class Stream(_Layers):
         Of inputs, outputs and state.
     weights : {"float32", "float64", "bfloat16"}
         How the weights are stored.
+    version : int
+        The `version` of the layer's `params` that the weights were taken from.
+    stale : bool
+        Whether the layer's parameters have changed since.
     state : ndarray or tuple of ndarray
         The state, shape [L, B, H], or the tuple of several, as (h, c) of an LSTM; reading gives a copy, setting is
         checked as a layer's `state` is ([L, H] will do if B = 1).
@@ -211,14 +217,22 @@ cdef class Stream(_Layers):
     cdef void *places[2][8]  # of states
     cdef bint now  # which of them is the state
     cdef bint batch_first
+    cdef object source  # a function of `arguments` that returns the StreamSpec of the present weights
+    cdef dict arguments
 
     def __init__(self, *arguments):
         raise TypeError("Stream: made by layer.stream(), not directly")
 
     @staticmethod
-    def _make(spec):
+    def _make(source, arguments):
+        return Stream._of(source(**arguments), source, arguments)
+
+    @staticmethod
+    cdef Stream _of(spec, source, arguments):
+        """A stream of what `source(**arguments)` has returned."""
         cdef Stream self = Stream.__new__(Stream)
         _Layers.__init__(self, spec)
+        self.source, self.arguments = source, arguments
         self.weights, self.batch_first = spec.weights, spec.batch_first
         shapes = [(self.L, self.batch, width) for _, width, _ in spec.states]
         self.states = tuple([tuple([aligned_empty(shape, self.real) for shape in shapes]) for _ in range(2)])
@@ -254,7 +268,7 @@ cdef class Stream(_Layers):
     def __reduce__(self):
         raise TypeError("Stream: cannot be pickled; pickle the layer and the stream's state")
 
-    def step(self, x, out=None, given=None):
+    def step(self, x, out=None, given=None, *, ids=None):
         """One step.
 
         Parameters
@@ -265,6 +279,9 @@ cdef class Stream(_Layers):
             Where to write the result: of the stream's dtype, C-contiguous, sharing no memory with `x`.
         given : mapping from str to array_like, or array_like, optional
             The cell's extra inputs, [B] or [B, width] each; an array alone if the cell has one.
+        ids : bool, optional
+            Whether `x` is ids, as for a layer. By default a number is, and int32 or int64 [B], unless I = 1; integers
+            that could be features as well, as [B] of B = 1 and I = 1, must be told.
 
         Returns
         -------
@@ -280,12 +297,14 @@ cdef class Stream(_Layers):
         """
         cdef cnp.ndarray array
         cdef int axes = self.plain(x, self.I)
-        if axes == 2 and cnp.PyArray_DIM(<cnp.ndarray>x, 0) == self.batch or axes == 1 and self.batch == 1:
+        if ids is None and (
+            axes == 2 and cnp.PyArray_DIM(<cnp.ndarray>x, 0) == self.batch or axes == 1 and self.batch == 1
+        ):
             return self.walk(<cnp.ndarray>x, False, axes == 2, False, out, given)
-        batched, array, ids = self.checked("x", x, 0, "[B, I]")
-        return self.walk(array, ids, batched, False, out, given)
+        batched, array, found = self.checked("x", x, 0, "[B, I]", ids)
+        return self.walk(array, found, batched, False, out, given)
 
-    def process(self, block, out=None, given=None):
+    def process(self, block, out=None, given=None, *, ids=None):
         """Many steps.
 
         Parameters
@@ -296,6 +315,8 @@ cdef class Stream(_Layers):
             Where to write it: of the stream's dtype, C-contiguous, sharing no memory with `block`.
         given : mapping from str to array_like, or array_like, optional
             The cell's extra inputs, with the axes of `block`: a number for each step and row, or [width].
+        ids : bool, optional
+            Whether `block` is ids, as for a layer.
 
         Returns
         -------
@@ -311,12 +332,14 @@ cdef class Stream(_Layers):
         """
         cdef cnp.ndarray array
         cdef int axes = self.plain(block, self.I)
-        if axes == 2 and self.batch == 1 or (
-            axes == 3 and cnp.PyArray_DIM(<cnp.ndarray>block, not self.batch_first) == self.batch
+        if ids is None and (
+            axes == 2 and self.batch == 1
+            or axes == 3 and cnp.PyArray_DIM(<cnp.ndarray>block, not self.batch_first) == self.batch
         ):
             return self.walk(<cnp.ndarray>block, False, axes == 3, True, out, given)
-        batched, array, ids = self.checked("block", block, 1, "[B, T, I]" if self.batch_first else "[T, B, I]")
-        return self.walk(array, ids, batched, True, out, given)
+        letters = "[B, T, I]" if self.batch_first else "[T, B, I]"
+        batched, array, found = self.checked("block", block, 1, letters, ids)
+        return self.walk(array, found, batched, True, out, given)
 
     cdef walk(self, cnp.ndarray x, bint ids, bint batched, bint time, out, given):
         """Run C-contiguous x, which has an axis for the batch or not, and one for time or not; so has the result."""
@@ -389,11 +412,11 @@ cdef class Stream(_Layers):
             for (name, width), array in zip(self.spec.given, arrays, strict=True)
         ]
 
-    cdef checked(self, name, x, has_time, axes):
+    cdef checked(self, name, x, has_time, axes, ids):
         """Whether there is a batch axis; x as a C-contiguous array of the dtype or of int64 ids; which of the two."""
         array = _checks.numbers(name, x)
         rank = 2 + has_time
-        ids = array.dtype.kind in "iu" and array.ndim < rank
+        ids = _checks.means_ids(name, array, rank, self.I, ids, single=self.batch == 1)
         batched = array.ndim + ids == rank
         if self.batch == 1:
             axes = f"{axes} or {axes.replace('B, ', '')}"
@@ -488,6 +511,48 @@ cdef class Stream(_Layers):
     def state(self):
         raise AttributeError("state: cannot be deleted; reset() zeroes it")
 
+    @property
+    def version(self):
+        return self.spec.version
+
+    @property
+    def stale(self):
+        return self.spec.params.version != self.spec.version
+
+    def refresh(self):
+        """Take the layer's present weights; the state is kept.
+
+        The weights are packed once, here; another stream of the layer, or a call, that has packed them shares them.
+
+        Raises
+        ------
+        RuntimeError
+            Another thread is inside this stream.
+
+        Examples
+        --------
+        >>> layer = rnnfast.GRU(3, 4, rng=0)
+        >>> stream = layer.stream()
+        >>> layer.update({"bias_ih_l0": [1] * 12})
+        >>> stream.stale
+        True
+        >>> stream.refresh()
+        >>> stream.stale
+        False
+        """
+        cdef const uint32_t *words
+        spec = self.source(**self.arguments)
+        self.enter()
+        try:
+            for layer, (panel, pair) in enumerate(zip(spec.panels, spec.pairs, strict=True)):
+                words = NULL
+                if pair is not None:
+                    words = <const uint32_t *>cnp.PyArray_DATA(<cnp.ndarray>pair)
+                self.stack.get().replace(layer, cnp.PyArray_DATA(<cnp.ndarray>panel), words)
+            self.spec = spec
+        finally:
+            self.stack.get().leave()
+
     def copy(self):
         """A stream with the same weights and a copy of the state.
 
@@ -495,7 +560,7 @@ cdef class Stream(_Layers):
         -------
         Stream
         """
-        cdef Stream other = Stream._make(self.spec)
+        cdef Stream other = Stream._of(self.spec, self.source, self.arguments)
         other.state = self.state
         return other
 
@@ -651,7 +716,7 @@ cdef class Stepper:
     def __cinit__(self):
         self.vectorcall = <vectorcallfunc>called
 
-    def __call__(self, x, state=None, out=None, *, given=None):
+    def __call__(self, x, state=None, out=None, *, given=None, ids=None):
         """One step; keep nothing.
 
         Parameters
@@ -664,6 +729,9 @@ cdef class Stepper:
             Where to write the new state: of the cell's dtype, C-contiguous, sharing no memory with an input.
         given : mapping from str to array_like, or array_like, optional
             The extra inputs of this step, [B] or [B, width]; an array alone if the cell has one.
+        ids : bool, optional
+            Whether `x` is ids. By default a number is, and int32 or int64 [B], unless I = 1. Integers that could be
+            features as well must be told: with I in their last axis, of 8 or 16 bits, or if I = 1.
 
         Returns
         -------
@@ -675,7 +743,7 @@ cdef class Stepper:
         TypeError, ValueError
             An argument is of a wrong kind, shape or range; nothing is written.
         """
-        return self._step(x, state, out, given)
+        return self._step(x, state, out, given, ids)
 
 
 cdef Stepper stepper = Stepper.__new__(Stepper)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from ._device import HOST, Device
 from .parameters import Gradients, Parameters
 
 __all__ = ["Grads", "Tape"]
+
+
+_Value = TypeVar("_Value")
 
 
 class Grads(NamedTuple):
@@ -91,6 +94,14 @@ class Tape:
         """Whether it holds a forward with the parameters as they are."""
         return self._recording is not None and self._version == params.version
 
+    def same_version(self, version: int, value: _Value) -> _Value:
+        """`value`, if it is of the parameters that the forward had."""
+        if version != self._version:
+            raise ValueError(
+                "tape: expected the parameters as they were in forward, got changed ones; run forward again"
+            )
+        return value
+
     def spend(self) -> None:
         """Backward begins: from here on the recording is gone."""
         self._recording = self._x = None
@@ -109,8 +120,7 @@ def recording(tape: Any, owner: Any, params: Parameters) -> Any:
     held = checked(tape, owner)
     if held._recording is None or held._x is None:
         raise ValueError("tape: expected one that holds a forward, got a used one; run forward again")
-    if held._version != params.version:
-        raise ValueError("tape: expected the parameters as they were in forward, got changed ones; run forward again")
+    held.same_version(params.version, None)
     if held._device.checksum(held._x) != held._checksum:
         raise ValueError("tape: expected x as it was in forward, got changed contents; run forward again")
     return held._recording

@@ -239,6 +239,7 @@ class TBPTT:
         resets: ArrayLike | None = None,
         lengths: ArrayLike | None = None,
         following: int | None = None,
+        ids: bool | None = None,
     ) -> StepResult:
         """Train on one window: one update, or none if the gradient is not finite or every target is masked.
 
@@ -260,6 +261,8 @@ class TBPTT:
         following : int, optional
             The steps of the next window, where that is known to be less than k1. Matters if k2 > k1: the next
             window's gradient flows back k2 steps only if its size was known.
+        ids : bool, optional
+            Whether `x` is ids. By default int32 and int64 [T, B] are; those of 8 or 16 bits must be told.
 
         Returns
         -------
@@ -276,15 +279,15 @@ class TBPTT:
         before, draws = self._carried, self._draws()
         try:
             with self._device.active():
-                return self._step(x, target, mask, resets, lengths, following)
+                return self._step(x, target, mask, resets, lengths, following, ids)
         except BaseException:
             if self._carried is before:  # there was no update: dropout has not drawn either
                 for generator, state in draws:
                     generator.state = state
             raise
 
-    def _step(self, x: Any, target: Any, mask: Any, resets: Any, lengths: Any, following: Any) -> StepResult:
-        window = self._window(x, resets, lengths)
+    def _step(self, x: Any, target: Any, mask: Any, resets: Any, lengths: Any, following: Any, ids: Any) -> StepResult:
+        window = self._window(x, resets, lengths, ids)
         weights, target = self._weights(mask, window), self._moved("target", target)
         following = self.k1 if following is None else min(self.k1, _checks.integer("following", following))
         before, after = self._cut_pass(window, following)
@@ -317,6 +320,7 @@ class TBPTT:
         mask: ArrayLike | None = None,
         resets: ArrayLike | None = None,
         lengths: ArrayLike | None = None,
+        ids: bool | None = None,
     ) -> Iterator[StepResult]:
         """Train on whole arrays, window by window; the last window may be shorter.
 
@@ -330,6 +334,8 @@ class TBPTT:
             shapes can be either, so nothing tells if the axes were exchanged.
         lengths : array_like of int, optional
             [B]: the rows' whole lengths, 0..T.
+        ids : bool, optional
+            As for `step`.
 
         Yields
         ------
@@ -342,7 +348,7 @@ class TBPTT:
             As for `step`; shapes are checked before the first window.
         """
         with self._device.active():
-            whole = self._piece(x, resets, lengths)
+            whole = self._piece(x, resets, lengths, ids)
             self._check_rows(whole)
             goals = self._device.bring("targets", targets)
             weights = None if mask is None else self._device.bring("mask", mask)
@@ -395,6 +401,7 @@ class TBPTT:
                 resets=piece.resets,
                 lengths=piece.lengths,
                 following=min(self.k1, whole.steps - stop) or None,
+                ids=piece.x.ndim == 2,
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -431,7 +438,8 @@ class TBPTT:
             _check_keys("context", piece, set(_KEPT))
         state, start_state = (self._owned(name, state_dict[name]) for name in ("state", "start_state"))
         with self._device.active():
-            context = _pieces.joined([self._piece(**piece) for piece in state_dict["context"]])
+            pieces = [self._piece(**piece, ids=getattr(piece["x"], "ndim", 3) == 2) for piece in state_dict["context"]]
+            context = _pieces.joined(pieces)
             flags = _checks.flags("restart", state_dict["restart"], (states.rows(state) or 0,), "[B]")
             restart = None if flags is None else self._moved("restart", flags.copy())
         if _pieces.total(context) >= self.k2:
@@ -462,24 +470,29 @@ class TBPTT:
         with self._device.active():
             return states.map_arrays(own, state)
 
-    def _piece(self, x: ArrayLike, resets: ArrayLike | None, lengths: ArrayLike | None) -> Piece:
+    def _piece(
+        self, x: ArrayLike, resets: ArrayLike | None, lengths: ArrayLike | None, ids: bool | None = None
+    ) -> Piece:
         """Checked arguments, where the model lies; lengths that end nothing are dropped."""
         port = self._device.port(x)
         checks = port.checks
         array = checks.numbers("x", x)
-        if array.ndim != (2 if array.dtype.kind in "iu" and array.ndim == 2 else 3):
+        told = ids if ids is not None or not getattr(self._model, "takes_ids", False) else array.dtype.kind in "iu"
+        if array.ndim + _checks.means_ids("x", array, 3, self._model.input_size, told, single=False) != 3:
             raise ValueError(f"x: expected three axes, or integer ids with two, got {_checks.describe(array)}")
         steps, rows = array.shape[self._time], array.shape[1 - self._time]
         flags = checks.flags("resets", resets, array.shape[:2], "[B, T]" if self._time else "[T, B]")
         counts = checks.lengths(lengths, steps, rows)
+        if array.ndim == 2:
+            array = array.astype(np.int64)
         if not port.direct and array.ndim == 2:  # what can't be seen any more when it is on the device
             checks.ids("x", array.T if self._time else array, self._model.input_size, counts)
         counts = checks.ragged(counts, steps)
         return Piece(port.enter(array), port.enter(flags), port.enter(counts), self._time, self._device)
 
-    def _window(self, x: ArrayLike, resets: ArrayLike | None, lengths: ArrayLike | None) -> Piece:
+    def _window(self, x: Any, resets: Any, lengths: Any, ids: Any) -> Piece:
         """A checked window, in which the rows that `reset` was called for begin anew."""
-        window = self._piece(x, resets, lengths)
+        window = self._piece(x, resets, lengths, ids)
         if not 1 <= window.steps <= self.k1:
             raise ValueError(
                 f"x: expected 1 to k1 = {self.k1} steps, got {window.steps} in shape {list(window.x.shape)}, "
@@ -530,8 +543,9 @@ class TBPTT:
         outputs = []
         for number, piece in enumerate(pieces, first_tape):
             self._tapes += [None] * (number + 1 - len(self._tapes))
+            options = self._options | ({"ids": True} if piece.x.ndim == 2 else {})
             y, state, self._tapes[number] = self._model.forward(
-                piece.x, state, resets=piece.resets, lengths=piece.lengths, tape=self._tapes[number], **self._options
+                piece.x, state, resets=piece.resets, lengths=piece.lengths, tape=self._tapes[number], **options
             )
             outputs.append(y)
         return state, outputs

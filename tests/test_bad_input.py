@@ -196,7 +196,9 @@ def test_the_offending_id_is_found_within_the_lengths():
     ids[0, 1:], ids[2, 2] = 9, 5
     refused(lambda: layer(ids, lengths=[1, T, T]), ValueError, "x: expected ids in 0..1, got 5 at step 2 of row 2")
     layer(ids, lengths=[1, T, 2])
-    refused(lambda: layer(np.array([0, 0, 3])), ValueError, "x: expected ids in 0..1, got 3 at step 2 of row 0")
+    refused(
+        lambda: layer(np.array([0, 0, 3]), ids=True), ValueError, "x: expected ids in 0..1, got 3 at step 2 of row 0"
+    )
 
 
 def test_huge_outputs_are_refused_before_they_are_made():

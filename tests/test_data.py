@@ -352,7 +352,7 @@ def test_flags_and_ids_go_along(pack, batch_first):
     batches = data.Batches(x, x, batch_size=4, pack=pack, batch_first=batch_first, **flags)
     expected = found = 0.0
     for number, ids in enumerate(x):
-        y, _ = layer(ids, **{name: flag[number] for name, flag in flags.items()})
+        y, _ = layer(ids, ids=True, **{name: flag[number] for name, flag in flags.items()})
         expected += y.sum()
     for batch in batches:
         y, _ = layer(batch.x, **batch.inputs)

@@ -37,7 +37,7 @@ def by_whole_calls(model, prompt, steps, choose):
     """The definition: at each step, a call over all that there is so far."""
     drawn = np.zeros((0, prompt.shape[1]), np.int64)
     for _ in range(steps):
-        logits, _ = model(np.concatenate([prompt, drawn]), logits=True)
+        logits, _ = model(np.concatenate([prompt, drawn]), logits=True, ids=True)
         drawn = np.concatenate([drawn, choose(logits[-1])[None]])
     return drawn
 
@@ -124,9 +124,9 @@ def test_prompts_of_different_lengths():
 
 def test_decoding_goes_on_from_a_state():
     model, prompt = language(layers=2), prompts()
-    _, state = model(prompt[:2])
+    _, state = model(prompt[:2], ids=True)
     assert np.array_equal(decode.greedy(model, prompt[2:], 6, state=state).ids, decode.greedy(model, prompt, 6).ids)
-    _, one = model(prompt[:2, 0])
+    _, one = model(prompt[:2, 0], ids=True)
     found = decode.greedy(model, prompt[2:, 0], 6, state=one)
     assert np.array_equal(found.ids, decode.greedy(model, prompt[:, 0], 6).ids)
 
@@ -178,7 +178,7 @@ def every_sequence(model, prompt, steps, stop, penalty):
         if stop in ids and any(other != stop for other in ids[end:]):
             continue
         whole = np.concatenate([prompt, ids[: end - 1]]).astype(int)
-        logits = model(whole, logits=True)[0][len(prompt) - 1 :].astype(np.float64)
+        logits = model(whole, logits=True, ids=True)[0][len(prompt) - 1 :].astype(np.float64)
         score = sum(np.log(softmax(row)[one]) for row, one in zip(logits, ids, strict=False))
         found.append((score / end**penalty, score, ids, end - (stop in ids)))
     return sorted(found, key=lambda one: -one[0])

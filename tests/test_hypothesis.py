@@ -35,7 +35,7 @@ def test_layer_agrees_with_the_oracle(case):
     layer, data = case.layer(), case.data
     expected, expected_gradients = oracle(case, layer)
     forward_tolerance, backward_tolerance = TOLERANCES[np.dtype(case.dtype)]
-    masks = data.masks
+    masks = data.masks | ({"ids": True} if case.ids else {})
     if "resets" in masks:
         masks = masks | {"resets": swap(case, masks["resets"])}
     y, state, tape = layer.forward(swap(case, data.x), data.state, num_threads=case.threads, **masks)
@@ -55,14 +55,15 @@ def test_chunks_equal_the_whole(case, draw):
     case = replace(case, bidirectional=False, batch_first=False, mask="both")
     layer, data = case.layer(), case.data
     cuts = draw.draw(st.lists(st.integers(0, case.T), max_size=4).map(sorted))
-    y, final, tape = layer.forward(data.x, data.state, **data.masks)
+    told = {"ids": True} if case.ids else {}
+    y, final, tape = layer.forward(data.x, data.state, **data.masks, **told)
     whole = layer.backward(tape, data.dy, data.dstate)
 
     state, outputs, tapes = data.state, [], []
     bounds = list(pairwise([0, *cuts, case.T]))
     for begin, end in bounds:
         lengths = np.clip(data.masks["lengths"] - begin, 0, end - begin)
-        masks = {"lengths": lengths, "resets": data.masks["resets"][begin:end]}
+        masks = {"lengths": lengths, "resets": data.masks["resets"][begin:end], **told}
         chunk, state, tape = layer.forward(data.x[begin:end], state, num_threads=case.threads, **masks)
         outputs.append(chunk)
         tapes.append(tape)

@@ -67,6 +67,7 @@ def check(case):
     if data.extra:
         masks["given"] = {name: swap(case, value) for name, value in data.extra["given"].items()}
     out = np.full_like(dy, np.nan, order="C")
+    masks |= {"ids": True} if case.ids else {}
     y, state, tape = layer.forward(x, data.state, out=out, num_threads=case.threads, **masks)
     assert y is out
     assert_close(swap(case, y), expected.y, forward_tolerance)

@@ -250,13 +250,13 @@ def test_ids_are_one_hot_vectors(kind, dtype, rng):
     layer = LAYERS[kind](num_layers=2, rng=0, dtype=np.float64)
     ids = rng.integers(0, I, (T, B)).astype(dtype)
     one_hot = np.eye(I)[ids.astype(int)]
-    y, state, tape = layer.forward(ids)
+    y, state, tape = layer.forward(ids, ids=True)
     y2, state2, tape2 = layer.forward(one_hot)
     grads, grads2 = layer.backward(tape, y), layer.backward(tape2, y)
     np.testing.assert_allclose(flat(y, state), flat(y2, state2), rtol=1e-13, atol=1e-14)
     np.testing.assert_allclose(grads.params.flat, grads2.params.flat, rtol=1e-12, atol=1e-13)
     assert grads.x is None
-    assert_equal(layer(ids[:, 0]), layer(ids[:, :1]))
+    assert_equal(layer(ids[:, 0], ids=True), layer(ids[:, :1], ids=True))
 
 
 def test_ids_beyond_the_lengths_are_not_read(kind, rng):

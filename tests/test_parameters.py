@@ -87,22 +87,37 @@ def test_every_write_moves_the_version(params):
     assert versions == sorted(set(versions))
 
 
-def test_writing_moves_the_version_also_after_an_exception(params):
+def test_writing_is_of_a_copy_which_takes_the_place_of_the_values_at_its_end(params):
     before = params.version
     with params.writing() as flat:
         flat[0] = 7
-        began = params.version
-    assert params.version > began > before  # it moves first, too
+        kept = flat[:3]
+        assert params["a"][0, 0] != 7
+        assert params.version == before
+    assert params.version > before
     assert params["a"][0, 0] == 7
-    with pytest.raises(ValueError, match="read-only"):
-        flat[0] = 8
+    flat[0], kept[1] = 8, 8  # what is kept of it is nothing but memory
+    assert 8 not in params.flat[:3]
 
-    before = params.version
+    before, values = params.version, params.flat.copy()
     with pytest.raises(KeyError), params.writing() as flat:
         flat[0] = 9
         raise KeyError
-    assert params.version > before
+    assert params.version == before
+    np.testing.assert_array_equal(params.flat, values)
+
+
+def test_writing_in_place_moves_the_version_first_and_last_also_after_an_exception(params):
+    before = params.version
+    with pytest.raises(KeyError), params.in_place() as flat:
+        flat[0] = 9
+        assert params.version > before
+        began = params.version
+        raise KeyError
+    assert params.version > began
     assert params["a"][0, 0] == 9
+    with pytest.raises(ValueError, match="read-only"):
+        flat[0] = 8
 
 
 def test_values_may_be_views_of_what_they_replace():
@@ -121,7 +136,7 @@ def test_parts_move_into_a_common_store(params):
     other = Parameters({"w": (2, 2)}, np.float32)
     other.assign([5, 6, 7, 8])
     for _ in range(10):
-        other.update({"w": other["w"]})
+        other.update({"w": other["w"].copy()})
     whole = Parameters({f"p.{name}": shape for name, shape in SHAPES.items()} | {"q.w": (2, 2)}, np.float32)
     seen = params.version, other.version
     params.adopt(whole.store, 0)

@@ -263,7 +263,7 @@ def bits_per_character(model: Model, ids: NDArray[np.int64], *, num_threads: int
     """
     state, nats, count = None, 0.0, 0
     for x, target in stateful_batches(ids, min(_HELD_OUT_ROWS, len(ids) - 1), _HELD_OUT_STEPS):
-        logits, state = model(x, state, num_threads=num_threads)
+        logits, state = model(x, state, num_threads=num_threads, ids=True)
         nats += softmax_cross_entropy(logits, target, reduction="sum")[0]
         count += x.size
     return nats / count / math.log(2)

@@ -20,6 +20,7 @@ import numpy as np
 from .. import _checks
 from .._axes import STEP
 from .._call import ForwardCall
+from .._part import panels_of
 
 __all__ = ["DeviceStream"]
 
@@ -30,7 +31,8 @@ _CALLS = 64  # whose counters are zeroed together
 class DeviceStream:
     """A recurrent layer on a CUDA device that keeps its state from call to call.
 
-    Made by `layer.stream()`. Its weights are those of that moment: later updates of the layer do not reach it. It takes
+    Made by `layer.stream()`. Its weights are those of that moment: later updates of the layer do not reach it until
+    `refresh` is called; `stale` says whether there were any. It takes
     arrays as its layer does: what lies on the device is used there and answered there, without a wait; NumPy arrays are
     moved over, and the answer back. A stream serves one thread at a time, may be copied, and cannot be pickled.
 
@@ -50,6 +52,10 @@ class DeviceStream:
         Of inputs, outputs and state.
     weights : str
         How the weights are stored: "float32".
+    version : int
+        The `version` of the layer's `params` that the weights were taken from.
+    stale : bool
+        Whether the layer's parameters have changed since.
     state : array or tuple of arrays
         The state on the device, [L, B, H], or the tuple (h, c) of an LSTM; reading gives a copy, setting is checked as
         a layer's `state` is ([L, H] will do if B = 1).
@@ -70,13 +76,36 @@ class DeviceStream:
         self._recurrence, self._device, self._layout = recurrence, recurrence.device, layout
         self._lock = Lock()
         with self._device.active():
-            self._layers = [(packed.kernel, packed.panels()) for packed in recurrence.walk.packed()]
-            self._prepared = self._prepare()
+            self._take_weights()
             self._state = self._initial()
             self._next = self._initial()
 
-    def _prepare(self) -> list[Any]:
-        return [kernel.prepare(panels, self.batch_size, calls=_CALLS) for kernel, panels in self._layers]
+    def _take_weights(self) -> None:
+        packed = self._recurrence.walk.packed()
+        version, panels = panels_of(packed)
+        layers = list(zip([one.kernel for one in packed], panels, strict=True))
+        prepared = self._prepare(layers)
+        self.version, self._layers, self._prepared = version, layers, prepared
+        self._params = packed[0].params
+
+    def refresh(self) -> None:
+        """Take the layer's present weights; the state is kept.
+
+        Raises
+        ------
+        RuntimeError
+            Another thread is inside this stream.
+        """
+        with self._alone():
+            self._take_weights()
+
+    @property
+    def stale(self) -> bool:
+        """See the class."""
+        return bool(self._params.version != self.version)
+
+    def _prepare(self, layers: list[tuple[Any, Array]]) -> list[Any]:
+        return [kernel.prepare(panels, self.batch_size, calls=_CALLS) for kernel, panels in layers]
 
     def _initial(self) -> tuple[Array, ...]:
         """What the state starts from."""
@@ -96,7 +125,7 @@ class DeviceStream:
     def __reduce__(self) -> Any:
         raise TypeError("DeviceStream: cannot be pickled; pickle the layer and the stream's state")
 
-    def step(self, x: Any, out: Any = None) -> Any:
+    def step(self, x: Any, out: Any = None, *, ids: bool | None = None) -> Any:
         """One step.
 
         Parameters
@@ -105,6 +134,8 @@ class DeviceStream:
             The input; or integer ids, [B] or of no axes, that stand for one-hot vectors.
         out : array, shape [B, H], or [H] where `x` is [I] or one id, optional
             Where to write the result: of the stream's dtype, C-contiguous, where `x` lies, sharing no memory with it.
+        ids : bool, optional
+            Whether `x` is ids, as for a layer.
 
         Returns
         -------
@@ -118,9 +149,9 @@ class DeviceStream:
         RuntimeError
             Another thread is inside this stream.
         """
-        return self._walk("x", x, out, time=False)
+        return self._walk("x", x, out, ids, time=False)
 
-    def process(self, block: Any, out: Any = None) -> Any:
+    def process(self, block: Any, out: Any = None, *, ids: bool | None = None) -> Any:
         """Many steps.
 
         Parameters
@@ -129,6 +160,8 @@ class DeviceStream:
             The inputs; or integer ids without the last axis.
         out : array, shape of the result, optional
             As for `step`.
+        ids : bool, optional
+            Whether `block` is ids, as for a layer.
 
         Returns
         -------
@@ -142,7 +175,7 @@ class DeviceStream:
         RuntimeError
             Another thread is inside this stream.
         """
-        return self._walk("block", block, out, time=True)
+        return self._walk("block", block, out, ids, time=True)
 
     def reset(self, rows: Any = None) -> None:
         """Zero the state.
@@ -192,7 +225,7 @@ class DeviceStream:
             vars(other).update(vars(self))
             other._state = tuple(array.copy() for array in self._state)
             other._next = self._initial()
-            other._prepared = other._prepare()  # the counters are one stream's
+            other._prepared = other._prepare(other._layers)  # the counters are one stream's
         other._lock = Lock()
         return other
 
@@ -215,10 +248,10 @@ class DeviceStream:
         finally:
             self._lock.release()
 
-    def _walk(self, name: str, x: Any, out: Any, *, time: bool) -> Any:
+    def _walk(self, name: str, x: Any, out: Any, ids: Any, *, time: bool) -> Any:
         with self._alone():
             port = self._device.port(x)
-            sequence, batched = self._check(port.checks, name, x, time)
+            sequence, batched = self._check(port.checks, name, x, ids, time)
             shape = (*sequence.shape[:2], self._layout.features)
             result = self._outside(shape, batched, time)
             if out is not None:
@@ -240,11 +273,11 @@ class DeviceStream:
             x = target
         self._state, self._next = self._next, self._state
 
-    def _check(self, checks: Any, name: str, x: Any, time: bool) -> tuple[Array, bool]:
+    def _check(self, checks: Any, name: str, x: Any, ids: Any, time: bool) -> tuple[Array, bool]:
         """The time-major view [T, B, I], or ids [T, B], and whether `x` has an axis for the batch."""
         array = checks.numbers(name, x)
         rank, features, rows = 2 + time, self.input_size, self.batch_size
-        is_ids = array.dtype.kind in "iu" and array.ndim < rank
+        is_ids = _checks.means_ids(name, array, rank, features, ids, single=rows == 1)
         batched = array.ndim + is_ids == rank
         if batched or array.ndim + is_ids == rank - 1:
             sequence = self._inside(array, batched, time)

@@ -123,7 +123,7 @@ def test_a_cell_sees_its_parameters_change_and_move():
     assert data(cell(x, state)) == data(cell(x, state)) == wanted
     cell.update({"bias_ih": np.ones(7)})
     assert data(cell(x, state)) == data(cell(x, state)) == data(cell.forward(x, state)[0]) != wanted
-    with pytest.raises(ZeroDivisionError), cell.params.writing() as flat:
+    with pytest.raises(ZeroDivisionError), cell.params.in_place() as flat:
         flat[:] = 0
         _ = 1 / 0
     assert not cell(x, state).any()

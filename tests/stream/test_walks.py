@@ -91,18 +91,18 @@ def test_one_row_needs_no_batch_axis(kind):
     assert_same_bits(np.stack(mixed), y[:4, 0])
 
     ids = np.random.default_rng(0).integers(0, 5, T)
-    y, _ = layer(ids)
-    for make in (int, np.int16, np.int64, np.uint64, np.array, lambda number: np.array([number])[0]):
+    y, _ = layer(ids, ids=True)
+    for make in (int, np.int64, np.uint64, np.array, lambda number: np.array([number])[0]):
         stream.reset()
         steps = np.stack([stream.step(make(number)) for number in ids])
         assert_same_bits(steps, y)
     for block in (ids, ids.tolist(), ids[:, None], ids.astype(np.uint8)):
         stream.reset()
-        assert_same_bits(stream.process(block).reshape(y.shape), y)
+        assert_same_bits(stream.process(block, ids=True).reshape(y.shape), y)
     stream.reset()
     out = np.empty(y.shape[-1], np.float32)
     assert stream.step(3, out) is out
-    assert_same_bits(out, layer(np.array([3]))[0][0])
+    assert_same_bits(out, layer(np.array([3]), ids=True)[0][0])
 
 
 @pytest.mark.parametrize("ids", [False, True], ids=["dense", "ids"])
@@ -112,23 +112,24 @@ def test_batch_first(kind, dtype, batch, ids):
     """Blocks are [B, T, I]; steps are as ever."""
     case = Case(kind, ISAS[-1], dtype, num_layers=2, T=T, B=batch, H=17, I=5, ids=ids, batch_first=True)
     layer, data = case.layer(), case.data
-    y, final = layer(swap(case, data.x), data.state)
+    told = {"ids": True} if ids else {}
+    y, final = layer(swap(case, data.x), data.state, **told)
     stream = layer.stream(batch)
     for bounds in CUTS.values():
         stream.state = data.state
         for begin, end in pairwise(bounds):
             if end == begin + 1:
-                assert_same_bits(stream.step(data.x[begin]), np.ascontiguousarray(y[:, begin]))
+                assert_same_bits(stream.step(data.x[begin], **told), np.ascontiguousarray(y[:, begin]))
                 continue
             out = np.full((batch, end - begin, y.shape[-1]), OLD, dtype) if begin % 2 else None
             block = swap(case, data.x[begin:end])
-            result = stream.process(np.ascontiguousarray(block) if end % 2 else block, out)
+            result = stream.process(np.ascontiguousarray(block) if end % 2 else block, out, **told)
             assert out is None or result is out
             assert_same_bits(result, np.ascontiguousarray(y[:, begin:end]))
         assert_same(stream.state, final)
     if batch == 1:
         stream.state = data.state
-        assert_same_bits(stream.process(data.x[:, 0]), y[0])
+        assert_same_bits(stream.process(data.x[:, 0], **told), y[0])
 
 
 def test_an_empty_block_changes_nothing():
