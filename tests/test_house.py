@@ -171,6 +171,8 @@ def test_only_what_an_extra_brings_needs_more_than_numpy():
     for path in sorted((ROOT / "rnnfast").rglob("*.py")):
         if set(imported_by(path)) - sys.stdlib_module_names - {"numpy", "rnnfast"}:
             extra.add(path.relative_to(ROOT / "rnnfast").as_posix())
+    # The doors of ONNX are behind interop/onnx.py, which says what is missing.
+    extra = {name for name in extra if not name.removeprefix("interop/").lstrip("_").startswith("onnx")}
     # The benchmark imports the PyTorch cells where there is a PyTorch.
     assert extra <= {"cli/app.py", "checkpoint.py", "bench/torch_cells.py", "torch.py"}, extra
 

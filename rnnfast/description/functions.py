@@ -26,6 +26,7 @@ __all__ = [
     "Primitive",
     "activation",
     "affine",
+    "canonical",
     "clip",
     "cos",
     "elu",
@@ -324,6 +325,21 @@ _ALIASES = {"exp": "exponential", "hardtanh": "hard_tanh", "hardsigmoid": "hard_
 _ALIASES |= {"swish": "silu"}
 
 
+def canonical(spec: Any) -> tuple[str, tuple[Any, ...]]:
+    """The name of an activation as `activation` lists it, and its numbers as they are given.
+
+    Raises TypeError or ValueError for an unknown name; the numbers are not looked at.
+    """
+    name, *numbers = spec if isinstance(spec, tuple | list) and spec else (spec,)
+    if not isinstance(name, str):
+        raise TypeError(f"activation: expected a name, or a tuple of a name and numbers, got {spec!r}")
+    key = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    key = _ALIASES.get(key, key)
+    if key not in _ACTIVATIONS:
+        raise ValueError(f"activation: expected one of {list(_ACTIVATIONS)}, got {name!r}")
+    return key, tuple(numbers)
+
+
 def activation(spec: Any) -> Callable[[Row], Row]:
     """The function of a name, or of a name and its numbers.
 
@@ -348,17 +364,11 @@ def activation(spec: Any) -> Callable[[Row], Row]:
     >>> float(activation(("leaky_relu", 0.5))(-2.0))
     -1.0
     """
-    name, *numbers = spec if isinstance(spec, tuple | list) and spec else (spec,)
-    if not isinstance(name, str):
-        raise TypeError(f"activation: expected a name, or a tuple of a name and numbers, got {spec!r}")
-    key = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
-    key = _ALIASES.get(key, key)
-    if key not in _ACTIVATIONS:
-        raise ValueError(f"activation: expected one of {list(_ACTIVATIONS)}, got {name!r}")
+    key, numbers = canonical(spec)
     function, fewest, most = _ACTIVATIONS[key]
     if not fewest <= len(numbers) <= most:
         count = str(most) if fewest == most else f"{fewest} to {most}"
-        raise ValueError(f"activation: expected {count} numbers with {name!r}, got {numbers}")
+        raise ValueError(f"activation: expected {count} numbers with {key!r}, got {list(numbers)}")
     if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers):
-        raise TypeError(f"activation: expected numbers with {name!r}, got {numbers}")
+        raise TypeError(f"activation: expected numbers with {key!r}, got {list(numbers)}")
     return function if not numbers else lambda x: function(x, *numbers)

@@ -26,13 +26,16 @@ __all__ = [
 ]
 
 _ROOMS = ("audio", "onnx", "onnx_backend")  # imported at their first use
+_LATE = {"to_onnx": "onnx"}  # functions, and the rooms that they lie in
 
 
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return import_module(f".{name}", __name__)
+    if name in _LATE:
+        return getattr(import_module(f".{_LATE[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_ROOMS])
+    return sorted([*globals(), *_ROOMS, *_LATE])
