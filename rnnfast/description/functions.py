@@ -32,28 +32,37 @@ __all__ = [
     "elu",
     "exp",
     "expm1",
+    "hard_shrink",
     "hard_sigmoid",
+    "hard_silu",
     "hard_tanh",
     "identity",
     "leaky_relu",
     "lerp",
     "log",
     "log1p",
+    "log_sigmoid",
     "maximum",
     "mean",
     "minimum",
+    "mish",
     "relu",
+    "relu6",
     "scaled_tanh",
     "selu",
     "sigmoid",
     "sign",
     "silu",
     "sin",
+    "soft_shrink",
     "softplus",
     "softsign",
+    "sparse_plus",
     "sqrt",
+    "squareplus",
     "stop_gradient",
     "tanh",
+    "tanh_shrink",
     "thresholded_relu",
     "where",
 ]
@@ -302,26 +311,86 @@ def silu(x: Row) -> Row:
     return x * sigmoid(x)
 
 
+def relu6(x: Row) -> Row:
+    """x within 0 and 6."""
+    return clip(x, 0.0, 6.0)
+
+
+def hard_silu(x: Row) -> Row:
+    """x * relu6(x + 3) / 6, an approximation of silu."""
+    return x * hard_sigmoid(x, 1.0 / 6.0, 0.5)
+
+
+def hard_shrink(x: Row, alpha: float = 0.5) -> Row:
+    """x where |x| > alpha, else 0."""
+    return where(abs(x) - alpha, x, 0.0)
+
+
+def soft_shrink(x: Row, alpha: float = 0.5) -> Row:
+    """x, nearer to 0 by alpha, and 0 where that would change its sign."""
+    return relu(x - alpha) - relu(-x - alpha)
+
+
+def tanh_shrink(x: Row) -> Row:
+    """x - tanh(x)."""
+    return x - tanh(x)
+
+
+def log_sigmoid(x: Row) -> Row:
+    """log(1 / (1 + exp(-x)))."""
+    return -softplus(-x)
+
+
+def mish(x: Row) -> Row:
+    """x * tanh(softplus(x)); Misra (2019)."""
+    return x * tanh(softplus(x))
+
+
+def squareplus(x: Row, beta: float = 4.0) -> Row:
+    """(x + sqrt(x^2 + beta)) / 2; Barron (2021)."""
+    return 0.5 * (x + sqrt(x * x + beta))
+
+
+def sparse_plus(x: Row) -> Row:
+    """0 up to -1, x from 1 on, and the parabola (x + 1)^2 / 4 between."""
+    return relu(x - 1.0) + 0.25 * clip(x + 1.0, 0.0, 2.0) ** 2
+
+
 _ACTIVATIONS: Mapping[str, tuple[Callable[..., Row], int, int]] = {
     # name: the function, and how few and how many numbers may follow the name
     "affine": (affine, 0, 2),
     "elu": (elu, 0, 1),
     "exponential": (exp, 0, 0),
+    "hard_shrink": (hard_shrink, 0, 1),
     "hard_sigmoid": (hard_sigmoid, 0, 2),
+    "hard_silu": (hard_silu, 0, 0),
     "hard_tanh": (hard_tanh, 0, 0),
     "identity": (identity, 0, 0),
     "leaky_relu": (leaky_relu, 0, 1),
+    "log_sigmoid": (log_sigmoid, 0, 0),
+    "mish": (mish, 0, 0),
     "relu": (relu, 0, 0),
+    "relu6": (relu6, 0, 0),
     "scaled_tanh": (scaled_tanh, 2, 2),
     "selu": (selu, 0, 0),
     "sigmoid": (sigmoid, 0, 0),
     "silu": (silu, 0, 0),
+    "soft_shrink": (soft_shrink, 0, 1),
     "softplus": (softplus, 0, 0),
     "softsign": (softsign, 0, 0),
+    "sparse_plus": (sparse_plus, 0, 0),
+    "squareplus": (squareplus, 0, 1),
     "tanh": (tanh, 0, 0),
+    "tanh_shrink": (tanh_shrink, 0, 0),
     "thresholded_relu": (thresholded_relu, 0, 1),
 }
-_ALIASES = {"exp": "exponential", "hardtanh": "hard_tanh", "hardsigmoid": "hard_sigmoid", "linear": "identity"}
+_ALIASES = {
+    "celu": "elu",
+    "exp": "exponential",
+    "hardtanh": "hard_tanh",
+    "hardsigmoid": "hard_sigmoid",
+    "linear": "identity",
+}
 _ALIASES |= {"swish": "silu"}
 
 

@@ -11,7 +11,7 @@ from shared import run_script
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "interop.md").read_text()
 DOORS = {title: re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
          for title, text in (part.split("\n", 1) for part in PAGE.split("\n## ")[1:])}  # fmt: skip
-NEEDS = {"PyTorch": ("torch",), "ONNX": ("onnx",), "scikit-learn": ("sklearn",)}
+NEEDS = {"PyTorch": ("torch",), "ONNX": ("onnx",), "Keras": ("h5py",), "scikit-learn": ("sklearn",)}
 """The packages that a door's blocks import."""
 
 
