@@ -2,7 +2,8 @@
 
 Predictions are `[..., O]`, usually `[T, B, O]`; an *entry* is one position of the leading axes, and masks and weights
 belong to entries. Each loss is the sum over the entries of `scale * (the entry's loss)`, where `scale` is the entry's
-weight, divided for "mean" by the sum of the weights (times the features, where a loss runs over them).
+weight, divided for "mean" by the sum of the weights (times the features, where a loss runs over them). With a mask that
+has the prediction's whole shape each element is an entry, of one feature.
 
 A) The work goes block by block along the first axis, so that a block's passes and temporaries stay in the cache; the
    gradient's own memory is the working buffer. Whole-array temporaries cost four times the arithmetic, in page faults.
@@ -15,6 +16,10 @@ E) Stable at any magnitude: log-sum-exp around the maximum; sigmoids and their l
 F) Numbers below the smallest normal one are zeros in the loops over blocks, as they are in the kernels: a prediction
    that is sure of itself would else take many times as long.
 
+Class weights, label smoothing and soft targets are one thing: coefficients `a` of the classes, of which the entry's
+loss is `-sum(a log p)` and its gradient `sum(a) p - a`. Of one class alone (class weights and ids) they are weights of
+the entries.
+
 Rejected: a class per loss (there is no state); reduction "none" (the gradient would be that of the sum anyway: weights
 do it); broadcasting the target (`[N, 1]` against `[N]` is the commonest silent mistake in training code); `np.log1p`
 and `np.where`, which for float32 are not vectorised and would take most of the time of binary cross-entropy.
@@ -25,6 +30,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any, Literal, NamedTuple, TypeVar, cast
@@ -36,7 +42,13 @@ from . import _checks
 from ._checks import Array
 from ._flat import flushed
 
-__all__ = ["binary_cross_entropy", "mean_squared_error", "softmax_cross_entropy"]
+__all__ = [
+    "binary_cross_entropy",
+    "huber",
+    "mean_absolute_error",
+    "mean_squared_error",
+    "softmax_cross_entropy",
+]
 
 Reduction = Literal["mean", "sum"]
 Loss = TypeVar("Loss", bound=Callable[..., tuple[float, Array]])
@@ -66,6 +78,9 @@ def softmax_cross_entropy(
     logits: ArrayLike,
     ids: ArrayLike,
     *,
+    class_weights: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
     mask: ArrayLike | None = None,
     lengths: ArrayLike | None = None,
     batch_first: bool = False,
@@ -78,8 +93,14 @@ def softmax_cross_entropy(
     ----------
     logits : array_like, shape [..., C]
         Float32 or float64; other real dtypes are converted to float64. A class whose logit is -inf has probability 0.
-    ids : array_like of int, shape [...]
-        The classes, in 0..C-1.
+    ids : array_like of int, shape [...]; or of float, shape [..., C]
+        The classes, in 0..C-1; or the probability of each class, in 0..1 (soft targets).
+    class_weights : array_like, shape [C], optional
+        Weights >= 0 of the classes.
+    label_smoothing : float, optional
+        How much of the target is spread evenly over all classes, in 0..1.
+    ignore_index : int, optional
+        An id, in 0..C-1 or not, that masks the entries which have it.
     mask : array_like of bool or real weights >= 0, shape [...], optional
         Where it is 0, logits and ids are not read and the gradient is 0.
     lengths : array_like of int, shape [B], optional
@@ -87,7 +108,7 @@ def softmax_cross_entropy(
     batch_first : bool
         The leading axes are `[B, T]`; matters to `lengths` only.
     reduction : {"mean", "sum"}
-        "mean" divides by the sum of the weights.
+        "mean" divides by the sum of the weights: with class weights those of the ids' classes, as in PyTorch.
     out : ndarray, optional
         Receives the gradient.
 
@@ -102,14 +123,48 @@ def softmax_cross_entropy(
     ------
     ValueError, TypeError
         For wrong shapes, dtypes, weights or lengths, and unmasked ids out of range. Nothing is then written.
+
+    Warns
+    -----
+    UserWarning
+        The logits look like probabilities, to which a softmax head has applied the softmax already (not looked for on a
+        CUDA device).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rnnfast import losses
+    >>> loss, gradient = losses.softmax_cross_entropy(np.zeros((2, 4)), [0, 3])
+    >>> gradient
+    array([[-0.375,  0.125,  0.125,  0.125],
+           [ 0.125,  0.125,  0.125, -0.375]])
     """
     z = _prediction("logits", logits)
-    classes = _checks.integers("ids", ids)
-    _checks.shape("ids", classes, z.shape[:-1])
-    active, scale = _entries("logits", z, mask, lengths, batch_first, reduction, features=1)
-    gradient = _gradient(out, ("logits", z), ("ids", classes))
-    _check_range("ids", classes, z.shape[-1] - 1, active)
-    return _total(_softmax_block, _blocks(z, classes, gradient, active, scale)), gradient
+    target = _checks.numbers("ids", ids)
+    soft = target.dtype.kind == "f" and target.ndim == z.ndim and target.size > 0
+    smoothing = _checks.probability("label_smoothing", label_smoothing)
+    weights = None if class_weights is None else _class_weights(class_weights, z.shape[-1])
+    if soft:
+        _checks.shape("ids", target, z.shape, "[..., C] of soft targets")
+        if ignore_index is not None:
+            raise ValueError("ignore_index: expected None with soft targets, got a number")
+    else:
+        target = _checks.integers("ids", ids)
+        _checks.shape("ids", target, z.shape[:-1])
+    there = None if ignore_index is None else target != _checks.integer("ignore_index", ignore_index, -(2**63))
+    of_class = None if soft or weights is None else np.take(weights, target, mode="clip")
+    options = (mask, lengths, batch_first, reduction)
+    active, scale = _entries("logits", z, *options, features=1, there=there, factors=of_class)
+    gradient = _gradient(out, ("logits", z), ("ids", target))
+    _check_range("ids", target, 1 if soft else z.shape[-1] - 1, active)
+    _warn_of_probabilities(z, active)
+    of_block: Callable[[_Block], float] = _softmax_block
+    if soft or smoothing:
+        of_block = functools.partial(_coefficients_block, weights=weights, smoothing=smoothing)
+    elif of_class is not None:
+        counts = of_class > 0
+        scale, active = scale * of_class, counts if active is None else active & counts
+    return _total(of_block, _blocks(z, target, gradient, active, scale)), gradient
 
 
 def _softmax_block(block: _Block) -> float:
@@ -124,6 +179,51 @@ def _softmax_block(block: _Block) -> float:
     work *= (block.scale / sums).astype(work.dtype)[:, None]
     work[of_class] -= block.scale.astype(work.dtype)
     return loss
+
+
+def _coefficients_block(block: _Block, weights: Array | None, smoothing: float) -> float:
+    """The same with coefficients of all classes: `-sum(a log p)`, of which the gradient is `sum(a) p - a`."""
+    work, classes = block.gradient, block.prediction.shape[1]
+    if block.target.ndim == 2:
+        a = block.target.astype(work.dtype) * work.dtype.type(1 - smoothing)
+    else:
+        a = np.zeros(work.shape, work.dtype)
+        a[np.arange(len(work)), block.target.astype(np.intp)] = 1 - smoothing
+    a += work.dtype.type(smoothing / classes)
+    if weights is not None:
+        a *= weights.astype(work.dtype)
+    np.subtract(block.prediction, block.prediction.max(axis=1, keepdims=True), out=work)
+    shifted = np.where(a > 0, work, 0)  # a class without a share may have the logit -inf
+    np.exp(work, out=work)
+    sums, total = work.sum(axis=1, dtype=np.float64), a.sum(axis=1, dtype=np.float64)
+    loss = float(np.sum((total * np.log(sums) - np.einsum("nc,nc->n", a, shifted, dtype=np.float64)) * block.scale))
+    work *= (total / sums).astype(work.dtype)[:, None]
+    work -= a
+    work *= block.scale.astype(work.dtype)[:, None]
+    return loss
+
+
+def _class_weights(value: ArrayLike, classes: int) -> Array:
+    """The weights of the classes, float64 [C]."""
+    weights = _checks.real_of_shape("class_weights", value, np.dtype(np.float64), (classes,), "[C]")
+    _reject("class_weights", "finite weights of at least 0", weights, ~((weights >= 0) & (weights < np.inf)))
+    return weights
+
+
+def _warn_of_probabilities(z: Array, active: Array | None) -> None:
+    """Warn if the first entries are all distributions, as a softmax head gives them."""
+    if z.ndim < 2 or not z.size or z.shape[-1] < 2:
+        return
+    first = z[(0,) * (z.ndim - 2)][:32]  # up to 32 entries of the last but one axis
+    rows = first if active is None else first[active[(0,) * (z.ndim - 2)][:32]]
+    if len(rows) < 2 or not (rows >= 0).all():
+        return
+    if (np.abs(rows.sum(axis=1, dtype=np.float64) - 1) < 1e-4).all():
+        warnings.warn(
+            "softmax_cross_entropy: expected logits, got what looks like probabilities; a softmax head gives logits "
+            "with logits=True, and the softmax of a softmax trains badly",
+            stacklevel=4,
+        )
 
 
 @_where_it_lies
@@ -145,14 +245,15 @@ def mean_squared_error(
         Float32 or float64; other real dtypes are converted to float64.
     target : array_like, shape [..., O]
         Converted to the prediction's dtype.
-    mask : array_like of bool or real weights >= 0, shape [...], optional
-        Where it is 0, prediction and target are not read and the gradient is 0.
+    mask : array_like of bool or real weights >= 0, shape [...] or [..., O], optional
+        Where it is 0, prediction and target are not read and the gradient is 0. With the prediction's own shape it has
+        a weight for each element.
     lengths : array_like of int, shape [B], optional
         Needs a prediction `[T, B, O]`; steps ``t >= lengths[b]`` of row b are masked.
     batch_first : bool
         The leading axes are `[B, T]`; matters to `lengths` only.
     reduction : {"mean", "sum"}
-        "mean" divides by (sum of the weights) * O.
+        "mean" divides by (sum of the weights) * O, or by the sum of the elements' weights.
     out : ndarray, optional
         Receives the gradient.
 
@@ -167,21 +268,170 @@ def mean_squared_error(
     ------
     ValueError, TypeError
         For wrong shapes, dtypes, weights or lengths. Nothing is then written.
+
+    Examples
+    --------
+    >>> from rnnfast import losses
+    >>> loss, gradient = losses.mean_squared_error([[1.0, 4.0]], [[1.0, 2.0]])
+    >>> loss, gradient.tolist()
+    (2.0, [[0.0, 2.0]])
     """
-    y = _prediction("prediction", prediction)
-    wanted = _checks.numbers("target", target)
-    _checks.shape("target", wanted, y.shape)
-    active, scale = _entries("prediction", y, mask, lengths, batch_first, reduction, features=y.shape[-1])
-    gradient = _gradient(out, ("prediction", y), ("target", wanted))
-    return _total(_squares_block, _blocks(y, wanted, gradient, active, scale)), gradient
+    return _of_features(prediction, target, _squares_block, mask, lengths, batch_first, reduction, out)
 
 
 def _squares_block(block: _Block) -> float:
     """The loss of a block, whose gradient it writes."""
-    work = block.gradient
-    np.subtract(block.prediction, block.target.astype(work.dtype, copy=False), out=work)
+    work = _difference(block)
     loss = float(np.sum(np.einsum("no,no->n", work, work, dtype=np.float64) * block.scale))
     work *= (2 * block.scale).astype(work.dtype)[:, None]
+    return loss
+
+
+def _difference(block: _Block) -> Array:
+    """Prediction minus target, in the gradient's memory."""
+    work = block.gradient
+    np.subtract(block.prediction, block.target.astype(work.dtype, copy=False), out=work)
+    return work
+
+
+@_where_it_lies
+def mean_absolute_error(
+    prediction: ArrayLike,
+    target: ArrayLike,
+    *,
+    mask: ArrayLike | None = None,
+    lengths: ArrayLike | None = None,
+    batch_first: bool = False,
+    reduction: Reduction = "mean",
+    out: Array | None = None,
+) -> tuple[float, Array]:
+    """``|prediction - target|``, a weighted mean or sum over the entries and their features.
+
+    Parameters
+    ----------
+    prediction : array_like, shape [..., O]
+        Float32 or float64; other real dtypes are converted to float64.
+    target : array_like, shape [..., O]
+        Converted to the prediction's dtype.
+    mask : array_like of bool or real weights >= 0, shape [...] or [..., O], optional
+        Where it is 0, prediction and target are not read and the gradient is 0. With the prediction's own shape it has
+        a weight for each element.
+    lengths : array_like of int, shape [B], optional
+        Needs a prediction `[T, B, O]`; steps ``t >= lengths[b]`` of row b are masked.
+    batch_first : bool
+        The leading axes are `[B, T]`; matters to `lengths` only.
+    reduction : {"mean", "sum"}
+        "mean" divides by (sum of the weights) * O, or by the sum of the elements' weights.
+    out : ndarray, optional
+        Receives the gradient.
+
+    Returns
+    -------
+    loss : float
+        0.0 if no entry has a weight.
+    dprediction : ndarray, shape [..., O]
+        In the dtype of the prediction; `out` if given.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For wrong shapes, dtypes, weights or lengths. Nothing is then written.
+
+    Notes
+    -----
+    The derivative at 0 is 0, as in PyTorch.
+
+    Examples
+    --------
+    >>> from rnnfast import losses
+    >>> loss, gradient = losses.mean_absolute_error([[1.0, 4.0]], [[1.0, 2.0]])
+    >>> loss, gradient.tolist()
+    (1.0, [[0.0, 0.5]])
+    """
+    return _of_features(prediction, target, _absolute_block, mask, lengths, batch_first, reduction, out)
+
+
+def _absolute_block(block: _Block) -> float:
+    """The loss of a block, whose gradient it writes."""
+    work = _difference(block)
+    loss = float(np.sum(np.abs(work).sum(axis=1, dtype=np.float64) * block.scale))
+    np.sign(work, out=work)
+    work *= block.scale.astype(work.dtype)[:, None]
+    return loss
+
+
+@_where_it_lies
+def huber(
+    prediction: ArrayLike,
+    target: ArrayLike,
+    *,
+    delta: float = 1.0,
+    mask: ArrayLike | None = None,
+    lengths: ArrayLike | None = None,
+    batch_first: bool = False,
+    reduction: Reduction = "mean",
+    out: Array | None = None,
+) -> tuple[float, Array]:
+    """``d^2 / 2`` up to ``|d| = delta``, then ``delta (|d| - delta / 2)``, with ``d = prediction - target``.
+
+    The loss is a weighted mean or sum over the entries and their features.
+
+    Parameters
+    ----------
+    prediction : array_like, shape [..., O]
+        Float32 or float64; other real dtypes are converted to float64.
+    target : array_like, shape [..., O]
+        Converted to the prediction's dtype.
+    delta : float, optional
+        Where the square ends and the straight line begins, above 0.
+    mask : array_like of bool or real weights >= 0, shape [...] or [..., O], optional
+        Where it is 0, prediction and target are not read and the gradient is 0. With the prediction's own shape it has
+        a weight for each element.
+    lengths : array_like of int, shape [B], optional
+        Needs a prediction `[T, B, O]`; steps ``t >= lengths[b]`` of row b are masked.
+    batch_first : bool
+        The leading axes are `[B, T]`; matters to `lengths` only.
+    reduction : {"mean", "sum"}
+        "mean" divides by (sum of the weights) * O, or by the sum of the elements' weights.
+    out : ndarray, optional
+        Receives the gradient.
+
+    Returns
+    -------
+    loss : float
+        0.0 if no entry has a weight.
+    dprediction : ndarray, shape [..., O]
+        In the dtype of the prediction; `out` if given.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For wrong shapes, dtypes, weights or lengths. Nothing is then written.
+
+    Notes
+    -----
+    Huber, "Robust estimation of a location parameter" (1964).
+
+    Examples
+    --------
+    >>> from rnnfast import losses
+    >>> loss, gradient = losses.huber([[0.5, 4.0]], [[0.0, 1.0]])
+    >>> loss, gradient.tolist()
+    (1.3125, [[0.25, 0.5]])
+    """
+    bound = _positive("delta", delta)
+    of_block = functools.partial(_huber_block, delta=bound)
+    return _of_features(prediction, target, of_block, mask, lengths, batch_first, reduction, out)
+
+
+def _huber_block(block: _Block, delta: float) -> float:
+    """The loss of a block, whose gradient it writes; that is the difference, held within +-delta."""
+    work = _difference(block)
+    beyond = np.abs(work)
+    np.clip(work, -delta, delta, out=work)
+    beyond -= work.dtype.type(0.5) * np.abs(work)
+    loss = float(np.sum(np.einsum("no,no->n", np.abs(work), beyond, dtype=np.float64) * block.scale))
+    work *= block.scale.astype(work.dtype)[:, None]
     return loss
 
 
@@ -209,14 +459,15 @@ def binary_cross_entropy(
         In 0..1, booleans included; converted to the prediction's dtype.
     logits : bool
         The prediction has not been through the sigmoid; the gradient is then with respect to z.
-    mask : array_like of bool or real weights >= 0, shape [...], optional
-        Where it is 0, prediction and target are not read and the gradient is 0.
+    mask : array_like of bool or real weights >= 0, shape [...] or [..., O], optional
+        Where it is 0, prediction and target are not read and the gradient is 0. With the prediction's own shape it has
+        a weight for each element.
     lengths : array_like of int, shape [B], optional
         Needs a prediction `[T, B, O]`; steps ``t >= lengths[b]`` of row b are masked.
     batch_first : bool
         The leading axes are `[B, T]`; matters to `lengths` only.
     reduction : {"mean", "sum"}
-        "mean" divides by (sum of the weights) * O.
+        "mean" divides by (sum of the weights) * O, or by the sum of the elements' weights.
     out : ndarray, optional
         Receives the gradient.
 
@@ -234,14 +485,6 @@ def binary_cross_entropy(
         then written.
     """
     from_logits = _checks.truth("logits", logits)
-    y = _prediction("prediction", prediction)
-    wanted = _checks.numbers("target", target)
-    _checks.shape("target", wanted, y.shape)
-    active, scale = _entries("prediction", y, mask, lengths, batch_first, reduction, features=y.shape[-1])
-    gradient = _gradient(out, ("prediction", y), ("target", wanted))
-    _check_range("target", wanted, 1, active)
-    if not from_logits:
-        _check_range("prediction", y, 1, active)
     derive = _bce_of_logits if from_logits else _bce_of_probabilities
 
     def of_block(block: _Block) -> float:
@@ -250,7 +493,45 @@ def binary_cross_entropy(
         work *= block.scale.astype(work.dtype)[:, None]
         return float(np.sum(values.sum(axis=1, dtype=np.float64) * block.scale))
 
-    return _total(of_block, _blocks(y, wanted, gradient, active, scale)), gradient
+    ranges = ("target",) if from_logits else ("target", "prediction")
+    return _of_features(prediction, target, of_block, mask, lengths, batch_first, reduction, out, ranges)
+
+
+def _of_features(
+    prediction: ArrayLike,
+    target: ArrayLike,
+    of_block: Callable[[_Block], float],
+    mask: ArrayLike | None,
+    lengths: ArrayLike | None,
+    batch_first: bool,
+    reduction: str,
+    out: Array | None,
+    in_0_to_1: tuple[str, ...] = (),
+) -> tuple[float, Array]:
+    """A loss that runs over the features as well; which of "target" and "prediction" must be in 0..1."""
+    y = _prediction("prediction", prediction)
+    wanted = _checks.numbers("target", target)
+    if wanted.shape != y.shape and (*wanted.shape, 1) in (y.shape, (*y.shape, 1, 1)):
+        hint = "target[..., None]" if wanted.ndim < y.ndim else "target[..., 0]"
+        raise ValueError(f"target: expected shape {list(y.shape)}, got {list(wanted.shape)}; {hint} has it")
+    _checks.shape("target", wanted, y.shape)
+    by_element = mask is not None and np.ndim(mask) == y.ndim
+    features = 1 if by_element else y.shape[-1]
+    active, scale = _entries("prediction", y, mask, lengths, batch_first, reduction, features, by_element=by_element)
+    gradient = _gradient(out, ("prediction", y), ("target", wanted))
+    for name in in_0_to_1:
+        _check_range(name, wanted if name == "target" else y, 1, active)
+    parts = y, wanted, gradient
+    if by_element:
+        parts = y[..., None], wanted[..., None], gradient[..., None]
+    return _total(of_block, _blocks(*parts, active, scale)), gradient
+
+
+def _positive(name: str, value: float) -> float:
+    number = _checks.number(name, value)
+    if number <= 0:
+        raise ValueError(f"{name}: expected a number above 0, got {number}")
+    return number
 
 
 def _bce_of_logits(z: Array, target: Array, gradient: Array) -> Array:
@@ -348,26 +629,39 @@ def _entries(
     batch_first: bool,
     reduction: str,
     features: int,
+    *,
+    by_element: bool = False,
+    there: Array | None = None,
+    factors: Array | None = None,
 ) -> tuple[Array | None, Array]:
-    """Which entries have a weight (None: all), and each one's factor in the total loss, float64; both `[...]`."""
+    """Which entries have a weight (None: all), and each one's factor in the total loss, float64; both `[...]`.
+
+    Both are `[..., O]` with a mask `by_element`. `there` masks entries; `factors` are further weights in what a mean
+    divides by, and not in the result.
+    """
     mean = _checks.choice("reduction", reduction, ("mean", "sum")) == "mean"
     transposed = _checks.truth("batch_first", batch_first)
     shape = prediction.shape[:-1]
     weights: Array = np.ones(shape, np.bool_)
     if mask is not None:
         weights = _checks.numbers("mask", mask)
-        _checks.shape("mask", weights, shape)
+        _checks.shape("mask", weights, prediction.shape if by_element else shape)
+    counted = there
     if lengths is not None:
-        weights = np.where(_within(name, prediction, lengths, transposed), weights, weights.dtype.type(0))
+        within = _within(name, prediction, lengths, transposed)
+        counted = within[..., None] if by_element else within
+        counted = counted if there is None else counted & there
+    if counted is not None:
+        weights = np.where(counted, weights, weights.dtype.type(0))
     if weights.dtype != np.bool_:
         _reject("mask", "weights of at least 0", weights, ~(weights >= 0))
     scale = weights.astype(np.float64)
-    total = float(scale.sum())
+    total = float((scale if factors is None else scale * factors).sum())
     if not math.isfinite(total):
         raise ValueError(f"mask: expected weights with a finite sum, got {total}")
     if mean and total * features > 0:
         scale /= total * features
-    return None if mask is None and lengths is None else weights != 0, scale
+    return None if mask is None and counted is None else weights != 0, scale
 
 
 def _within(name: str, prediction: Array, lengths: ArrayLike, batch_first: bool) -> Array:

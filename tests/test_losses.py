@@ -52,9 +52,15 @@ def _bce(p: Array, target: Array) -> Array:
     return -(target * np.log(p) + (1 - target) * np.log(1 - p)).sum(axis=-1)
 
 
+def _huber(d: Array, delta: float) -> Array:
+    return np.where(np.abs(d) <= delta, d * d / 2, delta * (np.abs(d) - delta / 2))
+
+
 LOSSES = {
     "cross_entropy": Loss(losses.softmax_cross_entropy, _cross_entropy, False, ids=True),
     "mse": Loss(losses.mean_squared_error, lambda y, target: ((y - target) ** 2).sum(axis=-1), True),
+    "mae": Loss(losses.mean_absolute_error, lambda y, target: np.abs(y - target).sum(axis=-1), True),
+    "huber": Loss(losses.huber, lambda y, target: _huber(y - target, 0.7).sum(axis=-1), True, options={"delta": 0.7}),
     "bce": Loss(losses.binary_cross_entropy, _bce, True, probabilities=True),
     "bce_logits": Loss(
         losses.binary_cross_entropy, lambda z, t: _bce(1 / (1 + np.exp(-z)), t), True, options={"logits": True}
@@ -378,7 +384,8 @@ def test_nothing_is_written_on_an_error() -> None:
         ({"reduction": 1}, TypeError, "reduction"),
         ({"batch_first": 1}, TypeError, "batch_first"),
         ({"mask": np.ones((3, 2))}, ValueError, r"mask: expected shape \[2, 3\], got \[3, 2\]"),
-        ({"mask": np.ones((2, 3, 4))}, ValueError, "mask: expected shape"),
+        ({"mask": np.ones((2, 3, 4, 1))}, ValueError, "mask: expected shape"),
+        ({"mask": np.ones((2, 3, 5))}, ValueError, "mask: expected shape"),
         ({"mask": np.ones((2, 3), complex)}, TypeError, "mask"),
         ({"mask": [["a"] * 3] * 2}, TypeError, "mask"),
         (
@@ -477,6 +484,8 @@ def test_pytorch(loss: Loss, dtype: Any, reduction: str) -> None:
     theirs = {
         losses.softmax_cross_entropy: functional.cross_entropy,
         losses.mean_squared_error: functional.mse_loss,
+        losses.mean_absolute_error: functional.l1_loss,
+        losses.huber: lambda *a, **options: functional.huber_loss(*a, delta=0.7, **options),
         losses.binary_cross_entropy: (
             functional.binary_cross_entropy if loss.probabilities else functional.binary_cross_entropy_with_logits
         ),

@@ -14,6 +14,7 @@ of training spends its time elsewhere).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 from .. import _checks
 from . import arrays, checks
 
-__all__ = ["binary_cross_entropy", "mean_squared_error", "softmax_cross_entropy"]
+__all__ = ["binary_cross_entropy", "huber", "mean_absolute_error", "mean_squared_error", "softmax_cross_entropy"]
 
 Array = Any  # a device array
 Found = tuple[float, Array]
@@ -30,15 +31,48 @@ Derived = tuple[Array, Array, Array | None]
 """Of a loss: the entries' values [...], their derivatives [..., O], and which entries [...] are out of range."""
 
 
-def softmax_cross_entropy(logits: Array, ids: Array, **options: Any) -> Found:
-    """NaN if an id is out of range where it counts."""
-    z = _prediction("logits", logits)
-    return _loss(("logits", z), ("ids", checks.integers("ids", ids)), z.shape[:-1], 1, _softmax, **options)
+def softmax_cross_entropy(
+    logits: Array, ids: Array, class_weights: Any, label_smoothing: float, ignore_index: Any, **options: Any
+) -> Found:
+    """NaN if an id, or a soft target, is out of range where it counts."""
+    z, target = _prediction("logits", logits), checks.numbers("ids", ids)
+    smoothing = _checks.probability("label_smoothing", label_smoothing)
+    soft = target.dtype.kind == "f" and target.ndim == z.ndim and target.size > 0
+    if not soft:
+        target = checks.integers("ids", target)
+    elif ignore_index is not None:
+        raise ValueError("ignore_index: expected None with soft targets, got a number")
+    if ignore_index is not None:
+        options["there"] = target != _checks.integer("ignore_index", ignore_index, -(2**63))
+    weights = None
+    if class_weights is not None:
+        weights = checks.real_of_shape("class_weights", class_weights, np.dtype(np.float64), z.shape[-1:], "[C]")
+    shape = z.shape if soft else z.shape[:-1]
+    if not soft and weights is not None and z.size:
+        _checks.shape("ids", target, shape)
+        options["factors"] = weights[arrays.xp().clip(target, 0, z.shape[-1] - 1)]
+    derive = _softmax
+    if soft or smoothing or weights is not None:
+        derive = functools.partial(_coefficients, soft=soft, weights=weights, smoothing=smoothing)
+    return _loss(("logits", z), ("ids", target), shape, 1, derive, **options)
 
 
 def mean_squared_error(prediction: Array, target: Array, **options: Any) -> Found:
     """Of any values."""
     return _of_features(prediction, target, _squares, **options)
+
+
+def mean_absolute_error(prediction: Array, target: Array, **options: Any) -> Found:
+    """Of any values."""
+    return _of_features(prediction, target, _absolutes, **options)
+
+
+def huber(prediction: Array, target: Array, delta: float, **options: Any) -> Found:
+    """Of any values."""
+    bound = _checks.number("delta", delta)
+    if bound <= 0:
+        raise ValueError(f"delta: expected a number above 0, got {bound}")
+    return _of_features(prediction, target, functools.partial(_huber, delta=bound), **options)
 
 
 def binary_cross_entropy(prediction: Array, target: Array, logits: bool, **options: Any) -> Found:
@@ -50,7 +84,25 @@ def binary_cross_entropy(prediction: Array, target: Array, logits: bool, **optio
 def _of_features(prediction: Array, target: Array, derive: Callable[..., Derived], **options: Any) -> Found:
     """A loss that runs over the features as well."""
     y, wanted = _prediction("prediction", prediction), checks.numbers("target", target)
-    return _loss(("prediction", y), ("target", wanted), y.shape, y.shape[-1], derive, **options)
+    if options["mask"] is None or np.ndim(options["mask"]) != y.ndim:
+        return _loss(("prediction", y), ("target", wanted), y.shape, y.shape[-1], derive, **options)
+    _checks.shape("target", wanted, y.shape)
+    out, lengths = options.pop("out"), options.pop("lengths")
+    if lengths is not None:  # of the entries, and so of each entry's elements
+        within, wrong = _within("prediction", y, lengths, options["batch_first"])
+        mask = checks.numbers("mask", options["mask"]).astype(np.float64)
+        _checks.shape("mask", mask, y.shape)
+        xp = arrays.xp()
+        options["mask"] = xp.where(wrong[..., None], np.nan, xp.where(within[..., None], mask, 0.0))
+    gradient = (
+        None if out is None else checks.output("out", out, y.shape, y.dtype, (("prediction", y), ("target", wanted)))
+    )
+    parts = ("prediction", y[..., None]), ("target", wanted[..., None])
+    loss, found = _loss(*parts, (*y.shape, 1), 1, derive, lengths=None, out=None, **options)
+    if gradient is None:
+        return loss, found[..., 0]
+    gradient[...] = found[..., 0]
+    return loss, gradient
 
 
 def _loss(
@@ -65,11 +117,13 @@ def _loss(
     batch_first: bool,
     reduction: str,
     out: Array | None,
+    there: Array | None = None,
+    factors: Array | None = None,
 ) -> Found:
     """The loss and its gradient; prediction and target (of this shape) come with their names."""
     (name, y), (_, wanted) = prediction, target
     _checks.shape(*target, shape)
-    active, scale = _entries(name, y, mask, lengths, batch_first, reduction, features)
+    active, scale = _entries(name, y, mask, lengths, batch_first, reduction, features, there, factors)
     if out is None:
         gradient = arrays.empty(y.shape, y.dtype)
     else:
@@ -93,6 +147,35 @@ def _softmax(z: Array, ids: Array) -> Derived:
     of_class = xp.where(hit, shifted, z.dtype.type(0)).sum(axis=-1, dtype=np.float64)
     probabilities *= (1 / sums).astype(z.dtype)[..., None]
     return xp.log(sums) - of_class, probabilities - hit, (ids < 0) | (ids >= z.shape[-1])
+
+
+def _coefficients(z: Array, target: Array, soft: bool, weights: Array | None, smoothing: float) -> Derived:
+    """See `rnnfast.losses`: `-sum(a log p)`, of which the gradient is `sum(a) p - a`."""
+    xp, classes = arrays.xp(), z.shape[-1]
+    hit = target if soft else arrays.arange(classes) == target[..., None]
+    a = hit.astype(z.dtype) * z.dtype.type(1 - smoothing) + z.dtype.type(smoothing / classes)
+    wrong = _beyond(target) if soft else (target < 0) | (target >= classes)
+    if weights is not None:
+        a *= weights.astype(z.dtype)
+        wrong |= (weights < 0).any()
+    shifted = z - z.max(axis=-1, keepdims=True)
+    p = xp.exp(shifted)
+    sums, total = p.sum(axis=-1, dtype=np.float64), a.sum(axis=-1, dtype=np.float64)
+    p *= (total / sums).astype(z.dtype)[..., None]
+    chosen = xp.where(a > 0, a * shifted, z.dtype.type(0)).sum(axis=-1, dtype=np.float64)
+    return total * xp.log(sums) - chosen, p - a, wrong
+
+
+def _absolutes(y: Array, target: Array) -> Derived:
+    xp, difference = arrays.xp(), y - target.astype(y.dtype)
+    return xp.abs(difference).sum(axis=-1, dtype=np.float64), xp.sign(difference), None
+
+
+def _huber(y: Array, target: Array, delta: float) -> Derived:
+    xp, difference = arrays.xp(), y - target.astype(y.dtype)
+    bounded = xp.clip(difference, -delta, delta)
+    beyond = xp.abs(difference) - y.dtype.type(0.5) * xp.abs(bounded)
+    return xp.multiply(xp.abs(bounded), beyond, dtype=np.float64).sum(axis=-1), bounded, None
 
 
 def _squares(y: Array, target: Array) -> Derived:
@@ -141,8 +224,13 @@ def _entries(
     batch_first: bool,
     reduction: str,
     features: int,
+    there: Array | None,
+    factors: Array | None,
 ) -> tuple[Array | None, Array]:
-    """Which entries have a weight (None: all), and each one's factor in the total loss, float64; both `[...]`."""
+    """Which entries have a weight (None: all), and each one's factor in the total loss, float64; both `[...]`.
+
+    `there` masks entries; `factors` are further weights in what a mean divides by, and not in the result.
+    """
     xp = arrays.xp()
     mean = _checks.choice("reduction", reduction, ("mean", "sum")) == "mean"
     transposed = _checks.truth("batch_first", batch_first)
@@ -155,11 +243,13 @@ def _entries(
     if lengths is not None:
         within, wrong = _within(name, prediction, lengths, transposed)
         scale = xp.where(wrong, np.nan, xp.where(within, scale, 0.0))
-    active = None if mask is None and lengths is None else scale != 0
+    if there is not None:
+        scale = xp.where(there, scale, 0.0)
+    active = None if mask is None and lengths is None and there is None else scale != 0
     with np.errstate(all="ignore"):
         scale = xp.where(scale >= 0, scale, np.nan)
         if mean:
-            total = scale.sum() * features
+            total = (scale if factors is None else scale * factors).sum() * features
             scale = xp.where(total == 0, scale, scale / total)
     return active, scale
 

@@ -34,7 +34,7 @@ from .arguments import lengths_mask, one_hot
 from .cells import CELLS
 from .heads import DenseGradients, DenseResult, dense_backward, dense_forward
 from .layer import Gradients, Result, Step, backward, forward
-from .losses import LOSSES, binary_cross_entropy, mean_squared_error, softmax_cross_entropy
+from .losses import LOSSES, binary_cross_entropy, huber, mean_absolute_error, mean_squared_error, softmax_cross_entropy
 from .online import OnlineResult, online_reference
 from .stack import StackGradients, StackResult, stack_backward, stack_forward
 from .tbptt import TbpttWindow, tbptt_reference
@@ -59,9 +59,11 @@ __all__ = [
     "dense_backward",
     "dense_forward",
     "forward",
+    "huber",
     "init_params",
     "init_stack_params",
     "lengths_mask",
+    "mean_absolute_error",
     "mean_squared_error",
     "numerical_gradient",
     "one_hot",

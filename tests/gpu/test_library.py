@@ -339,7 +339,7 @@ def loss_arguments(name, dtype):
     return prediction, target, {}
 
 
-LOSSES = ("softmax_cross_entropy", "mean_squared_error", "binary_cross_entropy")
+LOSSES = ("softmax_cross_entropy", "mean_squared_error", "binary_cross_entropy", "mean_absolute_error", "huber")
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -372,6 +372,41 @@ def test_losses_are_those_of_the_host(name, masked, reduction, dtype):
     assert arrays.is_device_array(found[1])
     assert found[1].dtype == dtype
     assert_close(found[1], expected[1], 1e-6)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize(
+    "options", [{}, {"label_smoothing": 0.1}, {"ignore_index": 2}, {"class_weights": [1, 0, 2, 0.5, 1]}]
+)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_class_weights_smoothing_and_soft_targets_are_those_of_the_host(soft, options, reduction):
+    rng = np.random.default_rng(0)
+    logits, ids = rng.standard_normal((4, 3, 5)).astype(np.float32), rng.integers(0, 5, (4, 3))
+    if soft:
+        ids = rng.dirichlet(np.ones(5), (4, 3)).astype(np.float32)
+        options = options | {"label_smoothing": 0.2} if "ignore_index" not in options else {}
+    both = {"class_weights": [1, 1, 2, 3, 1]} | options if "label_smoothing" in options else options
+    expected = losses.softmax_cross_entropy(logits, ids, reduction=reduction, **both)
+    device = both | {k: arrays.to_device(np.array(v, np.float64)) for k, v in both.items() if k == "class_weights"}
+    found = losses.softmax_cross_entropy(*map(arrays.to_device, (logits, ids)), reduction=reduction, **device)
+    assert found[0] == pytest.approx(expected[0], rel=1e-6)
+    assert_close(found[1], expected[1], 1e-6)
+
+
+@pytest.mark.parametrize("name", ["mean_squared_error", "binary_cross_entropy", "huber"])
+@pytest.mark.parametrize("lengths", [None, [4, 0, 2]])
+def test_masks_of_elements_are_those_of_the_host(name, lengths):
+    prediction, target, options = loss_arguments(name, np.float32)
+    mask = np.random.default_rng(1).integers(0, 3, (4, 3, 5)).astype(np.float32)
+    expected = getattr(losses, name)(prediction, target, mask=mask, lengths=lengths, **options)
+    prediction[mask == 0] = np.nan
+    ends = None if lengths is None else arrays.to_device(np.array(lengths))
+    moved = map(arrays.to_device, (prediction, target))
+    out = arrays.empty((4, 3, 5))
+    found = getattr(losses, name)(*moved, mask=arrays.to_device(mask), lengths=ends, out=out, **options)
+    assert found[0] == pytest.approx(expected[0], rel=1e-6)
+    assert found[1] is out
+    assert_close(out, expected[1], 1e-6)
 
 
 def test_binary_cross_entropy_of_probabilities_and_batch_first():
