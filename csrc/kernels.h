@@ -100,7 +100,8 @@ template <class T> struct Backward : Sequence<T> {
     Strided<T> dgiven[most_given]; // described cells alone; written
     T *dstate[most_states];        // written
     T *d_reset_state[most_states]; // written
-    T *dpanels;                    // panel_size(); added to
+    T *dpanels;                    // panel_size(); written
+    bool adds;                     // whether to add to what dpanels hold
 };
 
 template <class T> struct CellKernel {
@@ -129,7 +130,8 @@ template <class T> struct DenseCall {
     T *y;            // forward [N, O], written
     const T *dy;     // backward [N, O]
     T *dx;           // backward [N, I], written; or null
-    T *dpanels;      // backward, added to
+    T *dpanels;      // backward, written
+    bool adds;       // whether to add to what dpanels hold
 };
 
 template <class T> struct DenseKernel {

@@ -52,7 +52,7 @@ from .layers import (
 )
 from .model import Model
 from .online import Learner
-from .parameters import Gradients, Parameters
+from .parameters import Gradients, Parameters, section_steps
 from .parts import Add, Concat, Dropout, LayerNorm, Pool
 from .tape import Grads, Tape
 from .tbptt import TBPTT
@@ -109,6 +109,7 @@ __all__ = [
     "optim",
     "reference",
     "schedules",
+    "section_steps",
     "set_num_threads",
     "show_config",
     "tbptt",

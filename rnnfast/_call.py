@@ -98,7 +98,7 @@ class BackwardCall(NamedTuple):
     dstate : tuple of array or None, shape [B, W]
         Where to write dLoss/dstate; None where it is not wanted.
     dpanels : array, shape [panel_size]
-        What to add the parameters' gradients to, laid out as `panels`.
+        Where to write the parameters' gradients, laid out as `panels`.
     state, reset_state : tuple of array or None, shape [B, W]
     lengths : int64 array, shape [B], or None
     resets : bool array, shape [T, B], or None
@@ -111,6 +111,8 @@ class BackwardCall(NamedTuple):
     dgiven : tuple of array or None, shapes of `given`
         Where to write the gradients of the further inputs; None where one is not wanted.
     seed, first_step, layer : int
+    adds : bool
+        Whether to add to what `dpanels` hold.
     """
 
     panels: Array
@@ -135,3 +137,4 @@ class BackwardCall(NamedTuple):
     seed: int = 0
     first_step: int = 0
     layer: int = 0
+    adds: bool = False

@@ -41,6 +41,9 @@ def set_num_threads(n: int) -> None:
 def threads_for(asked: int, work: float) -> int:
     """How many threads a call of so many multiply-adds would use; `asked` 0 is the default."""
 
+def section_steps(batch: int) -> int:
+    """See `rnnfast.section_steps`."""
+
 def set_small_work(work: float) -> None:
     """Calls of fewer multiply-adds run on one thread; 0 makes small tests run on several."""
 
@@ -115,7 +118,7 @@ class Kernel:
         """Run all steps; see `rnnfast._call.ForwardCall`."""
 
     def backward(self, call: BackwardCall) -> None:
-        """Run them backward: add to `dpanels`, write `dx`, `dstate` and `d_reset_state`, and use up the tape."""
+        """Run them backward: write `dpanels`, `dx`, `dstate` and `d_reset_state`, and use up the tape."""
 
 class Dense:
     """``y = W x + b`` over rows, with one instruction set (None: the active one); the parameters are (weight, bias)."""
@@ -152,6 +155,7 @@ class Dense:
         dy: _Array,
         dx: _Array | None,
         dpanels: _Array,
+        adds: bool,
         num_threads: int,
     ) -> None:
-        """Add to `dpanels`, and write dx [N, I] unless it is None."""
+        """Write `dpanels`, or add to them, and write dx [N, I] unless it is None."""

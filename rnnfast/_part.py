@@ -75,12 +75,9 @@ class Packed:
             self._panels[backward] = version, panels
         return panels
 
-    def load_gradients(self, gradients: Gradients | None, panels: Array) -> None:
-        """Fill gradient panels with the gradients so far, to which backward adds; None is zeros."""
-        if gradients is None:
-            panels.fill(0)
-        else:
-            self.kernel.pack(tuple(map(gradients.get, self._names)), panels)
+    def load_gradients(self, gradients: Gradients, panels: Array) -> None:
+        """Put gradients into their panels, for backward to add to."""
+        self.kernel.pack(tuple(map(gradients.get, self._names)), panels)
 
     def store_gradients(self, panels: Array, gradients: Gradients) -> None:
         """Write gradient panels into the gradients."""

@@ -431,10 +431,11 @@ class Walk:
         """Write what `out` asks for, and all of `gradients`: the sum with `into`, if that is given."""
         packed = self.packed(kept.interpreted)
         panels = [tape.buffer(("dpanels", k), (one.kernel.panel_size,), self.dtype) for k, one in enumerate(packed)]
-        for k, one in enumerate(packed):
-            one.load_gradients(into, panels[k])
+        for one, own in zip(packed, panels, strict=True):
+            if into is not None:
+                one.load_gradients(into, own)
         weights = tuple(tape.same_version(*panels_of(packed, backward=backward)) for backward in (False, True))
-        call = _Back(tape, kept, packed, weights, panels, dfinal, out, num_threads)
+        call = _Back(tape, kept, packed, weights, panels, into is not None, dfinal, out, num_threads)
         for layer in reversed(range(self.layout.num_layers)):
             dx = tape.buffer(("dx", layer % 2), kept.inputs[layer].shape, self.dtype) if layer else out.dx
             self._layer_backward(call, layer, dy, dx)
@@ -476,6 +477,7 @@ class Walk:
                     run.seed,
                     run.first_step,
                     k,
+                    call.adds,
                 )
             )
             if dgiven is not call.out.given:
@@ -496,6 +498,7 @@ class _Back(NamedTuple):
     packed: list[Packed]
     weights: tuple[list[Array], ...]  # the panels of forward and of backward
     panels: list[Array]  # of the parameters' gradients
+    adds: bool  # to what they hold
     dfinal: Some | None
     out: Outputs
     num_threads: int

@@ -235,9 +235,10 @@ class Dense(Part):
             dz[...] = dy_rows
             self._packed.kernel.differentiate(kept.kept, dz)
         panels = tape.buffer("dpanels", (self._packed.kernel.panel_size,), self.dtype)
-        self._packed.load_gradients(into, panels)
+        if into is not None:
+            self._packed.load_gradients(into, panels)
         (weights,) = tape.same_version(*panels_of([self._packed], backward=True))
-        self._packed.kernel.backward(weights, kept.x, dz, dx, panels, threads or 0)
+        self._packed.kernel.backward(weights, kept.x, dz, dx, panels, into is not None, threads or 0)
         self._packed.store_gradients(panels, gradients)
         return Grads(None if dx is None else port.leave(dx.reshape(*leading, self.input_size)), None, gradients)
 

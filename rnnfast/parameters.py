@@ -38,12 +38,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from . import _checks
+from . import _checks, _core
 from ._checks import Array
 from ._device import HOST, Device
 from ._memory import aligned_empty
 
-__all__ = ["Gradients", "Parameters", "Store", "aligned_empty"]
+__all__ = ["Gradients", "Parameters", "Store", "aligned_empty", "section_steps"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 Place = tuple[int, tuple[int, ...]]
@@ -186,6 +186,31 @@ class _Named(Mapping[str, Array], ABC):
     def __repr__(self) -> str:
         listed = ", ".join(f"{name} {list(shape)}" for name, shape in self._shapes.items())
         return f"{type(self).__name__}({self.size} values of {self.dtype}: {listed})"
+
+
+def section_steps(batch_size: int) -> int:
+    """How many steps a section of the parameters' gradients has on the host.
+
+    The gradient of a parameter is a sum over all steps and rows. It is made of sections of some 16384 rows, counted
+    from a call's first step, so that its error stays small. Chunks of a sequence whose lengths are multiples of a
+    section have, run backward from the last to the first into one `Gradients`, the gradient's bits of the whole.
+    States, outputs and dx have them wherever the sequence is cut.
+
+    Parameters
+    ----------
+    batch_size : int
+        At least 1.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> rnnfast.section_steps(32)
+    512
+    """
+    return _core.section_steps(_checks.size("batch_size", batch_size))
 
 
 class Gradients(_Named):

@@ -2,6 +2,7 @@
 
 Any instruction set that has a fused multiply-add (but for NEON's, which no machine has beside another).
 Any number of threads, any chunking, one-step calls, cells, neighbours in the batch, masks against separate calls.
+Of the parameters' gradients this holds for chunks that end where a section does (csrc/sum_order.h); others are close.
 """
 
 from __future__ import annotations
@@ -11,7 +12,23 @@ from itertools import pairwise, product
 
 import numpy as np
 import pytest
-from registry import DTYPES, EVERY, FUSED, ISAS, Case, assert_same_bits, make_cell, map_state, parts, spread
+from registry import (
+    DTYPES,
+    EVERY,
+    FUSED,
+    ISAS,
+    Case,
+    assert_close,
+    assert_same_bits,
+    make_cell,
+    map_state,
+    parts,
+    spread,
+)
+
+import rnnfast
+
+GRADIENTS_CLOSE = {np.float32: 2e-6, np.float64: 4e-15}  # of sums that are cut elsewhere
 
 every = pytest.mark.parametrize(
     "case",
@@ -71,14 +88,8 @@ def test_any_share_of_uneven_lengths(isa, kind, lengths):
         assert_all_same(run(layer, data, threads=threads, lengths=lengths), one)
 
 
-@pytest.mark.parametrize("bounds", [tuple(range(15)), (0, 1, 6, 14), (0, 13, 14), (0, 0, 7, 14)], ids=str)
-@every
-def test_any_chunking(case, bounds):
-    """Chunks forward with the carried state, then backward from the last to the first into one Gradients."""
-    case = replace(case, num_layers=2, mask="both")
-    layer, data = case.layer(), case.data
-    whole = run(layer, data, **data.masks)
-
+def run_chunks(layer, data, bounds):
+    """As `run`: chunks forward with the carried state, then backward from the last to the first into one Gradients."""
     state, chunks = data.state, []
     for begin, end in pairwise(bounds):
         masks = {
@@ -95,7 +106,29 @@ def test_any_chunking(case, bounds):
         dstate = grads.state
         dx.insert(0, grads.x)
     y = np.concatenate([chunk[2] for chunk in chunks])
-    assert_all_same([y, *parts(final), np.concatenate(dx), *parts(dstate), into.flat], whole)
+    return [y, *parts(final), np.concatenate(dx), *parts(dstate), into.flat]
+
+
+@pytest.mark.parametrize("bounds", [tuple(range(15)), (0, 1, 6, 14), (0, 13, 14), (0, 0, 7, 14)], ids=str)
+@every
+def test_any_chunking(case, bounds):
+    case = replace(case, num_layers=2, mask="both")
+    layer, data = case.layer(), case.data
+    *whole, whole_gradients = run(layer, data, **data.masks)
+    *chunked, gradients = run_chunks(layer, data, bounds)
+    assert_all_same(chunked, whole)
+    assert_close(gradients, whole_gradients, GRADIENTS_CLOSE[case.dtype])
+
+
+@every
+def test_chunks_of_whole_sections(case):
+    """Those have all bits of the whole, the parameters' gradients too."""
+    case = replace(case, T=9, B=5000, H=5, I=3, mask="both")
+    assert rnnfast.section_steps(case.B) == 3
+    layer, data = case.layer(), case.data
+    whole = run(layer, data, threads=2, **data.masks)
+    for bounds in ((0, 3, 6, 9), (0, 6, 9)):
+        assert_all_same(run_chunks(layer, data, bounds), whole)
 
 
 @every
@@ -172,7 +205,7 @@ def test_resets_are_separate_calls(case):
     """One call per segment, in both directions at once.
 
     The initial state enters at the first segment of the forward direction and at the last of the reverse one. With one
-    row, parameter gradients are one chain against the direction's own time: over the segments from the last to the
+    row, parameter gradients are sums against the direction's own time: over the segments from the last to the
     first in the forward direction, from the first to the last in the reverse one.
     """
     case = replace(case, bidirectional=True, mask="resets", B=1)
@@ -207,7 +240,8 @@ def test_resets_are_separate_calls(case):
     for n, wanted in enumerate(parts(whole.state)):
         assert_all_same([dstate[0][n][0], dstate[-1][n][1]], wanted)
     for name, wanted in whole.params.items():
-        assert_same_bits((first_to_last if name.endswith("_reverse") else last_to_first)[name], wanted)
+        into = first_to_last if name.endswith("_reverse") else last_to_first
+        assert_close(into[name], wanted, GRADIENTS_CLOSE[case.dtype])
 
 
 @every

@@ -366,7 +366,7 @@ def test_raw_dense_agrees_with_the_oracle(isa, dtype):
         dense.pack_backward((weight, bias), panels_backward)
         y, dx, dpanels = np.full((N, O), np.nan, dtype), np.full((N, I), np.nan, dtype), np.zeros_like(panels)
         dense.forward(panels, x, y, 2)
-        dense.backward(panels_backward, x, dy, dx, dpanels, 2)
+        dense.backward(panels_backward, x, dy, dx, dpanels, False, 2)
         dweight, dbias = np.full_like(weight, np.nan), np.full_like(bias, np.nan)
         dense.unpack(dpanels, (dweight, dbias))
         result = reference.dense_forward({"weight": weight, "bias": bias}, x)

@@ -17,7 +17,8 @@ namespace rnnfast::bindings {
 #define RNNFAST_BACKWARD_FIELDS(FIELD) \
     FIELD(panels) FIELD(panels_backward) FIELD(x) FIELD(tape) FIELD(dy) FIELD(dfinal) FIELD(dx) FIELD(dstate) \
     FIELD(dpanels) FIELD(state) FIELD(reset_state) FIELD(lengths) FIELD(resets) FIELD(reverse) FIELD(d_reset_state) \
-    FIELD(num_threads) FIELD(skip) FIELD(given) FIELD(dgiven) FIELD(seed) FIELD(first_step) FIELD(layer)
+    FIELD(num_threads) FIELD(skip) FIELD(given) FIELD(dgiven) FIELD(seed) FIELD(first_step) FIELD(layer) \
+    FIELD(adds)
 // clang-format on
 #define RNNFAST_POSITION(name) name,
 #define RNNFAST_NAME(name) #name,

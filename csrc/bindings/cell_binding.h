@@ -115,6 +115,7 @@ template <class T> class CellBinding {
         states(fields[F::dstate], "dstate", B, call.dstate, false);
         states(fields[F::d_reset_state], "d_reset_state", B, call.d_reset_state, false);
         call.dpanels = contiguous<T>(fields[F::dpanels], "dpanels", {panel_size()});
+        call.adds = truth(fields[F::adds], "adds");
         without_gil([&](Interrupt *interrupt) {
             call.interrupt = interrupt;
             kernel_.backward(call);

@@ -7,6 +7,7 @@
 #include "bindings/bindings.h"
 #include "isa/dispatch.h"
 #include "parallel/policy.h"
+#include "sum_order.h"
 
 namespace rnnfast::bindings {
 
@@ -95,6 +96,9 @@ void register_config(py::module_ &module) {
     module.def(
         "threads_for", threads_for, py::arg("asked"), py::arg("work"),
         "The most threads that a call of this many multiply-adds uses here and now; asked <= 0 asks for the default.");
+    module.def(
+        "section_steps", [](index batch) { return section_steps(batch); }, py::arg("batch"),
+        "The steps of a section of the parameters' gradients.");
     module.def("set_small_work", set_small_work, py::arg("work"),
                "Calls of fewer multiply-adds run on one thread; 0 makes small tests run on several.");
 }

@@ -70,12 +70,13 @@ template <class T> class DenseBinding {
     }
 
     void backward(const py::object &panels_backward, const py::object &x, const py::object &dy, const py::object &dx,
-                  const py::object &dpanels, int num_threads) const {
+                  const py::object &dpanels, bool adds, int num_threads) const {
         DenseCall<T> call = rows(x, num_threads, 2);
         call.panels = contiguous<const T>(panels_backward, "panels_backward", {panel_size_backward()});
         call.dy = contiguous<const T>(dy, "dy", {call.rows, sizes_.hidden});
         call.dx = optional<T>(dx, "dx", {call.rows, sizes_.input});
         call.dpanels = contiguous<T>(dpanels, "dpanels", {panel_size()});
+        call.adds = adds;
         without_gil([&](Interrupt *interrupt) {
             call.interrupt = interrupt;
             kernel_.backward(call);
@@ -192,10 +193,10 @@ void register_dense(py::module_ &module) {
         .def(
             "backward",
             [](const Head &k, const Object &panels_backward, const Object &x, const Object &dy, const Object &dx,
-               const Object &dpanels, int num_threads) {
-                k.visit([&](auto &b) { b.backward(panels_backward, x, dy, dx, dpanels, num_threads); });
+               const Object &dpanels, bool adds, int num_threads) {
+                k.visit([&](auto &b) { b.backward(panels_backward, x, dy, dx, dpanels, adds, num_threads); });
             },
-            py::arg("panels_backward"), py::arg("x"), py::arg("dy"), py::arg("dx"), py::arg("dpanels"),
+            py::arg("panels_backward"), py::arg("x"), py::arg("dy"), py::arg("dx"), py::arg("dpanels"), py::arg("adds"),
             py::arg("num_threads") = 0);
 }
 

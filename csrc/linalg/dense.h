@@ -3,6 +3,7 @@
 #pragma once
 
 #include "linalg/outer.h"
+#include "parallel/pass.h"
 
 namespace rnnfast::RNNFAST_ISA {
 
@@ -50,28 +51,63 @@ template <class T> struct Dense {
         });
     }
 
-    // The sums over rows run from the last row to the first, as they do over t in a recurrent layer: cutting the rows
-    // anywhere and running the cuts last to first into one gradient changes no bit.
-    static void backward(const DenseCall<T> &c) {
-        const index I = c.sizes.input, O = c.sizes.hidden;
-        Carver count(nullptr);
-        count.take<const T *>(c.rows);
-        OuterScratch<T>::carve(count, I);
-        const Memory memory(count.used * std::size_t(c.threads));
-        Carver carver(memory.data());
-        const T **const left = carver.take<const T *>(c.rows);
-        for (index m = 0; m < c.rows; ++m) left[m] = c.x + (c.rows - 1 - m) * c.x_stride;
-        const std::size_t used = carver.used, each = count.used - used;
-        run_team(c.threads, c.interrupt, [&](Team &team) {
-            Carver mine(static_cast<char *>(memory.data()) + used + std::size_t(team.rank) * each);
-            if (c.dx) rows_times_panels(team, c, c.dy, O, O, I, nullptr, c.dx);
-            outer_product<1>(
-                team, c.rows, left, nullptr, I, blocks<T>(O),
-                [&](index m, index p, int)
-                    RNNFAST_LAMBDA { return load(c.dy + (c.rows - 1 - m) * O + p * V, O - p * V); },
-                c.dpanels, c.dpanels + blocks<T>(O) * V * I, V, OuterScratch<T>::carve(mine, I));
-        });
-    }
+    // The sums over rows run from the last row to the first, as they do over t in a recurrent layer, in the chains and
+    // sections of sum_order.h for a batch of one: a cut between two sections changes no bit.
+    class BackwardPass {
+        const DenseCall<T> &call;
+        const index I, O;
+        const Parts parts;
+        const T **const left; // [rows], from the last
+        char *const scratch;  // [threads]
+        const Sums<T> sums;
+
+        struct Scratch {
+            index *chains;
+            OuterScratch<T> outer;
+
+            Scratch(Carver &carver, index steps, index k)
+                : chains(Chains::carve(carver, steps, 1)), outer(OuterScratch<T>::carve(carver, k)) {}
+        };
+        std::size_t scratch_size() const {
+            Carver count(nullptr);
+            Scratch(count, parts.most_steps(), I);
+            return count.used;
+        }
+
+      public:
+        BackwardPass(const DenseCall<T> &c, Carver &carver)
+            : call(c), I(c.sizes.input), O(c.sizes.hidden), parts(c.rows, 1, false, outer_rows),
+              left(carver.take<const T *>(c.rows)), scratch(carver.take<char>(c.threads * index(scratch_size()))),
+              sums(c.dpanels, c.adds, blocks<T>(O) * V * I, panel_size(c.sizes), parts, carver) {}
+
+        void prepare() {
+            for (index m = 0; m < call.rows; ++m) left[m] = call.x + (call.rows - 1 - m) * call.x_stride;
+        }
+
+        void run(Team &team) {
+            Carver carver(scratch + std::size_t(team.rank) * scratch_size());
+            const Scratch own(carver, parts.most_steps(), I);
+            sums.begin(team, call.rows);
+            if (call.dx) rows_times_panels(team, call, call.dy, O, O, I, nullptr, call.dx);
+            for (index done = 0; done < call.rows;) {
+                if (!team.wait()) return;
+                const Parts::Part part = parts.after(done);
+                const index rows = part.end - part.begin, last = part.end - 1;
+                Chains chains(own.chains, 1);
+                for (index m = 0; m < rows; ++m) chains.add(m, last - m);
+                chains.end(rows);
+                outer_product<1>(
+                    team, chains, left + done, nullptr, I, blocks<T>(O),
+                    [&](index m, index p, int)
+                        RNNFAST_LAMBDA { return load(call.dy + (last - m) * O + p * V, O - p * V); },
+                    sums.matrix(0), sums.exact(blocks<T>(O) * V * I), V, own.outer);
+                if (!sums.end(team, part)) return;
+                done += rows;
+            }
+        }
+    };
+
+    static void backward(const DenseCall<T> &c) { run_pass<BackwardPass>(c, nullptr); }
 };
 
 // Compiled in a unit of their own (csrc/units/dense.cpp).

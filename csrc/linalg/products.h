@@ -6,22 +6,25 @@
 
 namespace rnnfast::RNNFAST_ISA {
 
+// Whether a chain goes on from the sum that is there, or begins at zero and is added to it.
+enum class Chain { on, apart };
+
 // A tile's sums come from memory (L1) and go back there, so that one copy of the loop per shape serves all cells and
 // products. They are copied vector by vector: GCC turns a memcpy of the whole tile into a slow rep movs.
 template <class T, int R, int Q, int N, class Loop>
-RNNFAST_INLINE void on_registers(vec<T> *sums, index pitch, Loop loop) {
-    vec<T> acc[R][Q][N];
-    RNNFAST_UNROLL for (int i = 0; i < R; ++i) {
-        RNNFAST_UNROLL for (int j = 0; j < Q; ++j) {
-            RNNFAST_UNROLL for (int n = 0; n < N; ++n) acc[i][j][n] = sums[i * pitch + j * N + n];
+RNNFAST_INLINE void on_registers(vec<T> *sums, index pitch, Chain chain, Loop loop) {
+    vec<T> acc[R][Q][N] = {};
+    const auto each = [&](auto f) RNNFAST_LAMBDA {
+        RNNFAST_UNROLL for (int i = 0; i < R; ++i) {
+            RNNFAST_UNROLL for (int j = 0; j < Q; ++j) {
+                RNNFAST_UNROLL for (int n = 0; n < N; ++n) f(acc[i][j][n], sums[i * pitch + j * N + n]);
+            }
         }
-    }
+    };
+    if (chain == Chain::on) each([](vec<T> &own, const vec<T> &sum) RNNFAST_LAMBDA { own = sum; });
     loop(acc);
-    RNNFAST_UNROLL for (int i = 0; i < R; ++i) {
-        RNNFAST_UNROLL for (int j = 0; j < Q; ++j) {
-            RNNFAST_UNROLL for (int n = 0; n < N; ++n) sums[i * pitch + j * N + n] = acc[i][j][n];
-        }
-    }
+    if (chain == Chain::apart) each([](vec<T> &own, const vec<T> &sum) RNNFAST_LAMBDA { own = sum + own; });
+    each([](const vec<T> &own, vec<T> &sum) RNNFAST_LAMBDA { sum = own; });
 }
 
 // Long panels are read in pieces. A piece stays in L1 while all tiles of rows use it. Smaller pieces cost more, because
@@ -51,12 +54,12 @@ template <class W> struct Coming {
 // all shapes inlined.
 template <class T, int N, int R, int Q, class W>
 RNNFAST_SHARED void multiply_tiles(vec<T> *sums, index pitch, const T *const *row, index count, index offset,
-                                   const Span &k, const W *weights, index stride, Coming<W> &coming) {
+                                   const Span &k, const W *weights, index stride, Coming<W> &coming, Chain chain) {
     for (index tile = 0; tile < count; ++tile, row += R, sums += R * pitch) {
         const T *left[R];
         RNNFAST_UNROLL for (int i = 0; i < R; ++i) left[i] = row[i] + offset;
         coming.prefetch(Q);
-        on_registers<T, R, Q, N>(sums, pitch, [&](auto &acc) RNNFAST_LAMBDA {
+        on_registers<T, R, Q, N>(sums, pitch, chain, [&](auto &acc) RNNFAST_LAMBDA {
             const W *panels = weights;
             for (index o = 0; o < k.outer; ++o, panels += depth<W>(k.inner) * N * lanes<T>) {
                 accumulate<T>(acc, left, k.inner, panels, stride);
@@ -71,9 +74,10 @@ RNNFAST_SHARED void multiply_tiles(vec<T> *sums, index pitch, const T *const *ro
 // tiles to send it. `next` is what the next call multiplies with.
 template <class T, int N, class W>
 RNNFAST_SHARED void multiply(vec<T> *sums, index pitch, const T *const *row, index rows, int q, Span k, const W *panel,
-                             index stride, const W *next) {
+                             index stride, const W *next, Chain chain) {
     const Partition split(rows, Shape<N>::rows);
-    const index piece = split.tiles > 2 && in_pieces(k.depth(), q * N) ? k.piece(piece_depth(q * N)) : k.units();
+    const bool cut = chain == Chain::on && split.tiles > 2 && in_pieces(k.depth(), q * N);
+    const index piece = cut ? k.piece(piece_depth(q * N)) : k.units();
     const auto start = [&](index unit) RNNFAST_LAMBDA { return panel + depth<W>(k.depth(unit)) * N * lanes<T>; };
     for (index begin = 0; begin < k.units(); begin += piece) {
         const W *const weights = start(begin);
@@ -87,7 +91,7 @@ RNNFAST_SHARED void multiply(vec<T> *sums, index pitch, const T *const *row, ind
         for (int higher = split.larger ? 1 : 0; higher >= 0; --higher) {
             const index count = higher ? split.larger : split.tiles - split.larger, height = split.size + higher;
             with_shape<N>(int(height), q, [&]<int R, int Q>() RNNFAST_LAMBDA {
-                multiply_tiles<T, N, R, Q>(to, pitch, left, count, offset, part, weights, stride, coming);
+                multiply_tiles<T, N, R, Q>(to, pitch, left, count, offset, part, weights, stride, coming, chain);
             });
             to += count * height * pitch;
             left += count * height;
@@ -97,7 +101,8 @@ RNNFAST_SHARED void multiply(vec<T> *sums, index pitch, const T *const *row, ind
 
 // One copy for all units of the build: products.cpp and, for bfloat16, bfloat16.cpp have it.
 #define RNNFAST_PRODUCT(begin, N, T, W)                                                                                \
-    begin void multiply<T, N, W>(vec<T> *, index, const T *const *, index, int, Span, const W *, index, const W *);
+    begin void multiply<T, N, W>(vec<T> *, index, const T *const *, index, int, Span, const W *, index, const W *,     \
+                                 Chain);
 #define RNNFAST_PRODUCTS(begin, T, W)                                                                                  \
     RNNFAST_PRODUCT(begin, 1, T, W) RNNFAST_PRODUCT(begin, 2, T, W) RNNFAST_PRODUCT(begin, 3, T, W)
 #ifndef RNNFAST_DEFINES_PRODUCTS
@@ -150,10 +155,10 @@ template <int N, class T, class F> RNNFAST_INLINE void each_output(Range rows, c
     }
 }
 
-// Adds a term to a group's sums, which pass through memory. `next` is what comes after it.
+// Adds a term to a group's sums, which pass through memory. `next` is what comes after it. A chain apart is one piece.
 template <int N, class T, class Row, class W>
 RNNFAST_INLINE void add_in_pieces(Range rows, vec<T> *sums, const Group &group, const Term<N, Row, W> &term,
-                                  const W *next) {
+                                  const W *next, Chain chain = Chain::on) {
     if (term.k.units() == 0) return;
     const T *left[at_once];
     for (index row = rows.begin; row < rows.end; ++row) left[row - rows.begin] = term.row(row);
@@ -163,7 +168,7 @@ RNNFAST_INLINE void add_in_pieces(Range rows, vec<T> *sums, const Group &group, 
         for (int j = 0; j < group.panels; j += group.together) {
             const W *const after = panel + group.together * stride;
             multiply<T, width>(sums + j * width, group.blocks * N, left, rows.end - rows.begin, group.together, term.k,
-                               panel, stride, j + group.together < group.panels ? after : next);
+                               panel, stride, j + group.together < group.panels ? after : next, chain);
             panel = after;
         }
     });

@@ -22,23 +22,28 @@ template <class T> class ProgramBackward : ProgramPass<T> {
     };
 
     const Backward<T> &call;
-    const index chunk;
+    const Parts parts;
+    const index most_rows; // of a part
     index *const order;
     ProgramRecords<T> records;
     T *carried[most_states];
     T *const scratch;
     RowAt<T> *rows_;    // [threads][B]
-    GradRow *grad_rows; // [threads][chunk * B], as the two below
+    GradRow *grad_rows; // [threads][most_rows], as the two below
     const T **left_rows;
     std::int64_t *id_rows;
+    index **chain_rows;     // [threads]
     OuterScratch<T> *outer; // [threads]
+    const Sums<T> sums;
 
   public:
     ProgramBackward(const Backward<T> &call_, Carver &carver)
-        : Base(call_, true, carver), call(call_), chunk(chunk_steps()), order(Share<T>::carve(call_, carver)),
+        : Base(call_, true, carver), call(call_), parts(call_.steps, call_.batch, call_.reverse, outer_rows),
+          most_rows(parts.most_steps() * call_.batch), order(Share<T>::carve(call_, carver)),
           records(at, call_.steps, call_.batch, call_.tape, 1, carver),
-          scratch(carver.take<T>(call_.batch * at.scratch)) {
-        const index B = call.batch, rows = call.threads * chunk * B;
+          scratch(carver.take<T>(call_.batch * at.scratch)),
+          sums(call_.dpanels, call_.adds, at.matrices, at.size, parts, carver) {
+        const index B = call.batch, rows = call.threads * most_rows;
         index deepest = at.sizes.input;
         for (int k = 0; k < program.states.count; ++k) {
             carried[k] = carver.take<T>(B * at.padded(program.states[k].domain));
@@ -48,10 +53,12 @@ template <class T> class ProgramBackward : ProgramPass<T> {
         grad_rows = carver.take<GradRow>(rows);
         left_rows = carver.take<const T *>(rows);
         id_rows = carver.take<std::int64_t>(rows);
+        chain_rows = carver.take<index *>(call.threads);
         outer = carver.take<OuterScratch<T>>(call.threads);
         for (int i = 0; i < call.threads; ++i) {
+            index *const chains = Chains::carve(carver, parts.most_steps(), B);
             const auto mine = OuterScratch<T>::carve(carver, deepest);
-            if (carver.real()) outer[i] = mine;
+            if (carver.real()) chain_rows[i] = chains, outer[i] = mine;
         }
     }
 
@@ -83,22 +90,20 @@ template <class T> class ProgramBackward : ProgramPass<T> {
     void run(Team &team) {
         const Share<T> share(team, call, at.vectors(0), Base::unit(0), order);
         RowAt<T> *const rows = rows_ + team.rank * call.batch;
-        for (index done = 0; done < call.steps; done += chunk) {
-            const index end = done + chunk < call.steps ? done + chunk : call.steps;
+        sums.begin(team, call.steps);
+        for (index done = 0; done < call.steps;) {
+            const Parts::Part part = parts.after(done);
+            const index end = done + part.end - part.begin;
             for (index s = done; s < end && step(team, share, rows, time(s)); ++s) {}
             if (!team.wait()) return;
             gradients(team, done, end);
+            if (!sums.end(team, part)) return;
+            done = end;
         }
     }
 
   private:
     index time(index s) const { return call.reverse ? s : call.steps - 1 - s; } // in the order of the backward walk
-
-    index chunk_steps() const {
-        const index steps = outer_rows / (call.batch ? call.batch : 1);
-        if (steps >= call.steps) return call.steps ? call.steps : 1;
-        return steps > 1 ? steps : 1;
-    }
 
     void enter(RowAt<T> &row, index t, index b) const {
         Base::enter(row, records, t, b);
@@ -265,24 +270,27 @@ template <class T> class ProgramBackward : ProgramPass<T> {
         }
     }
 
-    // The gradients of x and of the parameters, over the chunk's rows in the one order in which every sum runs.
+    // The gradients of x and of the parameters, over the part's rows in the one order in which every sum runs.
     void gradients(Team &team, index done, index end) const {
-        const index part = team.rank * chunk * call.batch;
-        GradRow *const grad = grad_rows + part;
+        const index own = team.rank * most_rows;
+        GradRow *const grad = grad_rows + own;
+        Chains chains(chain_rows[team.rank], call.batch);
         index count = 0;
         for (index s = done; s < end; ++s) {
             const index t = time(s);
             for (index b = 0; b < call.batch; ++b) {
                 if (t >= masks.length(b) || Base::skipped(t, b)) continue;
+                chains.add(count, t);
                 enter(grad[count].row, t, b);
-                id_rows[part + count] = call.x.data ? 0 : *call.ids.at(t, b);
+                id_rows[own + count] = call.x.data ? 0 : *call.ids.at(t, b);
                 grad[count++].x = call.x.data ? call.x.at(t, b) : nullptr;
             }
         }
+        chains.end(count);
         input_gradient(team, grad, count, done, end);
         for (int j = 0; j < program.products.count; ++j) {
             const ProductSpec &p = program.products[j];
-            with_count(p.count, [&]<int N>() { product_gradient<N>(team, j, p, grad, count); });
+            with_count(p.count, [&]<int N>() { product_gradient<N>(team, j, p, grad, chains, count); });
         }
         for (const PlacedGradient &g : program.vector_gradients) vector_gradient(team, g, grad, count);
     }
@@ -309,27 +317,28 @@ template <class T> class ProgramBackward : ProgramPass<T> {
     }
 
     template <int N>
-    void product_gradient(Team &team, int j, const ProductSpec &p, const GradRow *grad, index count) const {
-        const index part = team.rank * chunk * call.batch, slots = at.slots_of(p), sums = at.sums(p);
-        const T **const left = left_rows + part;
+    void product_gradient(Team &team, int j, const ProductSpec &p, const GradRow *grad, const Chains &chains,
+                          index count) const {
+        const index own = team.rank * most_rows, slots = at.slots_of(p), region = at.sums(p);
+        const T **const left = left_rows + own;
         const auto source = interpreter.source(p.left);
         for (int s = 0; s < at.segments(p); ++s) {
             const Segment some = at.segment(p, s);
             const auto d = [&](index i, index block, int n) RNNFAST_LAMBDA {
-                return load(grad[i].row.memory + sums + at.at(some.block + block, slots) + n * C);
+                return load(grad[i].row.memory + region + at.at(some.block + block, slots) + n * C);
             };
             const index first = some.block * N * V;
             if (p.x) {
                 for (index i = 0; i < count; ++i) left[i] = grad[i].x;
-                outer_product<N>(team, count, call.x.data ? left : nullptr, id_rows + part, at.sizes.input, some.blocks,
-                                 d, call.dpanels + at.template w<T>(j) + first * at.sizes.input,
-                                 call.dpanels + at.bias_x(j) + first, N * V, outer[team.rank]);
+                outer_product<N>(team, chains, call.x.data ? left : nullptr, id_rows + own, at.sizes.input, some.blocks,
+                                 d, sums.matrix(at.template w<T>(j) + first * at.sizes.input),
+                                 sums.exact(at.bias_x(j) + first), N * V, outer[team.rank]);
             }
             if (p.u) {
                 for (index i = 0; i < count; ++i) left[i] = interpreter.base(grad[i].row, source) + some.left;
-                outer_product<N>(team, count, left, nullptr, some.depth, some.blocks, d,
-                                 call.dpanels + at.template u<T>(j) + first * some.depth,
-                                 call.dpanels + at.bias_u(j) + first, N * V, outer[team.rank]);
+                outer_product<N>(team, chains, left, nullptr, some.depth, some.blocks, d,
+                                 sums.matrix(at.template u<T>(j) + first * some.depth),
+                                 sums.exact(at.bias_u(j) + first), N * V, outer[team.rank]);
             }
         }
     }
@@ -339,11 +348,9 @@ template <class T> class ProgramBackward : ProgramPass<T> {
         const Range mine = team.share(at.vectors(domain));
         const auto source = interpreter.source(g.place);
         for (index p = mine.begin; p < mine.end; ++p) {
-            T *const to = call.dpanels + at.vector(g.index) + p * V;
-            vec<T> sum = load(to);
             for (index i = 0; i < count; ++i)
-                sum = sum + load(interpreter.base(grad[i].row, source) + at.at(p, source.slots));
-            store(to, sum);
+                add_wide(sums.exact(at.vector(g.index) + p * V),
+                         load(interpreter.base(grad[i].row, source) + at.at(p, source.slots)));
         }
     }
 };

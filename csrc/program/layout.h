@@ -47,6 +47,7 @@ template <class T> class ProgramLayout {
     index row = 0, scalars = 0;    // elements of a row's memory; where its scalars begin
     index region[most_regions];    // where a region begins
     index size = 0, back_size = 0; // of the panels
+    index matrices = 0;            // the biases and vectors lie behind them
     index scratch = 0, scratch_row[most_scratch];
     index pairs = 0; // words of all weights in bfloat16
 
@@ -68,7 +69,9 @@ template <class T> class ProgramLayout {
         }
         scalars = row;
         row += (program.scalars + C - 1) / C * C;
-        for (int j = 0; j < program.products.count; ++j) lay_out(j);
+        for (int j = 0; j < program.products.count; ++j) lay_out_matrices(j);
+        matrices = size;
+        for (int j = 0; j < program.products.count; ++j) lay_out_biases(j);
         for (int k = 0; k < program.parameters.count; ++k) {
             if (program.parameters[k].kind != ParameterKind::vector) continue;
             vector_[k] = size;
@@ -218,23 +221,27 @@ template <class T> class ProgramLayout {
     }
 
   private:
-    void lay_out(int j) {
+    index rows(const ProductSpec &p) const { return vectors(domain_of(p)) * V * p.count; }
+    index take(bool there, index elements) {
+        const index here = size;
+        if (there) size += elements;
+        return here;
+    }
+    void lay_out_matrices(int j) {
         const ProductSpec &p = program.products[j];
-        const index rows = vectors(domain_of(p)) * V * p.count, k = p.u ? segment(p, 0).depth : 0;
+        const index rows = this->rows(p), k = p.u ? segment(p, 0).depth : 0;
         Panels &at = panels_[j];
-        const auto take = [&](bool there, index elements) {
-            const index here = size;
-            if (there) size += elements;
-            return here;
-        };
         at.w = take(bool(p.x), rows * sizes.input);
         at.u = take(bool(p.u), rows * k);
-        at.bias_x = take(bool(p.x), rows); // zeros where there is no such parameter
-        at.bias_u = take(bool(p.u), rows);
         at.w_pairs = pairs;
         if (p.x) pairs += rows * depth<Pair>(sizes.input);
         at.u_pairs = pairs;
         if (p.u) pairs += rows * depth<Pair>(k);
+    }
+    void lay_out_biases(int j) {
+        const ProductSpec &p = program.products[j];
+        panels_[j].bias_x = take(bool(p.x), rows(p)); // zeros where there is no such parameter
+        panels_[j].bias_u = take(bool(p.u), rows(p));
     }
 
     index term_size(const BackProductSpec &b, const TermSpec &term) const {

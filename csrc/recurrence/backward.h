@@ -5,7 +5,7 @@
 // A *transition* out of step t multiplies the step's gate gradients with U: that is the gradient of the state before t.
 // While it is still in registers it goes where that state came from: to the step before (whose gates it turns into
 // gradients), to the initial state, or to the state that a reset put in. Every weight's sum runs over t falling, b
-// rising, as one chain.
+// rising, in the chains and sections of sum_order.h.
 #pragma once
 
 #include "cells/cell.h"
@@ -37,38 +37,46 @@ template <class Cell, class T> class BackwardPass {
         GradRow *grad;
         const T **left;
         std::int64_t *ids;
+        index *chains;
         OuterScratch<T> outer;
     };
 
     const Backward<T> &call;
     const L at;
-    const index chunk;
+    const Parts parts;
+    const index most_rows; // of a part
     const Masks<T> masks;
     index *const order; // of the shares
     States<Cell, T> states;
     Records<Cell, T> records;
     T *dc = nullptr, *direct = nullptr; // [B][padded]
     BackRow *back_rows;                 // [threads][B]
-    GradRow *grad_rows;                 // [threads][chunk * B], as the two below
+    GradRow *grad_rows;                 // [threads][most_rows], as the two below
     const T **left_rows;
     std::int64_t *id_rows;
+    index **chain_rows;     // [threads]
     OuterScratch<T> *outer; // [threads]
+    const Sums<T> sums;
 
   public:
     BackwardPass(const Backward<T> &call_, Carver &carver)
-        : call(call_), at(call_.sizes), chunk(chunk_steps()), masks(call_), order(Share<T>::carve(call_, carver)),
-          states(call_, at, carver), records(Records<Cell, T>::on_tape(at, call_.steps, call_.batch, call_.tape)) {
-        const index B = call.batch, rows = call.threads * chunk * B;
+        : call(call_), at(call_.sizes), parts(call_.steps, call_.batch, call_.reverse, outer_rows),
+          most_rows(parts.most_steps() * call_.batch), masks(call_), order(Share<T>::carve(call_, carver)),
+          states(call_, at, carver), records(Records<Cell, T>::on_tape(at, call_.steps, call_.batch, call_.tape)),
+          sums(call_.dpanels, call_.adds, at.bias_ih, at.size, parts, carver) {
+        const index B = call.batch, rows = call.threads * most_rows;
         if (Cell::states > 1) dc = carver.take<T>(B * at.padded);
         if (Cell::has_direct) direct = carver.take<T>(B * at.padded);
         back_rows = carver.take<BackRow>(call.threads * B);
         grad_rows = carver.take<GradRow>(rows);
         left_rows = carver.take<const T *>(rows);
         id_rows = carver.take<std::int64_t>(rows);
+        chain_rows = carver.take<index *>(call.threads);
         outer = carver.take<OuterScratch<T>>(call.threads);
         for (int i = 0; i < call.threads; ++i) {
+            index *const chains = Chains::carve(carver, parts.most_steps(), B);
             const auto scratch = OuterScratch<T>::carve(carver, at.I > at.H ? at.I : at.H);
-            if (carver.real()) outer[i] = scratch;
+            if (carver.real()) chain_rows[i] = chains, outer[i] = scratch;
         }
     }
 
@@ -84,29 +92,32 @@ template <class Cell, class T> class BackwardPass {
 
     void run(Team &team) {
         const Share<T> share(team, call, at.P, L::unit, order);
-        const index part = team.rank * chunk * call.batch;
-        const Scratch scratch{back_rows + team.rank * call.batch, grad_rows + part, left_rows + part, id_rows + part,
+        const index own = team.rank * most_rows;
+        const Scratch scratch{back_rows + team.rank * call.batch,
+                              grad_rows + own,
+                              left_rows + own,
+                              id_rows + own,
+                              chain_rows[team.rank],
                               outer[team.rank]};
-        for (index done = 0; done < call.steps; done += chunk) {
-            const index end = done + chunk < call.steps ? done + chunk : call.steps;
+        sums.begin(team, call.steps);
+        for (index done = 0; done < call.steps;) {
+            const Parts::Part part = parts.after(done);
+            const index end = done + part.end - part.begin;
             for (index s = done; s < end && step(team, share, scratch.back, time(s)); ++s) {}
             if (!team.wait()) return;
-            const index rows = collect(scratch, done, end);
+            Chains chains(scratch.chains, call.batch);
+            const index rows = collect(scratch, chains, done, end);
             input_gradient(team, scratch, rows, done, end);
-            weight_gradients<0>(team, scratch, rows);
-            if constexpr (Cell::phases == 2) weight_gradients<1>(team, scratch, rows);
+            weight_gradients<0>(team, scratch, chains, rows);
+            if constexpr (Cell::phases == 2) weight_gradients<1>(team, scratch, chains, rows);
+            if (!sums.end(team, part)) return;
+            done = end;
         }
     }
 
   private:
     index time(index s) const { return call.reverse ? s : call.steps - 1 - s; } // in the order of the backward walk
     index after(index t) const { return call.reverse ? t - 1 : t + 1; }         // the step whose gradients reach t
-
-    index chunk_steps() const {
-        const index steps = outer_rows / (call.batch ? call.batch : 1);
-        if (steps >= call.steps) return call.steps ? call.steps : 1;
-        return steps > 1 ? steps : 1;
-    }
 
     // A row without steps: its final state is its initial one.
     void pass_through(index b) const {
@@ -247,15 +258,18 @@ template <class Cell, class T> class BackwardPass {
         if (sum) store(sum + j, load(sum + j, n) + term, n);
     }
 
-    // The chunk's active rows in the one order in which every sum runs.
-    index collect(const Scratch &scratch, index done, index end) const {
+    // The part's active rows in the one order in which every sum runs.
+    index collect(const Scratch &scratch, Chains &chains, index done, index end) const {
         index count = 0;
         for (index s = done; s < end; ++s) {
             const index t = time(s);
             for (index b = 0; b < call.batch; ++b) {
-                if (t < masks.length(b)) scratch.grad[count++] = {records.slots.row(t, b), t, b};
+                if (t >= masks.length(b)) continue;
+                chains.add(count, t);
+                scratch.grad[count++] = {records.slots.row(t, b), t, b};
             }
         }
+        chains.end(count);
         return count;
     }
 
@@ -278,7 +292,8 @@ template <class Cell, class T> class BackwardPass {
         }
     }
 
-    template <int phase> void weight_gradients(Team &team, const Scratch &scratch, index count) const {
+    template <int phase>
+    void weight_gradients(Team &team, const Scratch &scratch, const Chains &chains, index count) const {
         constexpr int N = phase_gates<Cell>(phase), first = Cell::phase_gate[phase];
         const GradRow *const row = scratch.grad;
         for (index i = 0; i < count; ++i) {
@@ -289,20 +304,20 @@ template <class Cell, class T> class BackwardPass {
             }
         }
         outer_product<N>(
-            team, count, call.x.data ? scratch.left : nullptr, scratch.ids, at.I, at.P,
+            team, chains, call.x.data ? scratch.left : nullptr, scratch.ids, at.I, at.P,
             [&](index i, index p, int n)
                 RNNFAST_LAMBDA { return load(row[i].slots + at.slot(p, Cell::x_slot + first + n)); },
-            call.dpanels + at.w(phase), call.dpanels + at.bias_ih + first * V, G * V, scratch.outer);
+            sums.matrix(at.w(phase)), sums.exact(at.bias_ih + first * V), G * V, scratch.outer);
         for (index i = 0; i < count; ++i) {
             const index t = row[i].t, b = row[i].b;
             scratch.left[i] =
                 phase == 1 ? records.aux.row(t, b) : state_before<Cell, T>(masks, records, states, t, b).h;
         }
         outer_product<N>(
-            team, count, scratch.left, nullptr, at.H, at.P,
+            team, chains, scratch.left, nullptr, at.H, at.P,
             [&](index i, index p, int n)
                 RNNFAST_LAMBDA { return load(row[i].slots + at.slot(p, Cell::h_slot[first + n])); },
-            call.dpanels + at.u(phase), call.dpanels + at.bias_hh + first * V, G * V, scratch.outer);
+            sums.matrix(at.u(phase)), sums.exact(at.bias_hh + first * V), G * V, scratch.outer);
     }
 };
 

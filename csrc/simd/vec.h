@@ -87,6 +87,15 @@ template <class T> RNNFAST_INLINE void store(T *p, vec<T> v, index n) {
     for (index i = 0; i < n; ++i) p[i] = some[i];
 }
 
+// to[i] += v[i], in double.
+RNNFAST_INLINE void add_wide(double *to, vec<double> v) { store(to, load(to) + v); }
+RNNFAST_INLINE void add_wide(double *to, vec<float> v) {
+    typedef float half_type __attribute__((vector_size(RNNFAST_VECTOR_BYTES / 2)));
+    half_type halves[2];
+    __builtin_memcpy(halves, &v, sizeof v);
+    for (int i = 0; i < 2; ++i) add_wide(to + i * lanes<double>, __builtin_convertvector(halves[i], vec<double>));
+}
+
 template <class T> RNNFAST_INLINE vec<T> broadcast(T s) { return s - vec<T>{}; } // x - 0 is x for every x
 
 // Whether any lane of a comparison holds.

@@ -166,9 +166,18 @@ class Dense:
         y += bias
 
     def backward(
-        self, panels_backward: Array, x: Array, dy: Array, dx: Array | None, dpanels: Array, num_threads: int
+        self,
+        panels_backward: Array,
+        x: Array,
+        dy: Array,
+        dx: Array | None,
+        dpanels: Array,
+        adds: bool,
+        num_threads: int,
     ) -> None:
-        """Write dx and add to the gradients in `dpanels`."""
+        """Write dx and the gradients in `dpanels`; or, with `adds`, add the latter."""
+        if not adds:
+            dpanels.fill(0)
         dweight, dbias = self._split(dpanels)
         if dx is not None:
             self._multiply(dy, panels_backward.reshape(self.output_size, self.input_size), dx)

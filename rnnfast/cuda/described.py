@@ -364,7 +364,9 @@ class Described:
     # Backward
 
     def backward(self, given: BackwardCall) -> None:
-        """Write `dx`, `dstate`, `d_reset_state` and `dgiven` where they are given, and add to `dpanels`."""
+        """Write `dx`, `dstate`, `d_reset_state` and `dgiven` where they are given, and `dpanels`."""
+        if not given.adds:
+            given.dpanels.fill(0)
         T, B = given.x.shape[:2]
         program, states = self.program, range(len(self.program.states))
         dfinal, dstate, d_reset, dy = (

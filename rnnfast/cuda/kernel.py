@@ -266,12 +266,14 @@ class Kernel:
         persistent.forward(call, chosen, operands.recurrent(chosen, backward=False), prepared.counters())
 
     def backward(self, given: BackwardCall) -> None:
-        """Write `dx`, `dstate` and `d_reset_state` where they are given, and add to `dpanels`."""
+        """Write `dx`, `dstate` and `d_reset_state` where they are given, and `dpanels`."""
         chosen = self._plan(given.x.shape[1]).backward if given.x.shape[1] else None
         if chosen is None:
             self._described.backward(given)
             return
         assert self._cell is not None
+        if not given.adds:
+            given.dpanels.fill(0)
         x, dx = given.x, given.dx
         T, B = x.shape[:2]
         dy, (dh_final, dc_final) = _pair(given.dy)[0], _pair(given.dfinal)
