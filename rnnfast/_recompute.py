@@ -7,9 +7,9 @@ al. 2016, "Training deep nets with sublinear memory cost"). The segments of a se
 two more forwards (Gruslys et al. 2016, "Memory-efficient backpropagation through time").
 
 A `Segmented` has a kernel's calls, so layers, directions, masks and devices need not know of it. Bits: chunks of a
-sequence have the bits of the whole, and so have sums over segments, as long as these end where the kernel's own blocks
-of a sum do (`round_up`). The one exception is the gradient of `reset_state`: a sum over resets, which is added up
-segment by segment, so it equals that of the plain pass to rounding.
+sequence have the bits of the whole, and so have sums over segments, as long as these end where the sections of the
+gradients' sums do (`section_steps`). The one exception is the gradient of `reset_state`: a sum over resets, which is
+added up segment by segment, so it equals that of the plain pass to rounding.
 
 Rejected: keeping every segment's output too (its memory grows with the sequence); the binomial schedule, which is
 optimal for a given number of kept states (two levels reach any length that is met, with long calls of the kernel).
@@ -25,11 +25,10 @@ from typing import Any
 from . import _checks
 from ._call import BackwardCall, ForwardCall
 from ._checks import Array
+from .parameters import section_steps
 
 __all__ = ["Segmented", "levels", "round_up", "segmented"]
 
-_BLOCK_ROWS = 512
-"""Sums over steps and rows run in blocks of so many rows of the batch's steps; a segment is a multiple of it."""
 _ALIGNED = 64  # elements: what each array on a tape begins at a multiple of
 
 Cut = tuple[int, int]
@@ -37,8 +36,8 @@ States = tuple[Array, ...]
 
 
 def round_up(steps: int, batch: int) -> int:
-    """The least number of steps, at least `steps`, that is whole blocks of a sum over `batch` rows a step."""
-    unit = _BLOCK_ROWS // math.gcd(_BLOCK_ROWS, max(batch, 1))
+    """The least number of steps, at least `steps`, that is whole sections of the gradients' sums."""
+    unit = section_steps(max(batch, 1))
     return -(-steps // unit) * unit
 
 
@@ -84,6 +83,7 @@ class Segmented:
             part = part._replace(
                 state=call.state if first else saved[number - 1],
                 dfinal=dfinal,
+                adds=call.adds or not last,
                 dstate=call.dstate if first else handed[number % 2],
                 d_reset_state=call.d_reset_state if last else _like(call.d_reset_state),
             )
@@ -137,14 +137,10 @@ class Segmented:
         return cuts, states[2:], states[:2], call.tape[(len(cuts) + 1) * size :]
 
     def _cuts(self, steps: int, *, reverse: bool) -> Iterator[Cut]:
-        """The first segment to run is the short one, as sums begin with the last."""
-        begin, length = 0, steps % self._steps or min(steps, self._steps)
-        while True:
-            end = begin + length
-            yield (steps - end, steps - begin) if reverse else (begin, end)
-            begin, length = end, self._steps
-            if begin >= steps:
-                return
+        """In the order in which they run; the last in time may be short."""
+        starts = range(0, max(steps, 1), self._steps)
+        for start in reversed(starts) if reverse else starts:
+            yield start, min(start + self._steps, steps)
 
     def _states_size(self, batch: int) -> int:
         return sum(_aligned(batch * width) for width, _ in self._states)
@@ -220,7 +216,7 @@ def _candidates(steps: int, batch: int) -> Iterator[tuple[int, ...]]:
 
 
 def _parts(steps: int, batch: int) -> Iterator[int]:
-    """Lengths of segments, whole blocks each and shorter than `steps`."""
+    """Lengths of segments, whole sections each and shorter than `steps`."""
     length = steps
     while (length := round_up(max(length * 4 // 5, 1), batch)) < steps:
         yield length

@@ -268,8 +268,9 @@ class Recurrent(Part):
         recompute : int or "auto", optional
             Keep only the states at every so many steps on the tape; backward computes the steps between them again.
             The gradients are bitwise those without it, but that of `reset_state`, which is the same to rounding. The
-            number is rounded up so that T * B counts whole blocks of 512. "auto": the longest segments, on two levels
-            if need be, with which the tape fits into `memory`. Between layers whole sequences are kept.
+            number is rounded up to whole sections of the gradients' sums (`rnnfast.section_steps`). "auto": the
+            longest segments, on two levels if need be, with which the tape fits into `memory`. Between layers whole
+            sequences are kept.
         memory : int, optional
             The most bytes that the tape may have, with "auto".
 
