@@ -1,7 +1,7 @@
 """Fused recurrent layers for NumPy: LSTM, GRU and Elman RNN, forward and backward, without a framework.
 
-Importing this package imports no optional package; the rooms that need some (`checkpoint`, `cuda`, `interop`,
-`plot`, `sklearn`, `torch`) are imported at their first use.
+Importing this package imports no optional package; the rooms that need some (`checkpoint`, `cuda`, `distributed`,
+`interop`, `plot`, `sklearn`, `torch`) are imported at their first use.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ __all__ = [
 ]
 
 
-_ROOMS = ("checkpoint", "cuda", "interop", "plot", "sklearn", "torch")
+_ROOMS = ("checkpoint", "cuda", "distributed", "interop", "plot", "sklearn", "torch")
 
 
 def _cuda() -> _device.Device:

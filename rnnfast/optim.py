@@ -103,6 +103,7 @@ class Optimizer(ABC):
             name: params.device.zeros((params.size,), params.dtype) for name in self._array_names(self._hyper)
         }
         self._steps = 0
+        self._kept: slice | None = None
 
     @property
     def lr(self) -> float:
@@ -152,7 +153,7 @@ class Optimizer(ABC):
             done = (self, "_steps", self._steps + 1), *gradients.along, (gradients, "along", ())
             updates = [
                 self._update(flat[own], gradients.flat[own], *self._of(own, group))
-                for own, group in self._spans
+                for own, group in (self._spans if self._kept is None else _within(self._spans, self._kept))
                 if not group.get("frozen")
             ]
             _flat.commit(functools.partial(_flat.run, updates), *done)
@@ -172,11 +173,27 @@ class Optimizer(ABC):
                 if group.get("frozen"):
                     gradients.flat[own] = 0
 
+    def keep(self, own: slice) -> None:
+        """Keep the state of a slice of the flat buffer alone, and change no other parameters from now on.
+
+        For processes that share the work; see `rnnfast.distributed`. `state_dict` then has the slice's arrays, while
+        `load_state_dict` takes whole ones.
+
+        Parameters
+        ----------
+        own : slice
+            With a start and a stop.
+        """
+        self._kept = own
+        self._arrays = {name: array[own].copy() for name, array in self._arrays.items()}
+
     def _of(self, own: slice, group: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str, Any]]:
         """The state's arrays and the hyperparameters of some neighbours."""
         hyper = {**self._hyper, "lr": self._hyper["lr"] * group.get("lr_factor", 1.0)}
         hyper["weight_decay"] = group.get("weight_decay", hyper["weight_decay"])
-        return {name: array[own] for name, array in self._arrays.items()}, hyper
+        first = 0 if self._kept is None else self._kept.start
+        part = slice(own.start - first, own.stop - first)
+        return {name: array[part] for name, array in self._arrays.items()}, hyper
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on, besides the parameters.
@@ -222,6 +239,8 @@ class Optimizer(ABC):
                 raise TypeError(f"{name}: expected dtype {dtype}, got {found}")
         arrays = {name: device.take(name, state[name], dtype, (size,)) for name in names}
         spans = _spans(self._params, groups)
+        if self._kept is not None:
+            arrays = {name: array[self._kept].copy() for name, array in arrays.items()}
         # One line, so all of them or none.
         self._steps, self._hyper, self._groups, self._spans, self._arrays = steps, hyper, groups, spans, arrays
 
@@ -565,6 +584,12 @@ def _spans(params: Parameters, groups: Groups) -> list[_Span]:
         spans.append(_Span(slice(start, stop), group))
         start = stop
     return spans
+
+
+def _within(spans: list[_Span], part: slice) -> list[_Span]:
+    """What lies in a part of the buffer."""
+    cut = [(slice(max(own.start, part.start), min(own.stop, part.stop)), group) for own, group in spans]
+    return [_Span(own, group) for own, group in cut if own.start < own.stop]
 
 
 def _check_layout(gradients: Gradients, params: Parameters) -> None:

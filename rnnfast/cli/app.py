@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -21,6 +22,7 @@ from .. import checkpoint, config
 from ..bench import report as bench_report
 from ..bench.measure import measure
 from ..bench.rows import GROUPS, plan, select
+from ..distributed import world
 from .corpus import Corpus, load
 from .sample import sample as draw
 from .train import CELLS, PRESETS, Report, Training, load_model
@@ -81,54 +83,84 @@ def app() -> None:
 @click.option("--overwrite", is_flag=True, help="Begin anew though the checkpoint exists.")
 @click.option("--curve", type=_FILE, help="CSV file to write the evaluations to.")
 @click.option("--sample-length", type=click.IntRange(min=0), default=300, help="Characters to draw at the end.")
+@click.option("--mpi", is_flag=True, help="Share the work with the ranks of mpiexec; needs the extra mpi.")
+@click.option("--shards", type=_AT_LEAST_1, help="Parts of a batch that ranks share, with --mpi.  [default: 4]")
 @_threads
-def train(
-    text: Path | None,
-    preset: str | None,
+def train(mpi: bool, path: Path, resume: bool, overwrite: bool, shards: int | None, **given: Any) -> None:
+    """Train a character model by truncated backpropagation through time.
+
+    Prints bits per character on training and held-out text, characters per second and the gradient's norm, and at the
+    end a sample. A run that was stopped, however, goes on with --resume and ends with bitwise the same weights. With
+    --mpi the same weights come from any number of ranks.
+    """
+    if resume and overwrite:
+        raise click.UsageError("--resume and --overwrite exclude each other.")
+    if shards is not None and not mpi:
+        raise click.UsageError("--shards goes with --mpi.")
+    if not mpi:
+        _train(path, resume, overwrite, None, None, **given)
+        return
+    try:
+        comm = world()
+    except ImportError as error:
+        raise click.ClickException(str(error)) from error
+    try:
+        _train(path, resume, overwrite, comm, shards, **given)
+    except BaseException as error:  # the other ranks would wait for this one for ever
+        text = error.format_message() if isinstance(error, click.ClickException) else repr(error)
+        click.echo(f"Error on rank {comm.Get_rank()}: {text}", err=True)
+        sys.stderr.flush()
+        comm.Abort(1)
+        raise
+
+
+def _train(
     path: Path,
-    checkpoint_every: int,
-    eval_every: int,
     resume: bool,
     overwrite: bool,
+    comm: Any,
+    shards: int | None,
+    *,
+    text: Path | None,
+    preset: str | None,
+    checkpoint_every: int,
+    eval_every: int,
     curve: Path | None,
     sample_length: int,
     threads: int | None,
     **given: Any,
 ) -> None:
-    """Train a character model by truncated backpropagation through time.
-
-    Prints bits per character on training and held-out text, characters per second and the gradient's norm, and at the
-    end a sample. A run that was stopped, however, goes on with --resume and ends with bitwise the same weights.
-    """
-    if resume and overwrite:
-        raise click.UsageError("--resume and --overwrite exclude each other.")
-    if path.exists() and not (resume or overwrite):
+    first = comm is None or comm.Get_rank() == 0
+    exists = path.exists() if comm is None else comm.bcast(path.exists() if first else None)
+    if exists and not (resume or overwrite):
         raise click.ClickException(f"--checkpoint: {path} exists; go on with --resume, or begin anew with --overwrite")
     given = {name: value for name, value in given.items() if value is not None}
     with _one_line():
         corpus = load(text)
-        training = _begin(path, corpus, preset, given, resume, threads)
-        _describe(training)
-        _write_curve(
-            curve, training.history
-        )  # whether this and the checkpoint can be written shows now, not at the end
+        options: dict[str, Any] = {"num_threads": threads, "comm": comm, "shards": shards}
+        training = _begin(path, corpus, preset, given, resume, options)
+        if first:
+            _describe(training)
+            # Whether this and the checkpoint can be written shows now, not at the end.
+            _write_curve(curve, training.history)
         if not resume:
             training.save(path)
         try:
-            _run(training, path, checkpoint_every, eval_every, curve)
+            _run(training, path, checkpoint_every, eval_every, curve, first)
         except KeyboardInterrupt:
             raise click.ClickException(f"stopped after step {training.step}; go on from {path} with --resume") from None
-        click.echo(f"\n{_sample(training, sample_length, threads)}")
+        if first:
+            click.echo(f"\n{_sample(training, sample_length, threads)}")
 
 
 def _begin(
-    path: Path, corpus: Corpus, preset: str | None, given: dict[str, Any], resume: bool, threads: int | None
+    path: Path, corpus: Corpus, preset: str | None, given: dict[str, Any], resume: bool, options: dict[str, Any]
 ) -> Training:
     """A new run, or the one in the checkpoint if it has the settings that are given."""
     if resume:
         expected = asdict(PRESETS[preset]) | given if preset else given
-        return Training.resume(path, corpus, expected, num_threads=threads)
-    return Training(corpus, replace(PRESETS[preset or "default"], **given), num_threads=threads)
+        return Training.resume(path, corpus, expected, **options)
+    return Training(corpus, replace(PRESETS[preset or "default"], **given), **options)
 
 
 def _describe(training: Training) -> None:
@@ -140,14 +172,17 @@ def _describe(training: Training) -> None:
     )
 
 
-def _run(training: Training, path: Path, checkpoint_every: int, eval_every: int, curve: Path | None) -> None:
-    """All steps that are left. Evaluations come before checkpoints, which hold them."""
+def _run(
+    training: Training, path: Path, checkpoint_every: int, eval_every: int, curve: Path | None, first: bool
+) -> None:
+    """All steps that are left. Evaluations come before checkpoints, which hold them; the first rank makes them."""
     # disable=None: no bar where standard error is no terminal.
-    with tqdm(total=training.settings.steps, initial=training.step, unit="step", disable=None, leave=False) as bar:
+    hidden = None if first else True
+    with tqdm(total=training.settings.steps, initial=training.step, unit="step", disable=hidden, leave=False) as bar:
         while not training.done:
             training.advance()
             bar.update()
-            if training.step % eval_every == 0 or training.done:
+            if first and (training.step % eval_every == 0 or training.done):
                 bar.clear()
                 click.echo(_line(training.report()))
                 _write_curve(curve, training.history)

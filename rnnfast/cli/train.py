@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import checkpoint
+from ..distributed import DataParallel
 from ..heads import Dense
 from ..layers import GRU, LSTM, RNN
 from ..losses import softmax_cross_entropy
@@ -35,6 +36,7 @@ _KIND = "character model"
 _EXTRA = {"settings", "vocabulary", "digest", "step", "history", "sums", "trainer", "rng"}
 _HELD_OUT_ROWS, _HELD_OUT_STEPS = 16, 256
 _WARM_UP, _LAST_LR = 100, 0.02
+_SHARDS = 4  # of a batch, for several ranks
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,10 @@ class Training:
     settings : Settings
     num_threads : int, optional
         As for the layers; decides nothing but the speed.
+    comm : mpi4py.MPI.Comm, optional
+        The ranks that share the work, if there are several; all make one, and call the same methods.
+    shards : int, optional
+        Into how many parts each batch is cut for them; see `rnnfast.distributed`.
 
     Attributes
     ----------
@@ -112,10 +118,27 @@ class Training:
     history : list of Report
     """
 
-    def __init__(self, corpus: Corpus, settings: Settings, *, num_threads: int | None = None) -> None:
-        self._start(corpus, settings, _build(settings, len(corpus.vocabulary)), num_threads)
+    def __init__(
+        self,
+        corpus: Corpus,
+        settings: Settings,
+        *,
+        num_threads: int | None = None,
+        comm: Any = None,
+        shards: int | None = None,
+    ) -> None:
+        shards = _SHARDS if shards is None and comm is not None else shards
+        self._start(corpus, settings, _build(settings, len(corpus.vocabulary)), num_threads, comm, shards)
 
-    def _start(self, corpus: Corpus, settings: Settings, model: Model, num_threads: int | None) -> None:
+    def _start(
+        self,
+        corpus: Corpus,
+        settings: Settings,
+        model: Model,
+        num_threads: int | None,
+        comm: Any,
+        shards: int | None,
+    ) -> None:
         if len(corpus.train) <= settings.batch_size or len(corpus.held_out) < 2:
             count = len(corpus.train) + len(corpus.held_out)
             raise ValueError(
@@ -134,6 +157,8 @@ class Training:
             clip_norm=settings.clip,
             num_threads=num_threads,
         )
+        self._parallel = None if shards is None else DataParallel(self._trainer, comm, shards=shards)
+        self._windows: Any = self._parallel or self._trainer
         self._batches = stateful_batches(corpus.train, settings.batch_size, settings.window)
         self._num_threads = num_threads
         self._sums = {"bits": 0.0, "characters": 0, "norms": 0.0, "windows": 0}  # since the last report
@@ -141,7 +166,14 @@ class Training:
 
     @classmethod
     def resume(
-        cls, path: Path, corpus: Corpus, expected: Mapping[str, Any] | None = None, *, num_threads: int | None = None
+        cls,
+        path: Path,
+        corpus: Corpus,
+        expected: Mapping[str, Any] | None = None,
+        *,
+        num_threads: int | None = None,
+        comm: Any = None,
+        shards: int | None = None,
     ) -> Training:
         """Take up the run that wrote a checkpoint.
 
@@ -153,6 +185,10 @@ class Training:
         expected : mapping, optional
             Settings that the run must have.
         num_threads : int, optional
+        comm : mpi4py.MPI.Comm, optional
+            Of a run that was begun with one; there may be another number of ranks, or none.
+        shards : int, optional
+            Those that the run must have.
 
         Returns
         -------
@@ -169,13 +205,18 @@ class Training:
                 )
         if extra["digest"] != corpus.digest:
             raise ValueError(f"text: expected the one with which {path} was begun, got another")
+        found = len(extra["parallel"]["shards"]) if "parallel" in extra else None
+        if found is None and comm is not None:
+            raise ValueError(f"mpi: expected a checkpoint that was begun with --mpi, got {path}")
+        if shards not in (None, found):
+            raise ValueError(f"shards: expected {found}, with which {path} was begun, got {shards}")
         training = cls.__new__(cls)
-        training._start(corpus, settings, loaded.model, num_threads)
+        training._start(corpus, settings, loaded.model, num_threads, comm, found)
         training.step = extra["step"]
         training.history = [Report(*row) for row in extra["history"]]
         training._sums = extra["sums"]
         training._optimizer.load_state_dict(loaded.optimizer or {})
-        training._trainer.load_state_dict(extra["trainer"])
+        training._windows.load_state_dict(extra["trainer" if found is None else "parallel"])
         training.model.set_rng_state(extra["rng"])
         return training
 
@@ -189,11 +230,11 @@ class Training:
         began = time.perf_counter()
         window = self.step % len(self._batches)
         if window == 0:
-            self._trainer.reset()
+            self._windows.reset()
         x, target = self._batches[window]
         following = len(self._batches[window + 1][0]) if window + 1 < len(self._batches) else None
         self._optimizer.lr = self.settings.lr * _schedule(self.step, self.settings.steps)
-        result = self._trainer.step(x, target, following=following)
+        result = self._windows.step(x, target, following=following)
         if not math.isfinite(result.loss + result.grad_norm):
             raise FloatingPointError(
                 f"loss {result.loss}, gradient norm {result.grad_norm} at step {self.step}: try a lower lr"
@@ -231,10 +272,13 @@ class Training:
             "step": self.step,
             "history": [list(line) for line in self.history],
             "sums": self._sums,
-            "trainer": self._trainer.state_dict(),
+            "trainer": None if self._parallel else self._trainer.state_dict(),
             "rng": self.model.rng_state(),
         }
-        checkpoint.save(path, self.model, optimizer=self._optimizer, extra=extra)
+        if self._parallel:
+            self._parallel.save(path, extra=extra)
+        else:
+            checkpoint.save(path, self.model, optimizer=self._optimizer, extra=extra)
 
 
 def load_model(path: Path) -> tuple[Model, dict[str, Any]]:
