@@ -20,6 +20,7 @@ from ._cell_config import cell_of
 from ._checks import Array
 from ._device import HOST, Device
 from ._memory import aligned_empty
+from .description.kinds import Kinds
 from .parameters import Gradients, Parameters
 
 __all__ = ["Packed", "Part", "from_config", "panels_of"]
@@ -107,7 +108,7 @@ class Part(ABC):
     """A part of a model. Not for use by itself."""
 
     _options: ClassVar[tuple[str, ...]] = ()
-    _kinds: ClassVar[dict[str, Any]] = {}
+    _kinds: ClassVar[Kinds] = Kinds()
 
     params: Parameters
     rng: np.random.Generator
@@ -124,10 +125,7 @@ class Part(ABC):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        known, package = Part._kinds.get(cls.__name__), __name__.partition(".")[0] + "."
-        # The newest definition counts, as in a notebook; but the package's own names stay the package's.
-        if known is None or not known.__module__.startswith(package) or cls.__module__.startswith(package):
-            Part._kinds[cls.__name__] = cls
+        Part._kinds.add(cls)
 
     @classmethod
     def _build(cls, options: dict[str, Any], rng: Any) -> Any:
@@ -208,7 +206,7 @@ class Part(ABC):
             options["init"] = self.init
         if self.device != HOST.name:
             options |= {"device": self.device, "precision": self.precision}
-        return {"type": type(self).__name__, **options}
+        return {"type": Part._kinds.name(type(self)), **options}
 
     def _more_options(self) -> dict[str, Any]:
         """Options to show beside those in `_options`."""
@@ -266,5 +264,8 @@ def from_config(config: Mapping[str, Any], *, rng: Any = None) -> Any:
         There is no such type, or it does not take these arguments.
     """
     options = dict(_checks.mapping("config", config))
-    kind = _checks.choice("config['type']", options.pop("type", ""), Part._kinds)
-    return Part._kinds[kind]._build(options, rng)
+    name = options.pop("type", "")
+    if (kind := Part._kinds.get(name)) is None:
+        _checks.choice("config['type']", name, Part._kinds.names())
+        raise ValueError(f"config['type']: expected a class that is defined here, got {name!r}: import it first")
+    return kind._build(options, rng)

@@ -362,5 +362,5 @@ def _at_hand(parameters: Mapping[str, NDArray[Any]], name: str, shape: tuple[int
 
 def _arguments(kind: Any) -> Any:
     """The constructor's arguments of a class of parts."""
-    known = Part._kinds.get(kind) if isinstance(kind, str) else None
+    known = Part._kinds.get(kind)
     return () if known is None else inspect.signature(known).parameters

@@ -15,6 +15,7 @@ a training flag on the layer (`forward` and the call say it, so that one layer c
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -147,6 +148,11 @@ class Recurrent(Part):
         self.batch_first = _checks.truth("batch_first", batch_first)
         self.dropout = _checks.probability("dropout", dropout)
         self.bidirectional = _checks.truth("bidirectional", bidirectional)
+        if self.dropout and self.num_layers == 1:
+            warnings.warn(
+                f"dropout: expected 0 with num_layers=1, as there is nothing between layers then, got {self.dropout}",
+                stacklevel=3 if hasattr(self, "_cell_options") else 2,
+            )
         self.reverse = _checks.truth("reverse", reverse)
         if self.reverse and self.bidirectional:
             raise ValueError("reverse: expected False with bidirectional, got True: both directions are there already")

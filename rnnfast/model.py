@@ -499,11 +499,14 @@ class Model(Part):
 
     def config(self) -> dict[str, Any]:
         """A JSON-able description from which `from_config` builds an equal, freshly initialised model."""
-        return {"type": "Model", "parts": {name: part.config() for name, part in self._parts.items()}, **self._wiring()}
+        parts = {name: part.config() for name, part in self._parts.items()}
+        return {"type": Part._kinds.name(type(self)), "parts": parts, **self._wiring()}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, rng: Any = None) -> Model:
-        """Build a model from what `config` returned.
+        """Build a model from what `config` returned: of this class, or the subclass whose configuration it is.
+
+        A subclass is built of its parts and wiring; a constructor of its own is not called, as it isn't for a copy.
 
         Parameters
         ----------
@@ -517,11 +520,12 @@ class Model(Part):
         """
         config = _checks.mapping("config", config)
         options = dict(config)
-        if options.pop("type", None) != cls.__name__ or "parts" not in options:
-            raise ValueError(
-                f"config: expected 'type', which is 'Model', and 'parts', got {_checks.describe(dict(config))}"
-            )
-        return cls._build(options, rng)
+        kind = Part._kinds.get(options.pop("type", None))
+        if kind is None or not issubclass(kind, cls) or "parts" not in options:
+            expected = f"'type', the name of {cls.__name__} or of a subclass of it, and 'parts'"
+            raise ValueError(f"config: expected {expected}, got {_checks.describe(dict(config))}")
+        built: Model = kind._build(options, rng)
+        return built
 
     @classmethod
     def _build(cls, options: dict[str, Any], rng: Any) -> Model:
@@ -531,10 +535,10 @@ class Model(Part):
             raise ValueError(f"config: expected {expected}, got {list(options)}")
         parts = _checks.mapping("config['parts']", options["parts"])
         generators = _checks.generator("rng", rng).spawn(len(parts))
-        return cls(
-            **{name: from_config(part, rng=own) for (name, part), own in zip(parts.items(), generators, strict=True)},
-            **wiring,
-        )
+        made = {name: from_config(part, rng=own) for (name, part), own in zip(parts.items(), generators, strict=True)}
+        model = cls.__new__(cls)
+        Model.__init__(model, **made, **wiring)
+        return model
 
     def rng_state(self) -> dict[str, Any]:
         """The states of the generators of layers and of `Dropout`, which draws from them, by the parts' names."""

@@ -57,7 +57,7 @@ class Plain(Part):
 
     def config(self) -> dict[str, Any]:
         """A JSON-able description, from which `rnnfast.layers.from_config` builds an equal part."""
-        return {"type": type(self).__name__} | {name: getattr(self, name) for name in self._options}
+        return {"type": Part._kinds.name(type(self))} | {name: getattr(self, name) for name in self._options}
 
     def features(self, sizes: list[int]) -> int:
         """The features of `y` for inputs of these; ValueError if they do not fit."""

@@ -98,7 +98,8 @@ class Case:
 
     def __post_init__(self) -> None:
         heads = self.cell.heads
-        object.__setattr__(self, "H", -(-self.H // heads) * heads)
+        narrow = self.cell.widths.get("proj", 0)  # a projection is narrower than the cell
+        object.__setattr__(self, "H", -(-max(self.H, narrow + 1) // heads) * heads)
 
     @property
     def cell(self) -> Cell:

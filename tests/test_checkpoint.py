@@ -258,7 +258,7 @@ def rewrite(path, change):
         (lambda d, t: d["config"]["parts"]["rnn"].update(init="zeros"), "init: expected one of"),
         (lambda d, t: d["config"]["parts"]["rnn"].update(dtype="(1,f4"), "dtype: expected float32 or float64"),
         (lambda d, t: d["config"]["parts"]["head"].update(output_size=2**24), "head.weight: expected shape"),
-        (lambda d, t: d["config"]["parts"].update(more={**d["config"], "parts": {}}), "config"),
+        (lambda d, t: d["config"]["parts"].update(more={**d["config"], "parts": {}}), "at least one part"),
         (lambda d, t: d["config"]["parts"].update(more=[]), "config: expected a mapping"),
         (lambda d, t: d["config"].update(type=["LSTM"]), "config"),
         (lambda d, t: d["extra"].update({"$array": [1]}), r"\[1\] is missing"),

@@ -192,7 +192,8 @@ RANDOM = {"zoneout": 0.3, "recurrent_dropout": 0.4}
 
 @pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU", "MGU", "SLSTM"])
 def test_random_masks_know_neither_chunks_nor_threads(name):
-    layer = getattr(rnnfast, name)(I, H, 2, **RANDOM, rng=0)
+    held = {"zoneout": {"h": 0.3}} if name == "SLSTM" else {}
+    layer = getattr(rnnfast, name)(I, H, 2, **RANDOM | held, rng=0)
     x = normal(T, B, I)
     y, final, tape = layer.forward(x, seed=5, num_threads=2)
     grads = layer.backward(tape, np.ones_like(y))
@@ -364,6 +365,17 @@ def test_constructions_are_refused():
     refused(lambda: rnnfast.LSTM(I, H, coupled=True, forget_bias=1.0), ValueError, "forget_bias: .* without a gate f")
     refused(lambda: rnnfast.GRU(I, H, layer_norm=True, reset_after=False), ValueError, "layer_norm: expected False")
     refused(lambda: rnnfast.RNN(I, H, zoneout=1.5), ValueError, "zoneout.*: expected a probability")
+    for zoneout in (0.1, {"h": 0.1, "n": 0.1}):
+        refused(
+            lambda zoneout=zoneout: rnnfast.SLSTM(I, H, zoneout=zoneout), ValueError, "zoneout: expected .* 'h' alone"
+        )
+    for size in (H, H + 1):
+        refused(
+            lambda size=size: rnnfast.LSTM(I, H, proj_size=size), ValueError, f"proj_size: expected less than .*{H}"
+        )
+    with pytest.warns(UserWarning, match=r"^dropout: expected 0 with num_layers=1") as found:
+        rnnfast.LSTM(I, H, dropout=0.5)
+    assert found[0].filename == __file__
     refused(lambda: rnnfast.RNN(I, H, zoneout={"c": 0.5}), ValueError, "zoneout: expected names among")
     refused(lambda: rnnfast.MinGRU(I, H, recurrent_dropout=0.5), ValueError, "recurrent_dropout: expected 0 for a cell")
 

@@ -12,10 +12,15 @@ from numpy.typing import NDArray
 
 from .declarations import Declared, Gate, Given, Product, State, Vector, declared
 from .functions import Row, clip, lerp, where
+from .kinds import Kinds
 from .namespaces import Random, new_states
 from .program import Program
 
 __all__ = ["Cell", "Gate", "Given", "Product", "State", "Vector", "Wrapped"]
+
+
+KINDS = Kinds()
+"""The classes of cells."""
 
 
 @dataclass_transform(frozen_default=True)
@@ -51,6 +56,8 @@ class Cell:
         The state that `weight_hh` multiplies. None: the first.
     fused : str or None
         The kernel written by hand that computes the same, if there is one.
+    zoned : tuple of str or None
+        The states that zoneout may hold back, where others are only true together; None: all.
 
     Examples
     --------
@@ -91,18 +98,21 @@ class Cell:
         def recurrent(self) -> str | None: ...
         @property
         def fused(self) -> str | None: ...
+        @property
+        def zoned(self) -> tuple[str, ...] | None: ...
     else:
         states = ("h",)
         gates = vectors = products = given = ()
         widths = {}
         heads = 1
-        recurrent = fused = None
+        recurrent = fused = zoned = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "name" not in vars(cls):
             cls.name = cls.__name__.lower()  # type: ignore[assignment, method-assign]
         dataclasses.dataclass(frozen=True)(cls)
+        KINDS.add(cls)
 
     def __post_init__(self) -> None:
         for field in _fields(self):  # options that come from JSON
@@ -249,6 +259,11 @@ class Wrapped(Cell):
         }
         for name, value in settled.items():
             object.__setattr__(self, name, value)
+        if others := [name for name, _ in self.zoneout if self.zoned is not None and name not in self.zoned]:
+            expected = f"a mapping with {', '.join(map(repr, self.zoned or ()))} alone for {self.name}"
+            raise ValueError(
+                f"zoneout: expected {expected}, whose other states belong together, got {', '.join(others)}"
+            )
         if self.recurrent_dropout and not any(gate.h for gate in self._declared.gates):
             raise ValueError("recurrent_dropout: expected 0 for a cell without recurrent matrices, got a probability")
 
@@ -310,6 +325,15 @@ class Wrapped(Cell):
     def recurrent(self) -> str:
         """The state that `weight_hh` multiplies."""
         return self._declared.recurrent.name
+
+    @property
+    def zoned(self) -> tuple[str, ...] | None:
+        """The states that zoneout may hold back."""
+        return self.cell.zoned
+
+    def check_sizes(self, hidden_size: int) -> None:
+        """As the wrapped cell."""
+        self.cell.check_sizes(hidden_size)
 
     def options(self) -> dict[str, Any]:
         """As of every cell; numbers of states by name."""

@@ -6,6 +6,7 @@ A `Work` says what a gate's sum, a state or a product is: symbols while a step i
 from __future__ import annotations
 
 import inspect
+import linecache
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NoReturn, Protocol
@@ -147,5 +148,15 @@ def new_states(cell: Any, declared: Declared, spaces: Mapping[str, Any]) -> tupl
     rows = rows if isinstance(rows, tuple | list) else (rows,)
     if len(rows) != len(declared.states):
         states = ", ".join(state.name for state in declared.states)
-        raise ValueError(f"{where}: expected the new states {states}, in this order, got {len(rows)} values")
+        got = f"{len(rows)} value{'' if len(rows) == 1 else 's'}{step_line(cell)}"
+        raise ValueError(f"{where}: expected the new states {states}, in this order, got {got}")
     return tuple(rows)
+
+
+def step_line(cell: Any) -> str:
+    """` (file:number: the line)` at which the step that a user wrote begins: of the cell, or of one inside it."""
+    while hasattr(cell, "cell"):
+        cell = cell.cell
+    code = inspect.unwrap(type(cell).step).__code__
+    text = linecache.getline(code.co_filename, code.co_firstlineno).strip()
+    return f" ({code.co_filename}:{code.co_firstlineno}: {text})"

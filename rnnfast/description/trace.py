@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from . import declarations
 from .cell import Wrapped
 from .declarations import Declared, Gate
-from .namespaces import namespaces, new_states
+from .namespaces import namespaces, new_states, step_line
 from .symbols import Graph, Node, Symbol
 
 __all__ = ["Chain", "Trace", "trace"]
@@ -164,7 +164,7 @@ def trace(cell: Any, declared: Declared, training: bool) -> Trace:
     tracer = _Tracer(cell, declared, training)
     rows = new_states(cell, declared, namespaces(cell, declared, tracer))
     outputs = tuple(
-        _output(tracer, state, row, number)
+        _output(tracer, state, row, f"{number + 1}{step_line(cell)}")
         for number, (state, row) in enumerate(zip(declared.states, rows, strict=True))
     )
     found = _fused(tracer.graph, outputs)
@@ -172,10 +172,10 @@ def trace(cell: Any, declared: Declared, training: bool) -> Trace:
     return found
 
 
-def _output(tracer: _Tracer, state: declarations.State, row: Any, number: int) -> Node:
+def _output(tracer: _Tracer, state: declarations.State, row: Any, place: str) -> Node:
     expected = f"{tracer.declared.where}.step: expected a row of the width {state.width!r} as the new {state.name}"
     if not isinstance(row, Symbol):
-        raise TypeError(f"{expected}, got {type(row).__name__} in place {number + 1}")
+        raise TypeError(f"{expected}, got {type(row).__name__} in place {place}")
     if row.node.domain != tracer.declared.domain(state.width):
         width = "a number" if row.node.domain is None else repr(tracer.declared.domains[row.node.domain])
         raise ValueError(f"{expected}, got {width}{row.node.line}")

@@ -69,7 +69,9 @@ class Problem:
 
     def __init__(self, name: str, sizes: tuple[int, int, int, int], *, ids: bool = False) -> None:
         self.name, self.program = name, EVERY[name].program()
-        T, B, I, H = self.sizes = sizes  # noqa: E741
+        T, B, I, H = sizes  # noqa: E741
+        H = max(H, EVERY[name].widths.get("proj", 0) // 2 * 2 + 2)  # a projection is narrower than the cell
+        self.sizes = T, B, I, H
         self.widths = widths_of(name, H)
         rng = np.random.default_rng(zlib.crc32(f"{name}{sizes}{ids}".encode()))
         self.params = {

@@ -199,9 +199,9 @@ def unused_gate(self, gate, state, vector, product, given):
 @pytest.mark.parametrize(
     ("step", "error", "message"),
     [
-        (too_few, ValueError, r"expected the new states h, c, in this order, got 1 values"),
+        (too_few, ValueError, r"expected the new states h, c, in this order, got 1 value \(.*test_errors.py:\d+: def "),
         (too_many, ValueError, r"expected the new states h, c, in this order, got 3 values"),
-        (nothing, ValueError, r"expected the new states h, c, in this order, got 1 values"),
+        (nothing, ValueError, r"expected the new states h, c, in this order, got 1 value \("),
         (number, TypeError, r"expected a row of the width 'hidden' as the new c, got float in place 2"),
         (number_per_row, ValueError, r"expected a row of the width 'hidden' as the new c, got a number"),
         (another_parameter, TypeError, r"expected parameters among \['gate', .*\], got 'gates'"),

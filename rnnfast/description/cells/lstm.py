@@ -75,6 +75,22 @@ class LSTM(Cell):
         if self.heads != 1 and self.proj_size:
             refuse("heads", "1 with proj_size", self.heads, "the projection mixes the heads that U would keep apart")
 
+    def check_sizes(self, hidden_size: int) -> None:
+        """As every cell; and a projection is narrower than the cell's state.
+
+        Parameters
+        ----------
+        hidden_size : int
+
+        Raises
+        ------
+        ValueError
+            If it is not, or the heads do not divide.
+        """
+        super().check_sizes(hidden_size)
+        if self.proj_size >= hidden_size:
+            raise ValueError(f"proj_size: expected less than hidden_size = {hidden_size}, got {self.proj_size}")
+
     @property
     def widths(self) -> Mapping[str, int]:
         return {"proj": self.proj_size} if self.proj_size else {}

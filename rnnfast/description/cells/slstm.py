@@ -34,6 +34,7 @@ class SLSTM(Cell):
     name = "slstm"
     states = ("h", "c", "n", "m")
     gates = ("i", "f", "z", "o")
+    zoned = ("h",)  # c / n is a mean, and m their common scale: of different steps they are of nothing
     heads: int = 1
     forget: str = "sigmoid"
 
