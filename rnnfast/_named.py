@@ -13,7 +13,9 @@ from typing import Any, TypedDict, TypeVar
 
 from numpy.typing import DTypeLike
 
+from .description import Cell
 from .description.cells import LAYERS
+from .description.declarations import declared
 from .init import Init
 
 __all__ = [
@@ -131,13 +133,13 @@ def named(cls: _Class) -> _Class:
     setattr(cls, "__init__", __init__)  # noqa: B010 - plain to type checkers
     cls.__signature__ = inspect.Signature([*first, *options, *(one for one in shared if one.kind is kinds)])  # type: ignore[attr-defined]
     cls._cell_options = {name: one.default for name, one in own.items()}  # type: ignore[attr-defined]
-    cls.__doc__ = _documentation(cls, base, own, type(make()).__doc__)
+    cls.__doc__ = _documentation(cls, base, own, make())
     return cls
 
 
-def _documentation(cls: type, base: type, own: dict[str, Any], cell: str | None) -> str:
-    """The class's first line, the cell's documentation, and the base's sections with the cell's options."""
-    text, sections = inspect.cleandoc(cell or ""), inspect.cleandoc(base.__doc__ or "")
+def _documentation(cls: type, base: type, own: dict[str, Any], cell: Cell) -> str:
+    """The class's first line, an example, the cell's documentation, and the base's sections with the cell's options."""
+    text, sections = inspect.cleandoc(type(cell).__doc__ or ""), inspect.cleandoc(base.__doc__ or "")
     _, _, sections = sections.partition("Parameters\n----------\n")
     _, _, sections = sections.partition("input_size : int\n")  # without the cell itself
     defaults = ", ".join(repr(one.default) for one in own.values())
@@ -145,4 +147,24 @@ def _documentation(cls: type, base: type, own: dict[str, Any], cell: str | None)
     parameters, title, rest = sections.partition("\nAttributes\n")
     parameters = f"Parameters\n----------\ninput_size : int\n{parameters.rstrip()}\n{options}"
     _, _, text = text.partition("\n\n")  # the class says the first line in its own words
-    return f"{inspect.cleandoc(cls.__doc__ or '')}\n\n{text}\n\n{parameters}{title}{rest}"
+    example = _example(cls.__name__, cell, layer=not cls.__name__.endswith("Cell"))
+    sections, _, _ = f"{title}{rest}".partition("\nExamples\n")
+    return f"{inspect.cleandoc(cls.__doc__ or '')}\n\n{example}\n\n{text}\n\n{parameters}{sections}"
+
+
+def _example(name: str, cell: Cell, *, layer: bool) -> str:
+    """How it is made and called."""
+    found = declared(cell)
+    axes = (20, 3) if layer else (3,)
+    shapes = {one.name: (*axes, *((found.widths[one.width],) if one.width else ())) for one in found.given}
+    zeros = [f"{key!r}: np.zeros({shape})" for key, shape in shapes.items()]
+    given = f", given={{{', '.join(zeros)}}}" if zeros else ""
+    made, x = "layer" if layer else "cell", f"np.zeros({(*axes, 8)})"
+    width = {"hidden": 16, **found.widths}[found.states[0].width]
+    lines = [f">>> {made} = rnnfast.{name}(8, 16, rng=0)"]
+    if layer:
+        lines += [f">>> y, state = layer({x}{given})  # 20 steps of 3 rows", ">>> y.shape", f"{(*axes, width)}"]
+    else:
+        several = len(found.states) > 1
+        lines += [f">>> state = cell({x}{given})  # 3 rows", f">>> state{'[0]' * several}.shape", f"{(3, width)}"]
+    return "\n".join(lines)

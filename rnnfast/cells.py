@@ -51,8 +51,8 @@ class RecurrentCell(Stepper, Part):
         float32 or float64.
     rng : optional
         Seeds the initial weights and random masks: `np.random.default_rng(rng)`.
-    init : {"pytorch", "xavier"} or callable, optional
-        The initial weights; see `rnnfast.init`.
+    init : {"pytorch", "xavier", "ids"} or callable, optional
+        The initial weights; "ids" is for inputs that are ids. See `rnnfast.init`.
     device : {"cpu", "cuda"}, optional
         Where the parameters lie and the work is done; see `rnnfast.layers`. "cuda" has float32 cells only.
     precision : {"float32", "tf32", "bfloat16"}, optional
@@ -71,6 +71,18 @@ class RecurrentCell(Stepper, Part):
         An argument is of a wrong kind or range, or two do not go together.
     ImportError, RuntimeError
         `device="cuda"` without the packages that it needs, or without a device.
+
+    Examples
+    --------
+    >>> from rnnfast.description.functions import lerp, tanh
+    >>> class Leaky(rnnfast.Cell):
+    ...     gates = ("n",)
+    ...
+    ...     def step(self, gate, state):
+    ...         return lerp(0.5, tanh(gate.n), state.h)
+    >>> cell = rnnfast.RecurrentCell(Leaky(), 8, 16, rng=0)
+    >>> cell(np.zeros((3, 8))).shape  # 3 rows
+    (3, 16)
     """
 
     _options = ("input_size", "hidden_size", "bias")

@@ -31,6 +31,11 @@ def get_num_threads() -> int:
     that Python thread uses more of them, whatever this number and `num_threads` say. A call of little work runs on one
     thread, and so does every call in a child after `fork`, which OpenMP's threads do not survive.
 
+    Examples
+    --------
+    >>> rnnfast.get_num_threads() >= 1
+    True
+
     Returns
     -------
     int
@@ -50,6 +55,14 @@ def set_num_threads(num_threads: int) -> None:
     ------
     TypeError, ValueError
         It is not such a number.
+
+    Examples
+    --------
+    >>> before = rnnfast.get_num_threads()
+    >>> rnnfast.set_num_threads(1)
+    >>> rnnfast.get_num_threads()
+    1
+    >>> rnnfast.set_num_threads(before)
     """
     _core.set_num_threads(_checks.integer("num_threads", num_threads, maximum=4096))
 
@@ -83,6 +96,11 @@ def show_config(file: TextIO | None = None) -> None:
     ----------
     file : text file, optional
         Where to print; the standard output by default.
+
+    Examples
+    --------
+    >>> rnnfast.show_config()  # doctest: +ELLIPSIS
+    version: ...
     """
     for name, value in info().items():
         if isinstance(value, dict):

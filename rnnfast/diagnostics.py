@@ -45,6 +45,14 @@ def gradient_norm_by_distance(layer: Any, x: ArrayLike, dy_last: ArrayLike, stat
     ------
     TypeError, ValueError
         An argument is of a wrong kind or shape, or the layer runs backwards in time, too.
+
+    Examples
+    --------
+    >>> from rnnfast.diagnostics import gradient_norm_by_distance
+    >>> layer = rnnfast.RNN(2, 8, rng=0)
+    >>> norms = gradient_norm_by_distance(layer, np.ones((30, 1, 2)), np.ones((1, 8)))
+    >>> norms.shape, bool(norms[29] < norms[0] / 1000)  # it vanishes
+    ((30,), True)
     """
     if not isinstance(layer, Recurrent):
         raise TypeError(f"layer: expected a Recurrent (RNN, LSTM, GRU, ...), got {type(layer).__name__}")

@@ -383,6 +383,12 @@ def one_hot(ids: ArrayLike, num_classes: int, dtype: DTypeLike = np.float32) -> 
     ------
     ValueError
         An id is out of range; the message names it and its position.
+
+    Examples
+    --------
+    >>> one_hot([1, 0], 3)
+    array([[0., 1., 0.],
+           [1., 0., 0.]], dtype=float32)
     """
     count = _checks.integer("num_classes", num_classes, 0)
     try:
@@ -414,6 +420,11 @@ def from_one_hot(vectors: ArrayLike) -> Ids:
     ------
     ValueError
         A vector is not one-hot; the message names its position. (For scores, use `argmax`.)
+
+    Examples
+    --------
+    >>> from_one_hot([[0, 1, 0], [1, 0, 0]])
+    array([1, 0])
     """
     array = _checks.numbers("vectors", vectors)
     if array.ndim == 0:

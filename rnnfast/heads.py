@@ -73,6 +73,12 @@ class Dense(Part):
         An argument is of a wrong kind or range.
     ImportError, RuntimeError
         `device="cuda"` without the packages that it needs, or without a device.
+
+    Examples
+    --------
+    >>> head = rnnfast.Dense(16, 10, activation="softmax", rng=0)
+    >>> head(np.zeros((20, 3, 16))).shape
+    (20, 3, 10)
     """
 
     _options = ("input_size", "output_size", "activation", "bias")

@@ -91,8 +91,8 @@ class Recurrent(Part):
         float32 or float64.
     rng : optional
         Seeds the initial weights and the dropout: `np.random.default_rng(rng)`.
-    init : {"pytorch", "xavier"} or callable, optional
-        The initial weights; see `rnnfast.init`.
+    init : {"pytorch", "xavier", "ids"} or callable, optional
+        The initial weights; "ids" is for inputs that are ids. See `rnnfast.init`.
     device : {"cpu", "cuda"}, optional
         Where the parameters lie and the work is done; see `rnnfast.layers`. "cuda" has float32 layers only.
     precision : {"float32", "tf32", "bfloat16"}, optional
@@ -114,6 +114,19 @@ class Recurrent(Part):
         An argument is of a wrong kind or range, or two do not go together.
     ImportError, RuntimeError
         `device="cuda"` without the packages that it needs, or without a device.
+
+    Examples
+    --------
+    >>> from rnnfast.description.functions import lerp, tanh
+    >>> class Leaky(rnnfast.Cell):
+    ...     gates = ("n",)
+    ...
+    ...     def step(self, gate, state):
+    ...         return lerp(0.5, tanh(gate.n), state.h)
+    >>> layer = rnnfast.Recurrent(Leaky(), 8, 16, rng=0)
+    >>> y, state = layer(np.zeros((20, 3, 8)))  # 20 steps of 3 rows
+    >>> y.shape
+    (20, 3, 16)
     """
 
     _options = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional", "reverse")
@@ -190,7 +203,8 @@ class Recurrent(Part):
         Parameters
         ----------
         x : array_like, shape [T, B, I], [B, T, I] with `batch_first`, or [T, I]
-            The input; or integer ids in 0..I-1, without the last axis, that stand for one-hot vectors.
+            The input; or integer ids in 0..I-1, without the last axis, that stand for one-hot vectors (see
+            ``init="ids"`` for weights to begin with).
         state : array_like, shape [L*D, B, H] or [L*D, H], or the tuple of several, as (h, c) of an LSTM, optional
             The initial state; zeros by default. Some cells' states have other widths than H, or another start.
         lengths : array_like of int, shape [B], optional

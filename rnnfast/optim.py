@@ -288,6 +288,15 @@ class SGD(Optimizer):
         At least 0.
     groups : mapping, optional
         What differs for some of the parameters; see `rnnfast.optim`.
+
+    Examples
+    --------
+    >>> layer = rnnfast.GRU(3, 4, rng=0)
+    >>> optimizer = rnnfast.optim.SGD(layer.params, 0.1, momentum=0.9)
+    >>> y, _, tape = layer.forward(np.ones((5, 2, 3)))
+    >>> optimizer.step(layer.backward(tape, y).params)  # of half the sum of the squares of y
+    >>> optimizer.steps
+    1
     """
 
     name = "sgd"
@@ -360,6 +369,15 @@ class RMSprop(Optimizer):
         At least 0.
     groups : mapping, optional
         What differs for some of the parameters; see `rnnfast.optim`.
+
+    Examples
+    --------
+    >>> layer = rnnfast.GRU(3, 4, rng=0)
+    >>> optimizer = rnnfast.optim.RMSprop(layer.params)
+    >>> y, _, tape = layer.forward(np.ones((5, 2, 3)))
+    >>> optimizer.step(layer.backward(tape, y).params)  # of half the sum of the squares of y
+    >>> optimizer.steps
+    1
     """
 
     name = "rmsprop"
@@ -426,6 +444,15 @@ class Adam(Optimizer):
         At least 0.
     groups : mapping, optional
         What differs for some of the parameters; see `rnnfast.optim`.
+
+    Examples
+    --------
+    >>> layer = rnnfast.GRU(3, 4, rng=0)
+    >>> optimizer = rnnfast.optim.Adam(layer.params, 1e-3)
+    >>> y, _, tape = layer.forward(np.ones((5, 2, 3)))
+    >>> optimizer.step(layer.backward(tape, y).params)  # of half the sum of the squares of y
+    >>> optimizer.steps
+    1
     """
 
     name = "adam"
@@ -491,6 +518,15 @@ class AdamW(Adam):
         At least 0.
     groups : mapping, optional
         What differs for some of the parameters; see `rnnfast.optim`.
+
+    Examples
+    --------
+    >>> layer = rnnfast.GRU(3, 4, rng=0)
+    >>> optimizer = rnnfast.optim.AdamW(layer.params, 1e-3, weight_decay=0.01)
+    >>> y, _, tape = layer.forward(np.ones((5, 2, 3)))
+    >>> optimizer.step(layer.backward(tape, y).params)  # of half the sum of the squares of y
+    >>> optimizer.steps
+    1
     """
 
     name = "adamw"
@@ -529,6 +565,15 @@ def clip_grad_norm(gradients: Gradients, max_norm: float) -> float:
     ------
     TypeError, ValueError
         An argument is wrong; nothing has changed.
+
+    Examples
+    --------
+    >>> gradients = rnnfast.Dense(1, 2, bias=False).params.zeros()
+    >>> gradients.flat[...] = 3.0, 4.0
+    >>> rnnfast.optim.clip_grad_norm(gradients, 1.0)
+    5.0
+    >>> gradients.flat.round(3)
+    array([0.6, 0.8], dtype=float32)
     """
     _check_gradients(gradients)
     limit = _checks.limit("max_norm", max_norm)
@@ -550,6 +595,14 @@ def clip_grad_value(gradients: Gradients, bound: float) -> None:
     ------
     TypeError, ValueError
         An argument is wrong; nothing has changed.
+
+    Examples
+    --------
+    >>> gradients = rnnfast.Dense(1, 2, bias=False).params.zeros()
+    >>> gradients.flat[...] = 3.0, 4.0
+    >>> rnnfast.optim.clip_grad_value(gradients, 3.5)
+    >>> gradients.flat
+    array([3. , 3.5], dtype=float32)
     """
     _check_gradients(gradients)
     limit = _checks.limit("bound", bound)

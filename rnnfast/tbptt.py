@@ -151,6 +151,18 @@ class TBPTT:
     TypeError, ValueError
         An argument is of a wrong kind or range, the model runs backwards in time, too, or the optimiser has other
         parameters.
+
+    Examples
+    --------
+    >>> from rnnfast import losses, optim
+    >>> model = rnnfast.Model(rnn=rnnfast.LSTM(26, 16, rng=0), head=rnnfast.Dense(16, 26, rng=1))
+    >>> optimizer = optim.Adam(model.params, 1e-2)
+    >>> trainer = rnnfast.TBPTT(model, losses.softmax_cross_entropy, optimizer, k1=10, k2=20)
+    >>> letters = np.arange(1001) % 26
+    >>> for x, target in trainer.batches(letters, batch_size=4):
+    ...     result = trainer.step(x, target)
+    >>> optimizer.steps, result.steps
+    (25, 10)
     """
 
     def __init__(
@@ -724,6 +736,14 @@ def stateful_batches(stream: ArrayLike, batch_size: int, k1: int, *, batch_first
     ------
     TypeError, ValueError
         An argument is of a wrong kind or range, or the stream is too short for so many rows.
+
+    Examples
+    --------
+    >>> from rnnfast.tbptt import stateful_batches
+    >>> for x, target in stateful_batches(np.arange(9), 2, 3):
+    ...     print(x.T.tolist(), target.T.tolist())
+    [[0, 1, 2], [4, 5, 6]] [[1, 2, 3], [5, 6, 7]]
+    [[3], [7]] [[4], [8]]
     """
     return StatefulBatches(stream, batch_size, k1, batch_first=batch_first)
 

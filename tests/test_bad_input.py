@@ -40,8 +40,8 @@ OPTIONS = {
     ],
     "rng": [(-1, ValueError, "expected None, a seed or"), ("seed", TypeError, "expected None, a seed or")],
     "init": [
-        ("he", ValueError, "expected one of 'pytorch', 'xavier', got 'he'"),
-        (3, TypeError, "expected one of 'pytorch', 'xavier', got int 3"),
+        ("he", ValueError, "expected one of 'pytorch', 'xavier', 'ids', got 'he'"),
+        (3, TypeError, "expected one of 'pytorch', 'xavier', 'ids', got int 3"),
     ],
 }
 LAYER_OPTIONS = {

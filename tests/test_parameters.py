@@ -279,6 +279,19 @@ def test_forget_bias():
         rnnfast.LSTM(3, 4, bias=False, forget_bias=1.0)
 
 
+def test_weights_for_ids():
+    """The first layer's, in both directions, as an embedding's; all else as by default."""
+    layer = rnnfast.GRU(50, 20, 2, bidirectional=True, init="ids", dtype=np.float64, rng=0)
+    for name, value in layer.params.items():
+        first = name.startswith("weight_ih_l0")
+        assert np.isclose(value.std(), 0.5, rtol=0.05) if first else np.abs(value).max() <= 20**-0.5, name
+    assert np.isclose(rnnfast.GRUCell(50, 20, init="ids", rng=0).params["weight_ih"].std(), 0.5, rtol=0.05)
+    assert np.abs(rnnfast.Dense(16, 4, init="ids", rng=0).params["weight"]).max() <= 0.25
+    assert np.isclose(init.embedding((400, 50), 0, scale=2.0).std(), 2.0, rtol=0.02)
+    with pytest.raises(ValueError, match="scale: expected a number of at least 0"):
+        init.embedding((2, 2), scale=-1.0)
+
+
 @pytest.mark.parametrize("scheme", init.SCHEMES)
 def test_seeds_give_the_same_values_in_both_dtypes(scheme):
     single = rnnfast.GRU(3, 4, 2, init=scheme, rng=5)
@@ -302,7 +315,7 @@ def test_a_function_initialises():
         rnnfast.RNNCell(2, 3, init=lambda name, shape, rng: np.zeros(shape[::-1]))
     with pytest.raises(TypeError, match=r"init\('weight_ih'\): expected an array of real numbers"):
         rnnfast.RNNCell(2, 3, init=lambda name, shape, rng: None)
-    with pytest.raises(ValueError, match="init: expected one of 'pytorch', 'xavier', got 'he'"):
+    with pytest.raises(ValueError, match="init: expected one of 'pytorch', 'xavier', 'ids', got 'he'"):
         rnnfast.RNNCell(2, 3, init="he")
     assert not init.zeros((2, 3)).any()
 
