@@ -5,7 +5,7 @@ dictionaries; the forward and backward are ours, and calls take `lengths`, `rese
 the module of any layer of rnnfast's.
 
 On the CPU alone. Tensors are read and written where they lie. The weights are PyTorch's, which any optimiser may change
-in any way; so each call compares them with the packed ones, one pass over them, and packs them again if they differ.
+in any way; so each call takes their checksums, and packs them again if these have moved.
 
 Rejected: to tell by PyTorch's version counters whether weights have changed (`p.data.add_()` does not move them); one
 memory for both (`module.double()` and loading with `assign=True` replace it).
@@ -13,13 +13,13 @@ memory for both (`module.double()` and loading with `assign=True` replace it).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from . import _checks, layers
+from . import _checks, _core, layers
 from ._checks import Array
 
 __all__ = ["GRU", "LSTM", "RNN", "Chain", "Recurrent"]
@@ -27,33 +27,57 @@ __all__ = ["GRU", "LSTM", "RNN", "Chain", "Recurrent"]
 _OPTIONS = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "bidirectional")
 
 
-class _Call:
-    """One call of a layer, which can be run again for a second backward of the same graph."""
+_DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 
-    def __init__(
-        self, layer: Any, names: list[str], options: dict[str, Any], *, training: bool, recorded: bool
-    ) -> None:
-        self.layer, self.names, self.options = layer, names, options
-        self.training, self.recorded = training, recorded
-        # From PyTorch's generator, so that torch.manual_seed decides; not drawn where nothing is random.
-        random = recorded and (layer._recurrence.layout.random or layer.dropout > 0)
-        self.seed = int(torch.randint(2**62, ())) if random and training else 0
-        if random and not training and layer._recurrence.layout.random:
+
+class _Twin:
+    """A layer that computes with the weights of a module of PyTorch's.
+
+    Parameters
+    ----------
+    layer : Recurrent
+    """
+
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
+        self.states = tuple(one.name for one in layer._recurrence.layout.program.states)
+        self.random = bool(layer._recurrence.layout.random)
+        self._sums: list[int] = []
+        self._version = -1
+
+    def __reduce__(self) -> Any:
+        return _Twin, (self.layer,)
+
+    def synchronise(self, names: Iterable[str], weights: Iterable[Any]) -> None:
+        """The layer's parameters become these, if they are not."""
+        arrays = [_array(weight) for weight in weights]
+        sums = [_core.checksum(array) for array in arrays]
+        if sums != self._sums or self._version != self.layer.params.version:
+            self.layer.load(dict(zip(names, arrays, strict=True)))
+            self._sums, self._version = sums, self.layer.params.version
+
+
+class _Call:
+    """A call that is recorded, and can be run again for a second backward of the same graph."""
+
+    def __init__(self, twin: _Twin, names: list[str], options: dict[str, Any], dropout: float, training: bool) -> None:
+        self.twin, self.names, self.options = twin, names, options
+        self._dropout = dropout if training else 0.0
+        if twin.random and not training:
             raise ValueError(
                 "eval: expected torch.no_grad() around a call of a layer with zoneout or recurrent dropout, which are "
                 "random in every call that can be differentiated"
             )
+        # From PyTorch's generator, so that torch.manual_seed decides; not drawn where nothing is random.
+        self._seed = int(torch.randint(2**62, ())) if twin.random or self._dropout else 0
 
     def run(self, x: Array, state: Any) -> tuple[Any, Any, Any]:
-        """y, the final state, and the tape if there is to be a backward."""
-        if not self.recorded:
-            return *self.layer(x, state, **self.options), None
-        dropout, self.layer.dropout = self.layer.dropout, self.layer.dropout if self.training else 0.0
-        self.layer.rng = np.random.default_rng(self.seed)
-        try:
-            result: tuple[Any, Any, Any] = self.layer.forward(x, state, seed=self.seed, **self.options)
-        finally:
-            self.layer.dropout = dropout
+        """y, the final state, and the tape."""
+        layer = self.twin.layer
+        if self._dropout:
+            layer.rng = np.random.default_rng(self._seed)
+        layer.dropout = self._dropout
+        result: tuple[Any, Any, Any] = layer.forward(x, state, seed=self._seed, **self.options)
         return result
 
 
@@ -67,7 +91,7 @@ class _Run(torch.autograd.Function):
         ctx.call, ctx.states = call, states
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
-        return torch.from_numpy(y), *map(torch.from_numpy, final if isinstance(final, tuple) else (final,))
+        return torch.from_numpy(y), *map(torch.from_numpy, _parts(final))
 
     @staticmethod
     def backward(ctx: Any, dy: Any, *dstates: Any) -> Any:
@@ -84,19 +108,19 @@ class _Run(torch.autograd.Function):
 def _gradients(ctx: Any, saved: Any, dy: Any, dstates: Any) -> list[Any]:
     """Of x, the initial states and the parameters; None for what has none."""
     x, *rest = saved
-    _synchronise(ctx.call.layer, dict(zip(ctx.call.names, rest[ctx.states :], strict=True)))
-    if not ctx.tape.serves(ctx.call.layer.params):  # a second backward, or a call with other weights came between
+    layer = ctx.call.twin.layer
+    ctx.call.twin.synchronise(ctx.call.names, rest[ctx.states :])
+    if not ctx.tape.serves(layer.params):  # a second backward, or a call with other weights came between
         ctx.tape = ctx.call.run(_array(x), _state(rest[: ctx.states]))[2]
     wanted = ctx.needs_input_grad[2:]
     given = [None if one is None else _array(one) for one in dstates]
-    found = ctx.call.layer.backward(
+    found = layer.backward(
         ctx.tape,
         None if dy is None else _array(dy),
         None if all(one is None for one in given) else tuple(given) if len(given) > 1 else given[0],
         input_gradient=wanted[0],
     )
-    initial = found.state if isinstance(found.state, tuple) else (found.state,)
-    arrays = [found.x, *initial[: ctx.states], *(found.params[name] for name in ctx.call.names)]
+    arrays = [found.x, *_parts(found.state)[: ctx.states], *(found.params[name] for name in ctx.call.names)]
     return [torch.from_numpy(one) if wants else None for one, wants in zip(arrays, wanted, strict=True)]
 
 
@@ -134,37 +158,37 @@ def _state(tensors: Any) -> Any:
     return None if not arrays else arrays if len(arrays) > 1 else arrays[0]
 
 
-def _synchronise(layer: Any, weights: Mapping[str, Any]) -> None:
-    """The layer's parameters become these, if they are not."""
-    arrays = {name: np.ascontiguousarray(_array(weight)) for name, weight in weights.items()}
-    bits = np.dtype(f"u{layer.dtype.itemsize}")
-    if not all(np.array_equal(layer.params[name].view(bits), array.view(bits)) for name, array in arrays.items()):
-        layer.load(arrays)
+def _parts(state: Any) -> tuple[Any, ...]:
+    """A state as a tuple."""
+    return state if isinstance(state, tuple) else (state,)
 
 
 def _apply(
-    module: Any, layer: Any, input: Any, state: Any, weights: Mapping[str, Any], options: Any
+    module: Any, twin: _Twin, input: Any, state: Any, weights: Mapping[str, Any], dropout: float, options: Any
 ) -> tuple[Any, Any]:
-    """A call of a layer with PyTorch's tensors: y and the final state."""
-    if not isinstance(input, torch.Tensor):
-        raise TypeError(f"input: expected a tensor, got {_checks.describe(input)}")
-    count = len(layer._recurrence.layout.program.states)
+    """A call of a module: y and the final state."""
     states = () if state is None else tuple(state) if isinstance(state, tuple | list) else (state,)
-    if states and len(states) != count:
-        names = ", ".join(one.name for one in layer._recurrence.layout.program.states)
-        raise ValueError(f"hx: expected the state ({names}), got {len(states)} tensors")
-    for name, one in [("input", input), *(("hx", one) for one in states)]:
-        if not isinstance(one, torch.Tensor):
-            raise TypeError(f"{name}: expected a tensor, got {_checks.describe(one)}")
-        if one.is_floating_point() and str(one.dtype) != f"torch.{layer.dtype.name}":
-            raise ValueError(f"{name}: expected torch.{layer.dtype.name}, which the weights are, got {one.dtype}")
-    _synchronise(layer, weights)
-    tensors = [input, *states, *weights.values()]
-    recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    if states and len(states) != len(twin.states):
+        raise ValueError(f"hx: expected the state ({', '.join(twin.states)}), got {len(states)} tensors")
+    _check("input", input, twin.layer.dtype)
+    for one in states:
+        _check("hx", one, twin.layer.dtype)
+    twin.synchronise(weights, weights.values())
     options = {name: _plain(value) for name, value in options.items() if value is not None}
-    call = _Call(layer, list(weights), options, training=module.training, recorded=recorded)
-    y, *final = _Run.apply(call, len(states), *tensors)
-    return y, tuple(final) if count > 1 else final[0]
+    tensors = [input, *states, *weights.values()]
+    if torch.is_grad_enabled() and any([tensor.requires_grad for tensor in tensors]):
+        y, *final = _Run.apply(_Call(twin, list(weights), options, dropout, module.training), len(states), *tensors)
+    else:
+        result = twin.layer(_array(input), _state(states), **options)
+        y, *final = map(torch.from_numpy, (result[0], *_parts(result[1])))
+    return y, tuple(final) if len(final) > 1 else final[0]
+
+
+def _check(name: str, value: Any, dtype: np.dtype[Any]) -> None:
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {_checks.describe(value)}")
+    if value.is_floating_point() and _DTYPES.get(value.dtype) != dtype:
+        raise ValueError(f"{name}: expected torch.{dtype.name}, which the weights are, got {value.dtype}")
 
 
 class _Fast:
@@ -206,22 +230,21 @@ class _Fast:
             input, lengths = rnn.pad_packed_sequence(input, self.batch_first)
         weights = {name: getattr(self, name) for name in self._flat_weights_names}
         options = {"lengths": lengths, "resets": resets, "mask": mask}
-        y, state = _apply(self, self._layer(weights), input, hx, weights, options)
+        y, state = _apply(self, self._computes(weights), input, hx, weights, float(self.dropout), options)
         if packed:
             y = rnn.pack_padded_sequence(y, lengths, self.batch_first, enforce_sorted=order is None)
         return y, state
 
-    def _layer(self: Any, weights: Mapping[str, Any]) -> Any:
-        """The layer; a new one when the module's dtype has changed."""
-        dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
-        layer = self.__dict__.get("_twin")
-        if layer is None or layer.dtype.name != dtype:
-            if dtype not in ("float32", "float64"):
-                raise TypeError(f"{type(self).__name__}: expected weights of float32 or float64, got {dtype}")
+    def _computes(self: Any, weights: Mapping[str, Any]) -> _Twin:
+        """The layer that computes; a new one when the module's dtype has changed."""
+        kind = next(iter(weights.values())).dtype
+        twin: _Twin | None = self.__dict__.get("_twin")
+        if twin is None or twin.layer.dtype != _DTYPES.get(kind):
+            if kind not in _DTYPES:
+                raise TypeError(f"{type(self).__name__}: expected weights of float32 or float64, got {kind}")
             options = {name: getattr(self, name) for name in (*_OPTIONS, *self._more)}
-            layer = self.__dict__["_twin"] = self._kind(**options, dtype=dtype)
-        layer.dropout = float(self.dropout)
-        return layer
+            twin = self.__dict__["_twin"] = _Twin(self._kind(**options, dtype=_DTYPES[kind]))
+        return twin
 
     def __getstate__(self) -> dict[str, Any]:
         state: Any = super().__getstate__()
@@ -304,9 +327,13 @@ class Recurrent(torch.nn.Module):
             raise TypeError(f"layer: expected a layer of rnnfast (LSTM, SLSTM, ...), got {_checks.describe(layer)}")
         if layer.device != "cpu":
             raise ValueError(f"layer: expected one on the host, got device={layer.device!r}")
-        self.layer = layer
+        self._twin, self._dropout = _Twin(layer), layer.dropout
         for name, value in layer.params.items():
             self.register_parameter(name, torch.nn.Parameter(torch.from_numpy(np.array(value))))
+
+    def extra_repr(self) -> str:
+        """The layer, for `repr`."""
+        return repr(self._twin.layer)
 
     def forward(
         self,
@@ -337,7 +364,7 @@ class Recurrent(torch.nn.Module):
         """
         extra = {name: _plain(one) for name, one in given.items()} if isinstance(given, Mapping) else given
         options = {"lengths": lengths, "resets": resets, "mask": mask, "given": extra}
-        return _apply(self, self.layer, input, state, dict(self.named_parameters()), options)
+        return _apply(self, self._twin, input, state, dict(self.named_parameters()), self._dropout, options)
 
 
 class Chain(torch.nn.Sequential):

@@ -5,6 +5,7 @@ The tests run some of them; `tools/suites.py` runs them all and counts.
 - ONNX's node tests, through our backend.
 - Random nodes RNN, LSTM and GRU, with all attributes, against ONNX Runtime. The node tests are weak: they notice
   nothing when the lengths are ignored.
+- Models that PyTorch's exporters write: they run, and become models that train.
 - PyTorch's module inputs and error inputs, on `rnnfast.torch` and through `from_torch` and `to_torch`.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -291,8 +293,69 @@ def _refuses(kind: str, given: Any, dtype: Any) -> None:
     raise AssertionError("nothing was refused")
 
 
+EXPORTED = (
+    {},
+    {"num_layers": 2, "batch_first": True},
+    {"num_layers": 2, "bidirectional": True},
+    {"bidirectional": True, "batch_first": True, "bias": False},
+)
+"""Of the layer that is exported."""
+
+
+def check_export(kind: str, options: dict[str, Any], *, dynamo: bool, trains: bool) -> None:
+    """A layer and a head as PyTorch's exporter writes them: the graph's values; with `trains`, those of the model."""
+    import io
+
+    import torch
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = getattr(torch.nn, kind)(3, 5, **options)
+            self.head = torch.nn.Linear(5 * (1 + options.get("bidirectional", False)), 2)
+
+        def forward(self, x: Any) -> Any:
+            return torch.sigmoid(self.head(self.rnn(x)[0]))
+
+    torch.manual_seed(0)
+    net, x = Net().eval(), torch.randn(6, 4, 3)
+    buffer = io.BytesIO()
+    axes: dict[str, Any] = {} if dynamo else {"dynamic_axes": {name: {0: "a", 1: "b"} for name in "xy"}}
+    torch.onnx.export(net, (x,), buffer, input_names=["x"], output_names=["y"], dynamo=dynamo, verbose=False, **axes)
+    graph = interop.onnx.load(buffer.getvalue())
+    expected = net(x).detach().numpy()
+    close(graph(x.numpy())["y"], expected, 1e-5)
+    if trains:
+        model = graph.to_model()
+        close(model(x.numpy())[0], expected, 1e-5)
+        layers = options.get("num_layers", 1)
+        assert [type(part).__name__ for part in model.parts.values()] == [kind] * layers + ["Dense"]
+        assert model.batch_first == options.get("batch_first", False)
+
+
+def torch_exports() -> Iterator[tuple[str, Check]]:
+    """By both of PyTorch's exporters."""
+    for dynamo, kind, options, trains in product((False, True), ("RNN", "LSTM", "GRU"), EXPORTED, (False, True)):
+        name = f"{kind} {options} {'dynamo' if dynamo else 'TorchScript'}, {'model' if trains else 'graph'}"
+
+        def check(kind: str = kind, options: Any = options, dynamo: bool = dynamo, trains: bool = trains) -> None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    check_export(kind, options, dynamo=dynamo, trains=trains)
+                except ValueError as error:
+                    if dynamo and kind == "RNN":
+                        raise ValueError("a model of loops that the exporter has written out") from error
+                    raise
+
+        yield name, check
+
+
 SUITES = {
     "onnx-nodes": Suite("ONNX node tests, RNN LSTM GRU", ("onnx",), onnx_node_tests),
     "onnx-random": Suite("random ONNX nodes against ONNX Runtime", ("onnx", "onnxruntime"), onnx_random_nodes),
+    "torch-exports": Suite(
+        "models exported by torch.onnx, both exporters", ("onnx", "torch", "onnxscript"), torch_exports
+    ),
     "torch-modules": Suite("PyTorch's module inputs and error inputs", ("torch", "expecttest"), torch_modules),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from itertools import product
 
 import numpy as np
@@ -175,40 +174,27 @@ def test_options_of_the_way_out(tmp_path):
 # Graphs of others
 
 
-def torch_export(module, x, names, **options):
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed, whose exporter this is about")
-    buffer = io.BytesIO()
-    torch.onnx.export(module, (x,), buffer, input_names=["x"], output_names=names, dynamo=False, **options)
-    return buffer.getvalue()
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
-@pytest.mark.parametrize(
-    ("layers", "both", "first"), [(1, False, False), (2, False, True), (2, True, False), (1, True, True)]
-)
-def test_what_pytorch_exports(kind, layers, both, first):
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed, whose exporter this is about")
+@pytest.mark.parametrize("options", suites.EXPORTED, ids=str)
+def test_what_pytorch_exports(kind, options):
+    pytest.importorskip("torch", reason="PyTorch is not installed, whose exporter this is about")
+    suites.check_export(kind, options, dynamo=False, trains=True)
 
-    class Net(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.rnn = getattr(torch.nn, kind)(3, 5, layers, bidirectional=both, batch_first=first)
-            self.head = torch.nn.Linear(5 * (1 + both), 2)
 
-        def forward(self, x):
-            return torch.sigmoid(self.head(self.rnn(x)[0]))
-
+def test_from_pytorch_through_onnx_and_its_runtime():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed, where the model comes from")
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed, through which it goes")
     torch.manual_seed(0)
-    net, x = Net().eval(), torch.randn(*((B, T) if first else (T, B)), 3)
-    dynamic = {"x": {0: "a", 1: "b"}, "y": {0: "a", 1: "b"}}
-    graph = interop.onnx.load(torch_export(net, x, ["y"], dynamic_axes=dynamic, opset_version=17))
-    expected = net(x).detach().numpy()
-    suites.close(graph(x.numpy())["y"], expected, 1e-5)
-    model = graph.to_model()
-    suites.close(model(x.numpy())[0], expected, 1e-5)
-    assert model.batch_first == first
-    assert [type(part).__name__ for part in model.parts.values()] == [kind] * layers + ["Dense"]
+    module, x = torch.nn.GRU(3, 7, 2, bidirectional=True, batch_first=True), torch.randn(B, T, 3)
+    layer = interop.from_torch(module)
+    proto = interop.to_onnx(layer)
+    found = runtime.InferenceSession(proto.SerializeToString()).run(None, {"x": x.numpy()})[0]
+    suites.close(found, module(x)[0].detach().numpy(), 1e-5)
+    first, second = interop.onnx.load(proto).to_model().parts.values()
+    weights = {name.replace("_l0", "_l1"): value for name, value in second.params.items()} | dict(first.params)
+    for name, value in module.state_dict().items():
+        np.testing.assert_array_equal(weights[name], value.numpy())
 
 
 def a_row(*nodes, weights=(), inputs=None, output="y"):

@@ -246,7 +246,7 @@ def test_nothing_is_copied():
             seen.append((x.ctypes.data, y.ctypes.data))
             return y, state
 
-    module.__dict__["_twin"] = Spy(3, 5)
+    module.__dict__["_twin"] = ours._Twin(Spy(3, 5))
     x = torch.randn(4, 2, 3)
     with torch.no_grad():
         y, _ = module(x)
@@ -258,6 +258,7 @@ def test_a_module_of_any_cell(name):
     layer = rnnfast.Recurrent(CATALOGUE[name], 3, 4, num_layers=2, dtype=np.float64, rng=0)
     twin = pickle.loads(pickle.dumps(layer))
     module = ours.Recurrent(layer)
+    assert repr(layer) in repr(module)
     x = torch.randn(5, 2, 3, dtype=F64, requires_grad=True)
     rng = np.random.default_rng(0)
     given = {one.name: rng.random((5, 2) if one.domain is None else (5, 2, twin._recurrence.layout.widths[one.domain]))
