@@ -26,7 +26,7 @@ from . import (
     training,
 )
 from .cells import GRUCell, LSTMCell, RecurrentCell, RNNCell
-from .config import get_num_threads, set_num_threads, show_config
+from .config import get_include, get_num_threads, set_num_threads, show_config
 from .description import Cell
 from .embedding import Embedding
 from .heads import Dense
@@ -101,6 +101,7 @@ __all__ = [
     "decode",
     "encoders",
     "fit",
+    "get_include",
     "get_num_threads",
     "init",
     "layers",

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 from . import _checks, _core
 
-__all__ = ["get_num_threads", "info", "set_num_threads", "show_config", "version"]
+__all__ = ["get_include", "get_num_threads", "info", "set_num_threads", "show_config", "version"]
 
 
 def version() -> str:
@@ -21,6 +21,21 @@ def version() -> str:
     from importlib import metadata  # not above: it would be a quarter of the time that importing rnnfast takes
 
     return metadata.version("rnnfast")
+
+
+def get_include() -> str:
+    """The folder of the C header `rnnfast/stream.h`, for a compiler's -I.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> os.path.exists(os.path.join(get_include(), "rnnfast", "stream.h"))
+    True
+    """
+    return os.path.join(os.path.dirname(__file__), "include")
 
 
 def get_num_threads() -> int:

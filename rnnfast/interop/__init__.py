@@ -25,7 +25,7 @@ __all__ = [
     "to_torch",
 ]
 
-_ROOMS = ("audio", "keras", "onnx", "onnx_backend")  # imported at their first use
+_ROOMS = ("audio", "keras", "onnx", "onnx_backend", "plugin")  # imported at their first use
 _LATE = {"to_onnx": "onnx"}  # functions, and the rooms that they lie in
 
 
