@@ -8,8 +8,6 @@
 
 namespace rnnfast::bindings {
 
-namespace {
-
 template <class T> class DenseBinding {
     const Sizes sizes_;
     const DenseKernel<T> kernel_;
@@ -124,6 +122,8 @@ template <class T> class DenseBinding {
         return call;
     }
 };
+
+namespace {
 
 using Head = Either<DenseBinding>;
 using Object = py::object;
