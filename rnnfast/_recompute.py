@@ -216,11 +216,12 @@ def _candidates(steps: int, batch: int) -> Iterator[tuple[int, ...]]:
 
 
 def _parts(steps: int, batch: int) -> Iterator[int]:
-    """Lengths of segments, whole sections each and shorter than `steps`."""
-    length = steps
-    while (length := round_up(max(length * 4 // 5, 1), batch)) < steps:
+    """Lengths of segments, whole sections each and shorter than `steps`; each at most four fifths of the one before."""
+    section = round_up(1, batch)
+    length = (steps - 1) // section * section
+    while length > 0:
         yield length
-        steps = length
+        length = min(length * 4 // 5, length - section) // section * section
 
 
 def _of_segment(call: Any, cut: Cut) -> Any:
