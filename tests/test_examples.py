@@ -39,3 +39,10 @@ def test_your_own_cell(tmp_path):
     output = run("your_own_cell.py", tmp_path)
     called, streamed = (float(error) for error in re.findall(r"(?:sequences|step): +([\d.]+)", output))
     assert called == streamed < 0.01  # who always answers 1 has 0.167
+
+
+def test_online(tmp_path):
+    output = run("online.py", tmp_path)
+    found = [float(error) for error in re.findall(r"RMSE ([\d.]+) since 1800", output)]
+    exact, snap, rflo, windows, _, persistence = found
+    assert max(exact, snap, rflo) < min(windows, 0.85 * persistence)

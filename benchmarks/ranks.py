@@ -1,0 +1,74 @@
+"""Scaling over ranks: ``mpiexec -n 2 python -m benchmarks.ranks``, and the same with ``-n 1``.
+
+Each rank has one thread. "characters" is the command line's character model; "wide" an LSTM of 512 units with 128 rows.
+Strong scaling has the same batch for any number of ranks, weak scaling a batch that grows with them. The times are rank
+0's, of one update: compute (its shards' gradients), wait (for the slowest), reduce (the sum, and gathering it), update.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+
+from rnnfast import LSTM, TBPTT, Dense, Model, losses, optim, set_num_threads
+from rnnfast.distributed import DataParallel, world
+
+CASES = {  # rows, features (or characters), units, window
+    "characters": (16, 103, 256, 64),
+    "wide": (128, 64, 512, 32),
+}
+
+
+def trainer_of(name, rows):
+    """A trainer, and a window for it."""
+    _, features, hidden, window = CASES[name]
+    rng = np.random.default_rng(0)
+    model = Model(rnn=LSTM(features, hidden, rng=0), head=Dense(hidden, features, rng=1))
+    ids = name == "characters"
+    loss = losses.softmax_cross_entropy if ids else losses.mean_squared_error
+    trainer = TBPTT(model, loss, optim.Adam(model.params, 1e-3), k1=window, clip_norm=1.0)
+    if ids:
+        return trainer, rng.integers(0, features, (2, window, rows))
+    return trainer, rng.standard_normal((2, window, rows, features)).astype(np.float32)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shards", type=int, default=2)
+    parser.add_argument("--updates", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    set_num_threads(1)
+    comm = world()
+    for name, (rows, *_) in CASES.items():
+        for scaling in ("strong", "weak"):
+            batch = rows * (comm.Get_size() if scaling == "weak" else 1)
+            trainer, (x, target) = trainer_of(name, batch)
+            shards = max(options.shards, comm.Get_size()) * (comm.Get_size() if scaling == "weak" else 1)
+            parallel = DataParallel(trainer, comm, shards=shards)
+            parallel.step(x, target)
+            best, parts = float("inf"), {}
+            for _ in range(options.rounds):
+                parallel.seconds.update(dict.fromkeys(parallel.seconds, 0.0))
+                comm.Barrier()
+                began = time.perf_counter()
+                for _ in range(options.updates):
+                    parallel.step(x, target)
+                each = (time.perf_counter() - began) / options.updates
+                if each < best:
+                    best = each
+                    parts = {part: 1e3 * spent / options.updates for part, spent in parallel.seconds.items()}
+            if comm.Get_rank() == 0:
+                listed = ", ".join(f"{part} {spent:.2f}" for part, spent in parts.items())
+                size = parallel._params.size * 4 / 2**20
+                print(
+                    f"{name} {scaling}: {comm.Get_size()} ranks, {batch} rows in {shards} shards, gradient {size:.1f} MB: "
+                    f"{1e3 * best:.2f} ms an update ({listed})",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
