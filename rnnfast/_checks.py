@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -265,17 +267,20 @@ def flags(name: str, value: Any, expected: tuple[int, ...], letters: str) -> Arr
 
 
 def rows(name: str, value: Any, count: int) -> Array:
-    """Which of `count` rows are meant, as a mask: by their numbers or by a mask [count]."""
+    """Which of `count` rows are meant, as a mask: by their numbers, each once, or by a mask [count]."""
+    wanted = f"{name}: expected row numbers below {count} or a mask [{count}]"
     if isinstance(value, bool | np.bool_):  # NumPy would take it for all or none
-        raise TypeError(f"{name}: expected row numbers below {count} or a mask [{count}], got {value}")
+        raise TypeError(f"{wanted}, got {value}")
     chosen = np.zeros(count, np.bool_)
     try:
         index = np.asarray(value, None if np.size(value) else np.intp)
+        if index.ndim > 1 or index.size > count:
+            raise IndexError(f"got shape {_show(index.shape)}")
         if index.dtype.kind == "u" and (index >= count).any():  # NumPy takes 2**64 - 1 for -1
             raise IndexError(f"got {index.max()}")
         chosen[index] = True
     except (IndexError, ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"{name}: expected row numbers below {count} or a mask [{count}]: {error}") from error
+        raise ValueError(f"{wanted}: {error}") from error
     return chosen
 
 
@@ -283,7 +288,7 @@ def integer(name: str, value: Any, minimum: int = 1, maximum: int | None = None)
     """An integer of at least `minimum` and at most `maximum`; a bool is not one."""
     try:
         number = operator.index(value)
-    except TypeError:
+    except Exception:  # whatever a caller's object raises
         number = None
     if number is None or isinstance(value, bool | np.bool_):
         raise TypeError(f"{name}: expected an integer, got {describe(value)}")
@@ -299,7 +304,7 @@ def number(name: str, value: Any) -> float:
         raise TypeError(f"{name}: expected a real number, got {describe(value)}")
     try:
         result = float(value)
-    except (TypeError, ValueError, OverflowError) as error:
+    except Exception as error:  # whatever a caller's object raises
         raise TypeError(f"{name}: expected a real number, got {describe(value)}") from error
     if not math.isfinite(result):
         raise ValueError(f"{name}: expected a finite number, got {result}")
@@ -352,11 +357,44 @@ def float_dtype(name: str, value: DTypeLike) -> np.dtype[Any]:
 
 def generator(name: str, value: Any) -> np.random.Generator:
     """`np.random.default_rng(value)` (SPEC 7)."""
+    wanted = f"{name}: expected None, a seed or a numpy.random.Generator"
+    # NumPy looks into lists of lists, and follows one that is inside itself until the process dies.
+    if isinstance(value, list | tuple) and not all(isinstance(one, int | np.integer) for one in value):
+        raise TypeError(f"{wanted}, got {describe(value)}")
     try:
         return np.random.default_rng(value)
-    except (TypeError, ValueError) as error:
-        kind = type(error)
-        raise kind(f"{name}: expected None, a seed or a numpy.random.Generator, got {describe(value)}") from error
+    except Exception as error:
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(f"{wanted}, got {describe(value)}") from error
+
+
+def axes(name: str, value: Any) -> tuple[int, ...]:
+    """The sizes of an array's axes, each an integer of at least 0."""
+    try:
+        sizes = tuple(value)
+    except Exception as error:  # whatever a caller's object raises
+        raise TypeError(f"{name}: expected a tuple of integers, got {describe(value)}") from error
+    return tuple([integer(name, size, 0) for size in sizes])
+
+
+def shapes(name: str, value: Any) -> dict[str, tuple[int, ...]]:
+    """Names with shapes, in order."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name}: expected a mapping from names to shapes, got {describe(value)}")
+    if odd := [one for one in value if not isinstance(one, str)]:
+        raise TypeError(f"{name}: expected names that are strings, got {describe(odd[0])}")
+    found = {one: axes(f"{name}[{one!r}]", shape) for one, shape in value.items()}
+    elements(sum(math.prod(max(size, 1) for size in shape) for shape in found.values()))  # NumPy counts so, too
+    return found
+
+
+def path(name: str, value: Any) -> Path:
+    """A place for a file."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name}: expected a str or a path, got {describe(value)}")
+    if "\0" in str(value):
+        raise ValueError(f"{name}: expected a path without a null character, got {str(value)!r}")
+    return Path(value)
 
 
 def size(name: str, value: Any) -> int:
@@ -404,7 +442,7 @@ def runs_forwards(name: str, part: Any) -> None:
 def elements(count: int, **sizes: int) -> None:
     """ValueError if an array of `count` elements, the product of `sizes`, is beyond what a machine can address."""
     if count > MAX_ELEMENTS:
-        listed = ", ".join(f"{name}={size}" for name, size in sizes.items())
+        listed = ", ".join(f"{name}={size}" for name, size in sizes.items()) or "shapes"
         raise ValueError(f"{listed}: expected a product of at most 2**47 elements, got {count}")
 
 

@@ -130,12 +130,14 @@ class Part(ABC):
     @classmethod
     def _build(cls, options: dict[str, Any], rng: Any) -> Any:
         """A part of the arguments in a configuration."""
+        if odd := [name for name in options if not isinstance(name, str)]:
+            raise TypeError(f"config: expected names that are strings, got {_checks.describe(odd[0])}")
         try:
             if "cell" in options:
                 options["cell"] = cell_of(options["cell"])
             return cls(rng=rng, **options)  # type: ignore[call-arg]
         except TypeError as error:
-            raise TypeError(f"config: {error}") from error
+            raise TypeError(f"config: expected the arguments of {cls.__name__}: {error}") from error
 
     _derived: ClassVar[tuple[str, ...]] = ("_device", "_packed", "_recurrence")
     """What `_pack` makes; left out of pickles and copies."""

@@ -209,7 +209,7 @@ class Recurrence:
             seed = _checks.integer("seed", call.seed, 0, 2**63 - 1)
         elif training and self.layout.random:
             seed = int(source.rng.integers(2**63))
-        if call.first_step != 0:
+        if type(call.first_step) is not int or call.first_step:
             first = _checks.integer("first_step", call.first_step, 0, 2**62)
         return Run(sequence, batched, state, reset_state, lengths, resets, skip, given, seed, first)
 
@@ -456,7 +456,8 @@ def build(
     part.init = initialisation.scheme_of(init)
     part.forget_bias = None if forget_bias is None else _checks.number("forget_bias", forget_bias)
     part.zoneout, part.recurrent_dropout = wrappers
-    part.cell = Wrapped(cell, zoneout=part.zoneout, recurrent_dropout=part.recurrent_dropout) if any(wrappers) else cell
+    wrapped = Wrapped(cell, zoneout=part.zoneout, recurrent_dropout=part.recurrent_dropout)
+    part.cell = wrapped if wrapped.zoneout or wrapped.recurrent_dropout else cell
     layout: Layout = part._layout()
     values = layout.initial(init, part.rng)
     if part.forget_bias is not None:

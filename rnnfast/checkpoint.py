@@ -102,6 +102,7 @@ def save(
     OSError
         The file can't be written; one that was there is as it was.
     """
+    path = _checks.path("path", path)
     if not isinstance(getattr(model, "params", None), Parameters):
         raise TypeError(f"model: expected a Model or layer, got {_checks.describe(model)}")
     if optimizer is not None and not callable(getattr(optimizer, "state_dict", None)):
@@ -147,7 +148,7 @@ def load(path: str | os.PathLike[str], *, device: str | None = None) -> Checkpoi
     """
     if device is not None:
         _checks.choice("device", device, ("cpu", "cuda"))
-    path = Path(path)
+    path = _checks.path("path", path)
     document, tensors = _read(path)
     try:
         parameters = {

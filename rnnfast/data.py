@@ -17,6 +17,7 @@ threads that prepare batches (taking rows of an array costs a thousandth of a st
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -351,7 +352,8 @@ def _placed(counts: Ids, capacity: int) -> tuple[Ids, Ids, Ids]:
 
 def _sequences(name: str, sequences: Iterable[ArrayLike], counts: Ids | None = None) -> list[Array]:
     """Arrays of real numbers and one shape but for the first axis; of these lengths, if any are given."""
-    if isinstance(sequences, str | bytes | Mapping) or not isinstance(sequences, Iterable):
+    scalar = isinstance(sequences, np.ndarray) and sequences.ndim == 0
+    if scalar or isinstance(sequences, str | bytes | Mapping) or not isinstance(sequences, Iterable):
         raise TypeError(f"{name}: expected a list of arrays [T_i, ...], got {_checks.describe(sequences)}")
     arrays = [_sequence(f"{name}[{number}]", sequence) for number, sequence in enumerate(sequences)]
     if not arrays:
@@ -425,7 +427,7 @@ def windows(
     if array.ndim == 1:
         array = array[:, None]
     count, ahead = _checks.integer("steps", steps), _checks.integer("horizon", horizon, 0)
-    apart, first = _checks.integer("stride", stride), _checks.truth("batch_first", batch_first)
+    apart, first = min(_checks.integer("stride", stride), len(array) + 1), _checks.truth("batch_first", batch_first)
     if len(array) < count + ahead:
         raise ValueError(f"series: expected at least steps + horizon = {count + ahead} steps, got {len(array)}")
     starts = np.arange(0, len(array) - count - ahead + 1, apart)
@@ -565,8 +567,16 @@ def fill_missing(x: ArrayLike, *, fill: float | str = 0.0, skip: str = "all", ba
         last = np.maximum.accumulate(np.where(observed, steps, -1), axis=axis)
         filled = np.where(last >= 0, np.take_along_axis(array, np.maximum(last, 0), axis=axis), array.dtype.type(0))
     else:
-        filled = np.where(observed, array, array.dtype.type(_checks.number("fill", fill)))
+        filled = np.where(observed, array, _fitting("fill", _checks.number("fill", fill), array.dtype))
     return Filled(filled, observed.any(axis=-1) if every else observed.all(axis=-1), observed)
+
+
+def _fitting(name: str, value: float, dtype: np.dtype[Any]) -> Any:
+    """The number in a dtype, which has to hold it."""
+    limits: Any = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(np.uint8 if dtype.kind == "b" else dtype)
+    if not limits.min <= value <= limits.max:
+        raise ValueError(f"{name}: expected a number within the range of {dtype}, got {value}")
+    return dtype.type(value)
 
 
 def time_since(
@@ -782,7 +792,7 @@ class Standardizer:
 
 def _all_rows(x: Any, lengths: ArrayLike | None, batch_first: bool) -> NDArray[np.float64]:
     """All values of an array, or of a list of arrays, as [N, I]; or [N]."""
-    if isinstance(x, list | tuple) and any(np.ndim(part) and not isinstance(part, list | tuple) for part in x):
+    if isinstance(x, list | tuple) and any(not isinstance(part, list | tuple) and np.ndim(part) for part in x):
         return np.concatenate(_sequences("x", x)).astype(np.float64)
     array = _sequence("x", x).astype(np.float64)
     if lengths is not None:
@@ -791,7 +801,7 @@ def _all_rows(x: Any, lengths: ArrayLike | None, batch_first: bool) -> NDArray[n
         rows = array if batch_first else array.swapaxes(0, 1)
         ends = np.asarray(_checks.lengths(lengths, rows.shape[1], rows.shape[0]))
         return rows[np.arange(rows.shape[1]) < ends[:, None]]
-    return array if array.ndim == 1 else array.reshape(-1, array.shape[-1])
+    return array if array.ndim == 1 else array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -221,8 +221,10 @@ def beam(
     ((3, 4), True)
     """
     run = _Steps(model, num_threads)
-    count, kept = _checks.integer("steps", steps, 0), _checks.integer("width", width)
+    count, kept = _checks.integer("steps", steps, 0, _checks.MAX_ELEMENTS), _checks.size("width", width)
     power = _checks.number("length_penalty", length_penalty)
+    if abs(power) > 100:
+        raise ValueError(f"length_penalty: expected a number in -100..100, got {power}")
     logits = run.begin(prompt, state, lengths)
     batch, classes = logits.shape
     end = None if stop is None else _checks.integer("stop", stop, 0, classes - 1)
@@ -305,7 +307,7 @@ def forecast(
     (5, 1)
     """
     run = _Steps(model, num_threads, logits=False)
-    count = _checks.integer("steps", steps, 0)
+    count = _checks.integer("steps", steps, 0, _checks.MAX_ELEMENTS)
     if feed is not None and not callable(feed):
         raise TypeError(f"feed: expected a function, got {_checks.describe(feed)}")
     y = run.begin(x, state, lengths)
@@ -342,7 +344,7 @@ def _draws(
 ) -> Decoded:
     """An id from each step's scores, [B, C] in float64, until all rows have stopped."""
     run = _Steps(model, num_threads)
-    count = _checks.integer("steps", steps, 0)
+    count = _checks.integer("steps", steps, 0, _checks.MAX_ELEMENTS)
     scores = run.begin(prompt, state, lengths)
     end = None if stop is None else _checks.integer("stop", stop, 0, scores.shape[-1] - 1)
     ids = np.full((count, len(scores)), 0 if end is None else end, np.int64)

@@ -398,7 +398,7 @@ def one_hot(ids: ArrayLike, num_classes: int, dtype: DTypeLike = np.float32) -> 
     if real.kind not in "biuf":
         raise TypeError(f"dtype: expected a real dtype, got {real}")
     array = _valid_ids(ids, count)
-    _checks.elements(array.size * count, ids=array.size, num_classes=count)
+    _checks.elements(max(array.size, 1) * count, ids=array.size, num_classes=count)
     hot = np.zeros((*array.shape, count), real)
     np.put_along_axis(hot, array[..., None], 1, axis=-1)
     return hot

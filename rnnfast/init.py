@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -88,6 +88,7 @@ def xavier_uniform(shape: tuple[int, ...], rng: Any = None, *, gain: float = 1.0
     >>> bool(abs(rnnfast.init.xavier_uniform((4, 2), 0)).max() <= 1.0)
     True
     """
+    shape = _shape(shape)
     bound = math.sqrt(3.0) * _xavier_scale(shape, gain)
     return _checks.generator("rng", rng).uniform(-bound, bound, shape)
 
@@ -112,6 +113,7 @@ def xavier_normal(shape: tuple[int, ...], rng: Any = None, *, gain: float = 1.0)
     >>> rnnfast.init.xavier_normal((4, 2), 0).shape
     (4, 2)
     """
+    shape = _shape(shape)
     return _checks.generator("rng", rng).normal(0.0, _xavier_scale(shape, gain), shape)
 
 
@@ -140,7 +142,7 @@ def orthogonal(shape: tuple[int, ...], rng: Any = None, *, gain: float = 1.0) ->
     normal = _checks.generator("rng", rng).normal(size=(max(rows, columns), min(rows, columns)))
     q, r = np.linalg.qr(normal)
     q *= np.where(np.diag(r) < 0, -1.0, 1.0)  # without the signs, q would not be uniformly distributed
-    return _checks.number("gain", gain) * (q if rows >= columns else q.T)
+    return _gain(gain) * (q if rows >= columns else q.T)
 
 
 def embedding(shape: tuple[int, ...], rng: Any = None, *, scale: float = 0.5) -> Array:
@@ -219,13 +221,14 @@ def forget_bias(params: Mapping[str, ArrayLike], value: float = 1.0) -> dict[str
     >>> layer.update(rnnfast.init.forget_bias(layer.params, 1.0))
     """
     value = _checks.number("forget_bias", value)
-    given = {name: array for name, array in _checks.mapping("params", params).items() if "bias_" in name}
+    given = {name: array for name, array in _checks.mapping("params", params).items() if "bias_" in str(name)}
     biases = {name: _lstm_bias(name, holder(array).to_host(array), params) for name, array in given.items()}
     if not biases:
         raise ValueError("forget_bias: expected parameters with biases, got none (bias=False)")
     for name, array in biases.items():
         hidden = len(array) // 4
-        array[hidden : 2 * hidden] = value if "bias_ih" in name else 0.0
+        own = _checks.real("forget_bias", value, array.dtype)
+        array[hidden : 2 * hidden] = own if "bias_ih" in name else 0.0
     return biases
 
 
@@ -309,9 +312,9 @@ def _xavier_draw(name: str) -> Draw:
 
 
 def _shape(shape: Any) -> tuple[int, ...]:
-    if not isinstance(shape, Iterable):
-        raise TypeError(f"shape: expected a tuple of integers, got {_checks.describe(shape)}")
-    return tuple(_checks.integer("shape", axis, 0) for axis in shape)
+    axes = _checks.axes("shape", shape)
+    _checks.elements(math.prod(axes), **{f"shape[{n}]": axis for n, axis in enumerate(axes)})
+    return axes
 
 
 def _matrix(shape: Any) -> tuple[int, int]:
@@ -323,4 +326,11 @@ def _matrix(shape: Any) -> tuple[int, int]:
 
 def _xavier_scale(shape: Any, gain: float) -> float:
     rows, columns = _matrix(shape)
-    return _checks.number("gain", gain) * math.sqrt(2.0 / max(rows + columns, 1))
+    return _gain(gain) * math.sqrt(2.0 / max(rows + columns, 1))
+
+
+def _gain(gain: Any) -> float:
+    number = _checks.number("gain", gain)
+    if not 0 <= number <= 1e100:
+        raise ValueError(f"gain: expected a number in 0..1e100, got {number}")
+    return number

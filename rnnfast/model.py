@@ -520,7 +520,8 @@ class Model(Part):
         """
         config = _checks.mapping("config", config)
         options = dict(config)
-        kind = Part._kinds.get(options.pop("type", None))
+        name = options.pop("type", None)
+        kind = Part._kinds.get(name) if isinstance(name, str) else None
         if kind is None or not issubclass(kind, cls) or "parts" not in options:
             expected = f"'type', the name of {cls.__name__} or of a subclass of it, and 'parts'"
             raise ValueError(f"config: expected {expected}, got {_checks.describe(dict(config))}")
@@ -563,7 +564,7 @@ class Model(Part):
         for name, part in drawing.items():
             try:
                 copy.deepcopy(part.rng.bit_generator).state = state[name]  # all or none
-            except (TypeError, ValueError, KeyError) as error:
+            except Exception as error:  # whatever the generator's own checks raise
                 raise ValueError(f"state[{name!r}]: expected a state from rng_state(): {error}") from error
         for name, part in drawing.items():
             part.rng.bit_generator.state = state[name]
@@ -958,6 +959,7 @@ def _check_parts(parts: Mapping[str, Any]) -> None:
             )
         if not name.isidentifier() or name == "x":
             raise ValueError(f"parts: expected names other than 'x' that are identifiers, got {name!r}")
+    for name, part in parts.items():
         if part.params.in_model or sum(other.params is part.params for other in parts.values()) > 1:
             raise ValueError(f"{name}: expected a part that is in no model yet; load() can copy weights to another one")
     owners = {name: part for name, part in parts.items() if part.params}

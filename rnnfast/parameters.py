@@ -233,12 +233,13 @@ class Gradients(_Named):
     gradients, so that no exception can part them from it."""
 
     def __init__(self, shapes: Shapes, dtype: DTypeLike, flat: Array | None = None, device: Device = HOST) -> None:
+        shapes, dtype = _checks.shapes("shapes", shapes), _checks.float_dtype("dtype", dtype)
         size = _total(shapes)
         if flat is None:
             flat = device.zeros((size,), dtype)
         self._device = device
         self._parts: dict[Any, tuple[Parameters, Gradients]] = {}
-        self._lay_out(shapes, device.checks.output("flat", flat, (size,), np.dtype(dtype), ()))
+        self._lay_out(shapes, device.checks.output("flat", flat, (size,), dtype, ()))
 
     @property
     def device(self) -> Device:
@@ -317,9 +318,10 @@ class Parameters(_Named):
         offset: int = 0,
         device: Device = HOST,
     ) -> None:
+        shapes, dtype = _checks.shapes("shapes", shapes), _checks.float_dtype("dtype", dtype)
         size = _total(shapes)
         if store is not None:
-            _check_room(store, offset, size, np.dtype(dtype))
+            _check_room(store, offset, size, dtype)
         self._bind(shapes, Store(size, dtype, device) if store is None else store, offset, {})
 
     def _bind(self, shapes: Shapes, store: Store, offset: int, borrowed: Mapping[str, Place]) -> None:

@@ -154,7 +154,8 @@ class Plain(Part):
             if into is None:
                 gradients.zero()
             tape.spend()
-            dx = flushed(self._differentiate, device, kept.kept, given, gradients)
+            with np.errstate(all="ignore"):  # numbers that are not finite are the caller's, as in the kernels
+                dx = flushed(self._differentiate, device, kept.kept, given, gradients)
             return Grads(port.leave(dx if self.several else dx[0]) if wanted else None, None, gradients)
 
     @abstractmethod
@@ -181,7 +182,7 @@ class Plain(Part):
             if training:
                 recorder = begin(old, self, self.params)
                 recorder._device = device
-            with np.errstate(under="ignore", invalid="ignore"):
+            with np.errstate(under="ignore", invalid="ignore"), np.errstate(all="ignore"):
                 y, kept = flushed(self._apply, device, inputs, recorder, options)
             if recorder is not None:
                 recorder.finish(device.empty((0,), y.dtype), _Recording(port.direct, y.shape, y.dtype, kept))

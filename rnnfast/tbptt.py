@@ -479,8 +479,11 @@ class TBPTT:
                 raise ValueError(f"{name}: expected arrays [L, B, H], got {_checks.describe(array)}")
             return taken
 
-        with self._device.active():
-            return states.map_arrays(own, state)
+        try:
+            with self._device.active():
+                return states.map_arrays(own, state)
+        except RecursionError as error:
+            raise ValueError(f"{name}: expected a state of the model, got lists in each other without end") from error
 
     def _piece(
         self, x: ArrayLike, resets: ArrayLike | None, lengths: ArrayLike | None, ids: bool | None = None

@@ -255,7 +255,7 @@ def fit(
     True
     """
     run = _Run(model, loss, optimizer, clip_norm, nonfinite, schedule, logits, num_threads)
-    count, together = _checks.integer("epochs", epochs, 0), _checks.integer("accumulate", accumulate)
+    count, together = _checks.integer("epochs", epochs, 0), _checks.integer("accumulate", accumulate, maximum=2**31)
     waits = None if patience is None else _checks.integer("patience", patience)
     delta, restores = _checks.limit("min_delta", min_delta), _checks.truth("restore_best", restore_best)
     called = _callables("callbacks", dict(enumerate(callbacks)))
@@ -328,7 +328,7 @@ class _Run:
         began = time.perf_counter()
         made: list[tuple[float, float, float]] = []  # of each update: loss, norm, total
         skipped = 0
-        for together in _grouped(batches, accumulate):
+        for together in _grouped(_each(batches), accumulate):
             total = sum(batch.total for batch in together)
             if total > 0:
                 loss, norm, done = self._update(together, total)
@@ -416,7 +416,7 @@ def evaluate(
     options = _options(logits, num_threads)
     sums = dict.fromkeys(measured, 0.0)
     total = 0.0
-    for batch in batches:
+    for batch in _each(batches):
         if batch.total > 0:
             y, _ = model(batch.x, **batch.inputs, **options)
             weights = {} if batch.weights is None else {"mask": batch.weights}
@@ -461,7 +461,7 @@ def predict(
     _check_batches("batches", batches, model)
     options = _options(logits, num_threads)
     found: dict[int, Array] = {}
-    for batch in batches:
+    for batch in _each(batches):
         y, _ = model(batch.x, **batch.inputs, **options)
         found |= dict(zip(batch.rows.tolist(), _split(batch, y), strict=True))
     return [found[row] for row in sorted(found)]
@@ -547,11 +547,23 @@ def _check_model(model: Any, loss: Any) -> None:
         raise TypeError(f"loss: expected a callable, got {_checks.describe(loss)}")
 
 
+def _each(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches, each of which must be one."""
+    for batch in batches:
+        if not isinstance(batch, Batch):
+            raise TypeError(
+                f"batches: expected data.Batch tuples, as data.Batches gives, got {_checks.describe(batch)}"
+            )
+        yield batch
+
+
 def _check_batches(name: str, batches: Any, model: Any) -> None:
     if not isinstance(batches, Iterable):
         raise TypeError(f"{name}: expected Batches, got {_checks.describe(batches)}")
     if isinstance(batches, Iterator):
         raise TypeError(f"{name}: expected Batches, or what can be gone through again, got {_checks.describe(batches)}")
+    if isinstance(batches, np.ndarray):
+        raise TypeError(f"{name}: expected Batches, such as data.Batches(x, target), got {_checks.describe(batches)}")
     if isinstance(batches, tuple | list) and not all(isinstance(batch, Batch) for batch in batches):
         raise TypeError(f"{name}: expected Batches, such as data.Batches(x, target), got a {type(batches).__name__}")
     if not isinstance(batches, Batches):

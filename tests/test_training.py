@@ -321,7 +321,7 @@ def test_a_bar_if_it_is_wanted(capsys, monkeypatch):
     ("options", "error", "message"),
     [
         ({"epochs": -1}, ValueError, "epochs: expected an integer of at least 0"),
-        ({"accumulate": 0}, ValueError, "accumulate: expected an integer of at least 1"),
+        ({"accumulate": 0}, ValueError, "accumulate: expected an integer in 1"),
         ({"patience": 1.5}, TypeError, "patience: expected an integer"),
         ({"patience": 0}, ValueError, "patience: expected an integer of at least 1"),
         ({"clip_norm": -1}, ValueError, "clip_norm: expected a number of at least 0"),

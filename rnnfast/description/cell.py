@@ -270,7 +270,11 @@ class Wrapped(Cell):
     def _per_state(self, what: str, values: Any, check: Callable[[str, Any], float]) -> tuple[tuple[str, float], ...]:
         """Numbers by state, in the states' order, those that do nothing left out."""
         names = [state.name for state in self._declared.states]
-        given = dict.fromkeys(names, values) if isinstance(values, int | float) else dict(values or {})
+        try:
+            one = isinstance(values, int | float)
+            given = dict.fromkeys(names, values) if one else dict(() if values is None else values)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{what}: expected a number, or numbers by the states' names, got {values!r}") from error
         unknown = [name for name in given if name not in names]
         if unknown:
             raise ValueError(f"{what}: expected names among {names}, got {unknown[0]!r}")

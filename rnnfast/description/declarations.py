@@ -158,7 +158,6 @@ class Declared:
         return self.domains.index(width)
 
 
-@lru_cache(maxsize=512)
 def declared(cell: Any) -> Declared:
     """What `cell` declares.
 
@@ -175,6 +174,17 @@ def declared(cell: Any) -> Declared:
     TypeError, ValueError
         Declarations of another kind, names twice, unknown widths, sides that do not go together.
     """
+    try:
+        hash(cell)
+    except TypeError as error:
+        raise TypeError(
+            f"{type(cell).__name__}: expected options that have a hash, such as numbers, strings and tuples: {error}"
+        ) from error
+    return _declared(cell)
+
+
+@lru_cache(maxsize=512)
+def _declared(cell: Any) -> Declared:
     where = type(cell).__name__
     states = _all(where, "states", cell.states, State)
     if not states:

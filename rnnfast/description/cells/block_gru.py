@@ -43,7 +43,13 @@ class BlockGRU(Cell):
     eps: float = 1e-4
 
     def __post_init__(self) -> None:
-        settle(self, norm=_checks.choice("norm", self.norm, ("rms", "layer", "none")))
+        settle(
+            self,
+            heads=_checks.integer("heads", self.heads),
+            norm=_checks.choice("norm", self.norm, ("rms", "layer", "none")),
+            update_bias=_checks.number("update_bias", self.update_bias),
+            eps=_checks.number("eps", self.eps),
+        )
 
     @property
     def vectors(self) -> tuple[Vector, ...]:

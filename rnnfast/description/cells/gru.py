@@ -50,6 +50,7 @@ class GRU(Cell):
             self,
             reset_after=_checks.truth("reset_after", self.reset_after),
             layer_norm=_checks.truth("layer_norm", self.layer_norm),
+            heads=_checks.integer("heads", self.heads),
             activations=check_activations("activations", self.activations, ("gates", "candidate")),
             gate_clip=check_clip("gate_clip", self.gate_clip),
         )

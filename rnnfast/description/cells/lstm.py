@@ -68,6 +68,7 @@ class LSTM(Cell):
             proj_clip=check_clip("proj_clip", self.proj_clip),
             gate_clip=check_clip("gate_clip", self.gate_clip),
             layer_norm=_checks.truth("layer_norm", self.layer_norm),
+            heads=_checks.integer("heads", self.heads),
             activations=check_activations("activations", self.activations, ("gates", "candidate", "output")),
         )
         if self.proj_clip is not None and not self.proj_size:

@@ -39,7 +39,8 @@ class SLSTM(Cell):
     forget: str = "sigmoid"
 
     def __post_init__(self) -> None:
-        settle(self, forget=_checks.choice("forget", self.forget, ("sigmoid", "exp")))
+        heads = _checks.integer("heads", self.heads)
+        settle(self, heads=heads, forget=_checks.choice("forget", self.forget, ("sigmoid", "exp")))
 
     def step(self, gate: Any, state: Any) -> Any:
         log_f = gate.f if self.forget == "exp" else -softplus(-gate.f)
