@@ -135,6 +135,12 @@ def _show(value: Any) -> str:
         return f"<{type(value).__name__}: {type(error).__name__}>"
 
 
+def _forbid_warnings() -> None:
+    """But those of ours."""
+    warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", OURS.pattern, UserWarning)
+
+
 # Batches
 
 
@@ -143,7 +149,7 @@ def run_batch(seed: int, first: int, stop: int, progress: str) -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    warnings.simplefilter("error")
+    _forbid_warnings()
     os.chdir(tempfile.mkdtemp(dir=Path(progress).parent))
     with open(progress, "r+b") as file, mmap.mmap(file.fileno(), 8) as running:
         for number in range(first, stop):
@@ -226,7 +232,7 @@ def main() -> int:
         run_batch(seed, first, stop, chosen.batch[3])
         return 0
     if chosen.only is not None:
-        warnings.simplefilter("error")
+        _forbid_warnings()
         signal.alarm(int(HANGS))
         with tempfile.TemporaryDirectory(prefix="rnnfast-fuzz-") as folder:
             os.chdir(folder)

@@ -268,7 +268,7 @@ def _construct(rng: Rng) -> Call:
     cls = _pick(rng, NAMED)
     arguments = _arguments(rng, cls)
     arguments |= {"dropout": _pick(rng, (0.0, 0.5)), "init": _pick(rng, ("pytorch", "xavier"))}
-    if _chance(rng, 0.2):
+    if cls is not rnnfast.SLSTM and _chance(rng, 0.2):
         arguments["zoneout"] = 0.1
     if cls.__name__ in OPTIONS and _chance(rng, 0.2):
         arguments["recurrent_dropout"] = 0.2
@@ -364,8 +364,10 @@ def _load(rng: Rng) -> Call:
     return Call(f"{type(part).__name__}.{name}", getattr(part, name), {"mapping": values}, check, (part.params.flat,))
 
 
-@target("Recurrent.flops")
+@target("Recurrent.flops section_steps")
 def _flops(rng: Rng) -> Call:
+    if _chance(rng, 0.5):
+        return Call("section_steps", rnnfast.section_steps, {"batch_size": 3})
     return Call("flops", _some_layer(rng).flops, {"T": 3, "B": 2, "training": True})
 
 
@@ -800,9 +802,10 @@ def _clip(rng: Rng) -> Call:
 # Losses
 
 
-@target("softmax_cross_entropy mean_squared_error binary_cross_entropy")
+@target("softmax_cross_entropy mean_squared_error mean_absolute_error huber binary_cross_entropy")
 def _losses(rng: Rng) -> Call:
-    name = _pick(rng, ("softmax_cross_entropy", "mean_squared_error", "binary_cross_entropy"))
+    numbers = ("mean_squared_error", "mean_absolute_error", "huber")
+    name = _pick(rng, (*numbers, "softmax_cross_entropy", "binary_cross_entropy"))
     shape = _pick(rng, ((2, 3, 4), (1, 1, 2), (3, 2, 1), (0, 2, 3)))
     prediction = _normal(rng, *shape, dtype=_pick(rng, ("float32", "float64")))
     options: dict[str, Any] = {"reduction": _pick(rng, ("mean", "sum"))}
@@ -810,7 +813,7 @@ def _losses(rng: Rng) -> Call:
         options["mask"] = rng.random(shape[:-1]) < 0.6
     if name == "softmax_cross_entropy":
         first = {"logits": prediction, "ids": rng.integers(0, shape[-1], shape[:-1])}
-    elif name == "mean_squared_error":
+    elif name in numbers:
         first = {"prediction": prediction, "target": _normal(rng, *shape)}
     else:
         options["logits"] = True
