@@ -22,6 +22,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,12 +33,14 @@ from . import _state as states
 from ._checks import Array
 from ._device import Device, Port
 from ._graph import Graph, kind_of
+from ._model_stream import make_spec
 from ._part import Part, from_config
 from ._recurrence import Arguments
 from .embedding import Embedding
 from .heads import Dense
 from .layers import Recurrent
 from .parameters import Gradients, Parameters, Store
+from .stream import ModelStream
 from .tape import Grads, Tape, begin, checked, recording
 
 __all__ = ["Model", "ModelTape"]
@@ -496,6 +499,46 @@ class Model(Part):
         given_back = d_x.get("x", d_x), dict(reversed(d_state.items())), d_reset_state or None, d_given or None
         dx, dstate, dreset_state, dgiven = map(port.leave, given_back)
         return Grads(dx, dstate, gradients, dreset_state, dgiven)
+
+    def stream(self, batch_size: int = 1, *, weights: str | None = None, num_threads: int | None = None) -> ModelStream:
+        """The model as a stream: it keeps its layers' states and runs step by step, at the lowest cost.
+
+        Parameters
+        ----------
+        batch_size : int, optional
+            Rows, each a sequence of its own.
+        weights : {"float32", "float64", "bfloat16"}, optional
+            How the layers' weights are stored; see `Recurrent.stream`.
+        num_threads : int, optional
+            The most threads that layers use. On a real-time thread use 1.
+
+        Returns
+        -------
+        ModelStream
+            With the weights of this moment and states of zeros.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument is of a wrong kind or range; or the model can't be a stream: a layer runs backwards in time,
+            begins with another one's state or has extra inputs, the model has several inputs, or it has parts other
+            than layers, Dense, Embedding, Dropout, Add and Concat, or lies on a CUDA device.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from rnnfast import GRU, Dense, Model
+        >>> model = Model(rnn=GRU(3, 8, rng=0), head=Dense(8, 2, rng=1))
+        >>> stream, x = model.stream(), np.ones((10, 3), np.float32)
+        >>> bool((stream.process(x) == model(x)[0]).all())
+        True
+        """
+        batch, threads = _checks.size("batch_size", batch_size), _checks.threads(num_threads)
+        graph, params, first = self._graph, self.params, self.batch_first
+        return ModelStream._make(
+            partial(make_spec, graph, params),
+            {"batch": batch, "weights": weights, "num_threads": threads, "batch_first": first},
+        )
 
     def config(self) -> dict[str, Any]:
         """A JSON-able description from which `from_config` builds an equal, freshly initialised model."""

@@ -33,7 +33,7 @@ import numpy as np
 from . import _checks
 from ._memory import aligned_empty
 
-__all__ = ["Stream"]
+__all__ = ["ModelStream", "Stream"]
 
 cnp.import_array()
 
@@ -109,6 +109,17 @@ cdef inline bint overlap(const char *a, index a_bytes, const char *b, index b_by
     return a < b + b_bytes and b < a + a_bytes
 
 
+# noexcept: it reads fields of what it has found to be an array, and calls nothing that could raise.
+cdef int plain(x, index features, int type_num) noexcept:
+    """How many axes x has, if it is an array that can be used as it is; else 0."""
+    if not cnp.PyArray_CheckExact(x) or cnp.PyArray_TYPE(<cnp.ndarray>x) != type_num:
+        return 0
+    cdef int axes = cnp.PyArray_NDIM(<cnp.ndarray>x)
+    if axes < 1 or not PyArray_ISCARRAY_RO(<cnp.ndarray>x):
+        return 0
+    return axes if cnp.PyArray_DIM(<cnp.ndarray>x, axes - 1) == features else 0
+
+
 cdef class _Layers:
     """A stack of kernels with its memory, for a fixed batch. The base of streams; cells use it as it is."""
 
@@ -149,15 +160,8 @@ cdef class _Layers:
     def batch_size(self):
         return self.batch
 
-    # noexcept: it reads fields of what it has found to be an array, and calls nothing that could raise.
     cdef int plain(self, x, index features) noexcept:
-        """How many axes x has, if it is an array that can be used as it is; else 0."""
-        if not cnp.PyArray_CheckExact(x) or cnp.PyArray_TYPE(<cnp.ndarray>x) != self.type_num:
-            return 0
-        cdef int axes = cnp.PyArray_NDIM(<cnp.ndarray>x)
-        if axes < 1 or not PyArray_ISCARRAY_RO(<cnp.ndarray>x):
-            return 0
-        return axes if cnp.PyArray_DIM(<cnp.ndarray>x, axes - 1) == features else 0
+        return plain(x, features, self.type_num)
 
     cdef int enter(self) except -1:
         if self.stack.get() == NULL:
@@ -568,6 +572,9 @@ cdef class Stream(_Layers):
 
     def __deepcopy__(self, memo):
         return self.copy()
+
+
+include "model_stream.pxi"
 
 
 cdef class Steps(_Layers):

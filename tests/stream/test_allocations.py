@@ -90,6 +90,20 @@ measure("large process", stream.process, normal(2000, 256), normal(2000, 256), 3
 double = rnnfast.LSTM(8, 9, dtype=np.float64, rng=0).stream(2, num_threads=threads)
 measure("float64 step", double.step, rng.random((2, 8)), rng.random((2, 9)))
 
+# Whole models: layers, heads and an embedding.
+heads = ("identity", "sigmoid", "tanh", "softmax", "relu", "gelu", "silu", "softplus", "elu")
+for B, first, head in [(1, False, head) for head in heads] + [(4, False, "tanh"), (4, True, "tanh")]:
+    layer = rnnfast.LSTM(16, 24, batch_first=first, rng=0)
+    whole = rnnfast.Model(rnn=layer, head=rnnfast.Dense(24, 5, activation=head, rng=0)).stream(B, num_threads=threads)
+    name = f"model {head} B={B} batch_first={first} "
+    measure(name + "step", whole.step, normal(B, 16), normal(B, 5), 100)
+    block, out = ((B, 70), (B, 70)) if first else ((70, B), (70, B))
+    measure(name + "process", whole.process, normal(*block, 16), normal(*out, 5), 20)
+embedding, layer, head = rnnfast.Embedding(9, 16, rng=0), rnnfast.GRU(16, 24, rng=0), rnnfast.Dense(24, 9, rng=0)
+words = rnnfast.Model(embedding=embedding, layer=layer, head=head).stream(4, num_threads=threads)
+measure("words step", words.step, rng.integers(0, 9, 4), normal(4, 9), 100)
+measure("words process", words.process, rng.integers(0, 9, (70, 4)), normal(70, 4, 9), 20)
+
 x = normal(1, 256)
 calls_without_out(repeat(None, 20), stream.step, x)
 found["without out"] = calls_without_out(repeat(None, ROUNDS), stream.step, x)
