@@ -9,9 +9,10 @@
 So lists and padded arrays go through `Pipeline`, `cross_val_score` and `GridSearchCV` without further arguments. Of an
 array padded with zeros and known lengths, ``[x[:n] for x, n in zip(X, lengths)]`` makes a list.
 
-An estimator is a `rnnfast.Model` of a recurrent layer and a `Dense` head, `model_` after `fit`, with a loop of batches
-around it. Inputs, and targets that are numbers, are standardised by the estimator, since scikit-learn's scalers take
-tables alone. The names of the parameters are those of scikit-learn's multilayer perceptrons where these have them.
+An estimator is a `rnnfast.Model` of a recurrent layer and a `Dense` head, `model_` after `fit`, trained by
+`rnnfast.training.fit`. Inputs, and targets that are numbers, are standardised by the estimator, since scikit-learn's
+scalers take tables alone. The names of the parameters are those of scikit-learn's multilayer perceptrons where these
+have them.
 
 Needs scikit-learn 1.6 or newer: ``pip install "rnnfast[sklearn]"``.
 """
@@ -20,19 +21,18 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from . import _checks, layers, losses, optim
+from . import _checks, data, layers, losses, optim, training
 from ._checks import Array
 from .description import Cell
 from .description.cells import LAYERS
 from .heads import Dense
 from .model import Model
-from .tbptt import NonFiniteError
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -53,7 +53,6 @@ _SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda progress: 0.5 + 0.5 * math.cos(math.pi * progress),
     "linear": lambda progress: 1.0 - progress,
 }
-_POOL = 16  # batches whose sequences are sorted by length together: little padding, and still much shuffling
 
 _PARAMETERS = """
 Parameters
@@ -149,31 +148,8 @@ def _rows(sequence: Array | list[Array], rows: Any) -> Any:
     return sequence[rows] if isinstance(sequence, np.ndarray) else [sequence[n] for n in rows]
 
 
-def _padded(arrays: Array | list[Array]) -> Array:
-    """Arrays [T, ...] side by side, [T, B, ...]; zeros behind those that are shorter."""
-    if isinstance(arrays, np.ndarray):  # one entry for each sequence
-        return arrays
-    result = np.zeros((max(map(len, arrays)), len(arrays), *arrays[0].shape[1:]), arrays[0].dtype)
-    for b, array in enumerate(arrays):
-        result[: len(array), b] = array
-    return result
-
-
 def _lengths(x: list[Array]) -> Array:
     return np.array([len(one) for one in x], np.int64)
-
-
-def _batches(lengths: Array, size: int, rng: np.random.Generator | None = None) -> Iterator[Array]:
-    """The numbers of the sequences, batch by batch, those of like lengths together; shuffled, if there is an rng."""
-    count = len(lengths)
-    order = np.arange(count) if rng is None else rng.permutation(count)
-    pool = count if rng is None else size * _POOL
-    batches = []
-    for start in range(0, count, pool):
-        rows = order[start : start + pool]
-        rows = rows[np.argsort(lengths[rows], kind="stable")]
-        batches += [rows[first : first + size] for first in range(0, len(rows), size)]
-    yield from batches if rng is None else (batches[n] for n in rng.permutation(len(batches)))
 
 
 def _axes(X: Any) -> int | None:
@@ -294,7 +270,7 @@ class _SequenceEstimator(BaseEstimator):
         self.mean_ = steps.mean(axis=0) if scaled else np.zeros(steps.shape[1])
         self.scale_ = _spread(steps) if scaled else np.ones(steps.shape[1])
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=3)
-        options = {"dropout": self.dropout, "rng": int(seeds[0]), **(self.layer_options or {})}
+        options: dict[str, Any] = {"dropout": self.dropout, "rng": int(seeds[0]), **(self.layer_options or {})}
         if isinstance(self, _Supervised):
             options["bidirectional"] = self.bidirectional
         sizes = steps.shape[1], self.hidden_size, self.num_layers
@@ -307,7 +283,6 @@ class _SequenceEstimator(BaseEstimator):
         model = Model(rnn=rnn, head=head)
         rate, decay = self.learning_rate_init, self.weight_decay
         self._optimizer = optim.AdamW(model.params, rate, weight_decay=decay)
-        self._gradients = model.params.zeros()
         self._rng = np.random.default_rng(seeds[2])
         self.model_ = model
         self.loss_curve_: list[float] = []
@@ -316,89 +291,54 @@ class _SequenceEstimator(BaseEstimator):
     def _activation(self) -> str:
         return "identity"
 
-    def _loss(self, y: Array, target: Array, weight: Array) -> tuple[float, Array]:
-        return losses.mean_squared_error(y, target, mask=weight)
+    _loss: ClassVar[Any] = staticmethod(losses.mean_squared_error)
 
-    def _options(self, x: list[Array]) -> dict[str, Any]:
-        return {"lengths": _lengths(x), "last_only": not self._per_step, "num_threads": self.num_threads}
+    def _batches(self, given: _Data, rng: np.random.Generator | None = None) -> data.Batches:
+        options: dict[str, Any] = {"batch_size": self.batch_size, "last_only": not self._per_step, "rng": rng}
+        return data.Batches(given.x, given.y, weights=given.weight, **options)
 
-    def _epoch(self, data: _Data) -> None:
-        """One update for each batch."""
-        model, total, count = self.model_, 0.0, 0.0
-        limit = math.inf if self.clip_norm is None else self.clip_norm
-        for rows in _batches(_lengths(data.x), _checks.integer("batch_size", self.batch_size), self._rng):
-            batch = data.of(rows)
-            weight = _padded(batch.weight)
-            y, _, tape = model.forward(_padded(batch.x), logits=True, **self._options(batch.x))
-            loss, dy = self._loss(y, _padded(batch.y), weight)
-            self._gradients.zero()
-            model.backward(tape, dy, into=self._gradients, input_gradient=False, num_threads=self.num_threads)
-            if not math.isfinite(optim.clip_grad_norm(self._gradients, limit)):
-                raise NonFiniteError(
-                    f"fit: expected finite gradients, got others in epoch {self.n_iter_ + 1}; "
-                    "a smaller learning_rate_init or clip_norm may help"
-                )
-            self._optimizer.step(self._gradients)
-            total, count = total + loss * float(weight.sum()), count + float(weight.sum())
-        self.loss_curve_.append(total / count if count else 0.0)
-        self.n_iter_ += 1
+    def _train(self, given: _Data, epochs: int, **options: Any) -> training.History:
+        """Epochs over these sequences, with the parameters that all training has."""
+        batches = self._batches(given, self._rng)
+        options |= {"clip_norm": self.clip_norm, "progress": bool(self.verbose), "num_threads": self.num_threads}
+        history = training.fit(self.model_, self._loss, self._optimizer, batches, epochs=epochs, logits=True, **options)
+        self.loss_curve_ += history.loss.tolist()
+        self.n_iter_ += len(history)
+        return history
 
-    def _fit(self, data: _Data, strata: Array | None = None) -> Self:
-        """All epochs."""
-        early = _checks.truth("early_stopping", self.early_stopping)
-        held_out = None
-        if early:
-            seed = int(self._rng.integers(2**31))
-            kept, out = train_test_split(
-                np.arange(len(data.x)), test_size=self.validation_fraction, random_state=seed, stratify=strata
-            )
-            data, held_out = data.of(kept), data.of(out)
-            self.validation_loss_curve_: list[float] = []
-        elif hasattr(self, "validation_loss_curve_"):
-            del self.validation_loss_curve_
-        epochs = _checks.integer("max_iter", self.max_iter)
-        patience = _checks.integer("n_iter_no_change", self.n_iter_no_change)
-        best, bar = (math.inf, 0, self.model_.params.flat.copy()), self._progress(epochs)
-        for epoch in bar:
-            self._optimizer.lr = self.learning_rate_init * self._factor(epoch / epochs)
-            self._epoch(data)
-            if held_out is None:
-                continue
-            loss = self._held_out_loss(held_out)
-            self.validation_loss_curve_.append(loss)
-            if loss < best[0] - self.tol:
-                best = loss, epoch, self.model_.params.flat.copy()
-            elif epoch - best[1] >= patience:
-                break
-        if held_out is not None:
-            with self.model_.params.writing() as flat:
-                flat[...] = best[2]
+    def _epoch(self, given: _Data) -> Self:
+        """One epoch of `partial_fit`."""
+        self._optimizer.lr = self.learning_rate_init
+        self._train(given, 1)
         return self
 
-    def _progress(self, epochs: int) -> Any:
-        if not self.verbose:
-            return range(epochs)
-        try:
-            from tqdm import tqdm
-        except ImportError as error:
-            raise ImportError('verbose=True needs tqdm: pip install "rnnfast[sklearn]"') from error
-        return tqdm(range(epochs), desc=type(self).__name__, unit="epoch")
+    def _fit(self, given: _Data, strata: Array | None = None) -> Self:
+        """All epochs."""
+        epochs = _checks.integer("max_iter", self.max_iter)
+        options: dict[str, Any] = {}
+        self.__dict__.pop("validation_loss_curve_", None)
+        if _checks.truth("early_stopping", self.early_stopping):
+            kept, out = train_test_split(
+                np.arange(len(given.x)),
+                test_size=self.validation_fraction,
+                random_state=int(self._rng.integers(2**31)),
+                stratify=strata,
+            )
+            given, held_out = given.of(kept), given.of(out)
+            patience = _checks.integer("n_iter_no_change", self.n_iter_no_change)
+            options = {"validation": self._batches(held_out), "patience": patience, "min_delta": self.tol}
+        updates = -(-len(given.x) // _checks.integer("batch_size", self.batch_size))
+        options["schedule"] = lambda step: self.learning_rate_init * self._factor(step // updates / epochs)
+        history = self._train(given, epochs, **options)
+        if self.early_stopping:
+            self.validation_loss_curve_: list[float] = history.validation_loss.tolist()
+        return self
 
     def _factor(self, progress: float) -> float:
         schedule = self.schedule
         if not callable(schedule):
             schedule = _SCHEDULES[_checks.choice("schedule", schedule, _SCHEDULES)]
         return _checks.number("schedule", schedule(progress))
-
-    def _held_out_loss(self, data: _Data) -> float:
-        total, count = 0.0, 0.0
-        for rows in _batches(_lengths(data.x), self.batch_size):
-            batch = data.of(rows)
-            weight = _padded(batch.weight)
-            y, _ = self.model_(_padded(batch.x), logits=True, **self._options(batch.x))
-            total += self._loss(y, _padded(batch.y), weight)[0] * float(weight.sum())
-            count += float(weight.sum())
-        return total / count if count else 0.0
 
     # What comes out --------------------------------------------------------------------------------------------------
 
@@ -410,13 +350,10 @@ class _SequenceEstimator(BaseEstimator):
         """The sequences, and the model's outputs, one after the other: [N, O], or [sum of T, O] per step."""
         check_is_fitted(self)
         x = self._standardised(self._sequences(X, reset=False))
-        results: list[Any] = [None] * len(x)
-        for rows in _batches(_lengths(x), self._rows_at_once):
-            some = [x[n] for n in rows]
-            y, _ = self.model_(_padded(some), **self._options(some))
-            for b, n in enumerate(rows):
-                results[n] = y[: len(x[n]), b] if self._per_step else y[b : b + 1]
-        return x, np.concatenate(results).astype(np.float64)
+        batches = data.Batches(x, batch_size=self._rows_at_once, last_only=not self._per_step)
+        found = training.predict(self.model_, batches, num_threads=self.num_threads)
+        joined = np.concatenate(found) if self._per_step else np.stack(found)
+        return x, joined.astype(np.float64)
 
 
 def _first_odd(array: Array) -> int:
@@ -538,8 +475,8 @@ class SequenceClassifier(ClassifierMixin, _Supervised):
         weights = self._weights(sample_weight, sequences) * compute_sample_weight(self.class_weight, labels)
         self._build(sequences, len(classes))
         self.classes_ = classes
-        data = self._data(self._standardised(sequences), ids, weights)
-        return self._fit(data, strata=None if self._per_step else ids)
+        given = self._data(self._standardised(sequences), ids, weights)
+        return self._fit(given, strata=None if self._per_step else ids)
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Go on learning: one epoch over these sequences.
@@ -578,8 +515,7 @@ class SequenceClassifier(ClassifierMixin, _Supervised):
         if first:
             self._build(sequences, len(known))
             self.classes_ = known
-        self._epoch(self._data(self._standardised(sequences), np.searchsorted(known, labels), weights))
-        return self
+        return self._epoch(self._data(self._standardised(sequences), np.searchsorted(known, labels), weights))
 
     def predict_proba(self, X: Any) -> Any:
         """The probabilities of the classes.
@@ -612,8 +548,7 @@ class SequenceClassifier(ClassifierMixin, _Supervised):
     def _activation(self) -> str:
         return "softmax"
 
-    def _loss(self, y: Array, target: Array, weight: Array) -> tuple[float, Array]:
-        return losses.softmax_cross_entropy(y, target, mask=weight)
+    _loss = staticmethod(losses.softmax_cross_entropy)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -692,8 +627,7 @@ class SequenceRegressor(RegressorMixin, _Supervised):
             self._begin(sequences, targets)
         elif targets.shape[1:] != self._target_shape:
             raise ValueError(f"y: expected targets of shape {self._target_shape}, got {targets.shape[1:]}")
-        self._epoch(self._data(self._standardised(sequences), self._scaled(targets), weights))
-        return self
+        return self._epoch(self._data(self._standardised(sequences), self._scaled(targets), weights))
 
     def _begin(self, sequences: list[Array], targets: Array) -> None:
         columns = targets.reshape(len(targets), -1)
@@ -786,8 +720,7 @@ class SequenceForecaster(_SequenceEstimator):
         pieces = self._pieces(sequences)
         if first:
             self._build(sequences, sequences[0].shape[1])
-        self._epoch(self._next_steps(pieces))
-        return self
+        return self._epoch(self._next_steps(pieces))
 
     def predict(self, X: Any) -> Array:
         """The steps after the last.
@@ -836,9 +769,9 @@ class SequenceForecaster(_SequenceEstimator):
     def _forecast(self, sequences: list[Array]) -> Array:
         """[N, horizon, I]."""
         x, result = self._standardised(sequences), np.empty((len(sequences), self._horizon, self.model_.input_size))
-        for rows in _batches(_lengths(x), self._rows_at_once):
-            some = [x[n] for n in rows]
-            y, state = self.model_(_padded(some), lengths=_lengths(some), last_only=True, num_threads=self.num_threads)
+        for rows in data.bucketed(_lengths(x), self._rows_at_once):
+            some, lengths = data.pad([x[n] for n in rows])
+            y, state = self.model_(some, lengths=lengths, last_only=True, num_threads=self.num_threads)
             for step in range(self._horizon):
                 if step:
                     y, state = self.model_(y[None], state, last_only=True, num_threads=self.num_threads)

@@ -246,7 +246,7 @@ def test_any_cell():
 def test_verbose_shows_a_bar(capfd):
     X, y = waves(8)
     SequenceClassifier(**{**SMALL, "max_iter": 3}, verbose=True).fit(X, y)
-    assert "SequenceClassifier: 100%" in capfd.readouterr().err
+    assert "100%" in capfd.readouterr().err
 
 
 ONE = [np.ones((3, 2)), np.zeros((4, 2))]
@@ -297,7 +297,7 @@ def test_refused_after_fit():
     with pytest.raises(ValueError, match="X has 4 features, but SequenceClassifier is expecting 5"):
         table.predict(np.ones((4, 4)))
     assert table.predict([np.ones(7)]).shape == (1,)
-    with pytest.raises(rnnfast.tbptt.NonFiniteError, match="fit: expected finite gradients"):
+    with pytest.raises(rnnfast.tbptt.NonFiniteError, match="gradient: expected a finite norm"):
         SequenceRegressor(**SMALL, cell="RNN", layer_options={"nonlinearity": "identity"}, clip_norm=None).set_params(
             learning_rate_init=1e30
         ).fit(X, y)
