@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from . import (
+    _built,  # noqa: F401 - first of all
     _device,
     config,
     data,

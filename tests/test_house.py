@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import os
 import pkgutil
 import re
+import shutil
 import subprocess
 import sys
 import zlib
@@ -117,6 +119,22 @@ def test_a_new_cell_is_one_file(tmp_path):
     run_script(USE_OF_IT, str(ROOT / "tests"), PYTHONPATH=str(tmp_path))
     text = (ROOT / "docs" / "dev" / "add-a-cell.md").read_text()
     assert re.search(r"^Adding a cell touches 1 place:\n\n- `rnnfast/description/cells/", text, re.MULTILINE)
+
+
+def test_the_source_folder_says_that_it_hides_the_package(tmp_path):
+    """`import rnnfast` in a clone, where the installed package is not what Python finds."""
+    source = Path(rnnfast.__file__).parent
+    shutil.copytree(
+        source, tmp_path / "rnnfast", ignore=shutil.ignore_patterns("*.so", "*.pyd", "*.dylib", "__pycache__")
+    )
+    command = [sys.executable, "-c", "import rnnfast"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONSAFEPATH")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"ImportError: rnnfast: the folder {tmp_path / 'rnnfast'} has no compiled modules"), (
+        done.stderr
+    )
+    assert "option -P" in last and "circular" not in done.stderr
 
 
 def public(module):
