@@ -406,6 +406,21 @@ def test_verdicts():
     assert (best.ratio, best.fraction, best.best_peer) == (1.5, 0.5, 3.0)
 
 
+def test_a_sentence_to_quote():
+    found = report.facts(3) | {"CPU": "Some CPU (x86_64), 2 usable", "rnnfast": "1.2", "NumPy": "2.1", "PyTorch": "2.9"}
+    assert next(iter(report.facts(3))) == "CPU"
+    assert report.sentence(found, []) == report.sentence(found, [result([], ours=1.0)]) == ""
+    one = result([], ours=1.0, NumPy=3.0)
+    assert report.sentence(found, [one]) == (
+        "On Some CPU (x86_64), 2 usable, with 1 thread, rnnfast 1.2 is 3.0 times as fast as NumPy 2.1 (one row)."
+    )
+    several = [one, result([], ours=1.0, NumPy=9.0, PyTorch=2.0), result([], ours=2.0, PyTorch=20.0)]
+    assert report.sentence(found, several) == (
+        "On Some CPU (x86_64), 2 usable, with 1 thread, rnnfast 1.2 is 3.0 times as fast as the fastest of "
+        "PyTorch 2.9 and NumPy 2.1 (the median of 3 rows, which go from 2.0 to 10.0)."
+    )
+
+
 def test_the_distance_of_cores_is_shown_where_it_was_measured():
     near, far = result([], ours=1.0), result([], ours=1.0, from_core_to_core=2.12e-7)
     assert (near.apart, far.apart) == (0.0, 2.12e-7)

@@ -290,6 +290,11 @@ def test_files_that_are_no_checkpoints(folder):
         assert "Error: path: expected a checkpoint file, but nope does not exist" in run(*command, "nope", code=1)
 
 
+def test_a_text_without_its_option_is_understood(folder):
+    output = run("train", "t.txt", code=2)
+    assert "Got the argument 't.txt'. A text to learn is an option: --text t.txt" in output
+
+
 # Sampling and information
 
 

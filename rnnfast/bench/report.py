@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import statistics
 import time
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
@@ -15,10 +16,10 @@ from .. import _core, checkpoint, config
 from . import core
 from .core import heading, listing
 from .measure import Result, columns
-from .peers import installed
+from .peers import installed, library
 from .rows import FMA, GROUPS, Row
 
-__all__ = ["Table", "facts", "heading", "listing", "plot", "save", "summary"]
+__all__ = ["Table", "facts", "heading", "listing", "plot", "save", "sentence", "summary"]
 
 
 def facts(rounds: int) -> dict[str, str]:
@@ -27,12 +28,12 @@ def facts(rounds: int) -> dict[str, str]:
     if find_spec("threadpoolctl") is None:
         peers["NumPy"] += " (its BLAS uses as many threads as it likes: threadpoolctl is not installed)"
     return {
+        "CPU": f"{_cpu()}, {_cpus()} usable",
         "rnnfast": config.version(),
         "instruction set": _core.isa(),
         "compiler": _core.build_info()["compiler"],
         **peers,
         "Python": platform.python_version(),
-        "CPU": f"{_cpu()}, {_cpus()} usable",
         "date": time.strftime("%Y-%m-%d %H:%M"),
         "rounds": f"{rounds} (fewer, at least 3, where they take long)",
     }
@@ -83,6 +84,25 @@ def summary(results: Sequence[Result]) -> str:
     if any("RTNeural" in str(need) for result in results for need in result.row.needs):
         notes.append("* RTNeural's figures are from another machine (a 2.5 GHz Skylake).")
     return "\n".join(["", *core.summary(results), "", *notes])
+
+
+def sentence(found: dict[str, str], results: Sequence[Result]) -> str:
+    """What one can tell others: how many times as fast as the best peer, and where; "" where nothing was compared."""
+    compared = [result for result in results if result.ratio is not None and result.row.unit == "s"]
+    if not compared:
+        return ""
+    ratios = [result.ratio for result in compared if result.ratio is not None]
+    names = sorted({library(name) for result in compared for name in result.samples} - {""}, key=list(found).index)
+    peers = " and ".join(filter(None, [", ".join(f"{name} {found[name]}" for name in names[:-1]), names[-1]]))
+    peers += f" {found[names[-1]]}"
+    threads = sorted({result.threads for result in compared})
+    count = f"{' and '.join(map(str, threads))} thread{'s' * (threads != [1])}"
+    rows = f"the median of {len(ratios)} rows, which go from {min(ratios):.1f} to {max(ratios):.1f}"
+    fastest = f"the fastest of {peers}" if len(names) > 1 else peers
+    return (
+        f"On {found['CPU']}, with {count}, rnnfast {found['rnnfast']} is {statistics.median(ratios):.1f} times as fast "
+        f"as {fastest} ({rows if len(ratios) > 1 else 'one row'})."
+    )
 
 
 def as_json(found: dict[str, str], results: Iterable[Result]) -> dict[str, Any]:

@@ -73,6 +73,7 @@ def app() -> None:
 
 
 @app.command()
+@click.argument("surplus", nargs=-1, metavar="")
 @click.option("--text", type=_FILE, help="UTF-8 text to learn.  [default: Python's help topics]")
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="Settings to begin with.  [default: default]")
 @_settings
@@ -86,13 +87,17 @@ def app() -> None:
 @click.option("--mpi", is_flag=True, help="Share the work with the ranks of mpiexec; needs the extra mpi.")
 @click.option("--shards", type=_AT_LEAST_1, help="Parts of a batch that ranks share, with --mpi.  [default: 4]")
 @_threads
-def train(mpi: bool, path: Path, resume: bool, overwrite: bool, shards: int | None, **given: Any) -> None:
+def train(
+    surplus: tuple[str, ...], mpi: bool, path: Path, resume: bool, overwrite: bool, shards: int | None, **given: Any
+) -> None:
     """Train a character model by truncated backpropagation through time.
 
     Prints bits per character on training and held-out text, characters per second and the gradient's norm, and at the
     end a sample. A run that was stopped, however, goes on with --resume and ends with bitwise the same weights. With
     --mpi the same weights come from any number of ranks.
     """
+    if surplus:
+        raise click.UsageError(f"Got the argument {surplus[0]!r}. A text to learn is an option: --text {surplus[0]}")
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other.")
     if shards is not None and not mpi:
@@ -295,3 +300,5 @@ def bench(
         if plot_file is not None:
             bench_report.plot(plot_file, facts, results)
         click.echo(bench_report.summary(results))
+        if said := bench_report.sentence(facts, results):
+            click.echo(f"\n{said}")
