@@ -14,6 +14,7 @@ from rnnfast import interop
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: nothing to compare with")
 nn = torch.nn
+torch.set_num_threads(1)
 
 OPTIONS = [
     {"num_layers": layers, "bidirectional": both, "batch_first": first, "bias": bias}

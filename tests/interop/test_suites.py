@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import suites
 
-pytest.importorskip("torch", reason="PyTorch is not installed, whose tests these are")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed, whose tests these are")
 pytest.importorskip("expecttest", reason="PyTorch's tests need it")
 
+torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed: nothing t
 
 from rnnfast import torch as ours  # noqa: E402 - needs PyTorch
 
+torch.set_num_threads(1)
 F64 = torch.float64
 CASES = [
     ("RNN", {}),
