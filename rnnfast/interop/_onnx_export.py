@@ -26,13 +26,18 @@ from ..embedding import Embedding
 from ..heads import Dense
 from ..layers import Recurrent
 from ..model import Model
+from ..parts import Dropout, LayerNorm, Pool
 from ._onnx_node import ACTIVATIONS, GATES, our_gates
 
 __all__ = ["to_onnx"]
 
 _OLDEST, _OPSET, _IR = 14, 17, 8
+_NORMS, _REDUCE = 17, 18  # the first opsets with LayerNormalization, and with axes as an input of ReduceMean
 _NAMES = {ours: theirs for theirs, (ours, *_) in ACTIVATIONS.items()}
-_HEADS = {"sigmoid": "Sigmoid", "tanh": "Tanh", "softmax": "Softmax"}
+_HEADS = {
+    **{"sigmoid": "Sigmoid", "tanh": "Tanh", "softmax": "Softmax", "relu": "Relu", "softplus": "Softplus"},
+    **{"elu": "Elu", "identity": "Identity"},
+}
 
 
 def to_onnx(
@@ -48,9 +53,10 @@ def to_onnx(
 
     Parameters
     ----------
-    part : RNN, LSTM, GRU, Recurrent of their cells, Dense, Embedding or Model
-        Of a cell that ONNX has: any of `gate_clip`, activations, `peephole`, `coupled` and `reset_after`; nothing of
-        projections, norms, heads, leaks or zoneout. Recurrent dropout is left out, as in every call without training.
+    part : RNN, LSTM, GRU, Recurrent of their cells, Dense, Embedding, or Model of these, LayerNorm, Dropout and Pool
+        In a model each part reads the one before. Of a cell that ONNX has: any of `gate_clip`, activations, `peephole`,
+        `coupled` and `reset_after`; nothing of projections, norms, heads, leaks or zoneout. Dropout is left out, as in
+        every call without training.
     path : path-like, optional
         The file to write, whole or not at all.
     lengths : bool, optional
@@ -82,6 +88,8 @@ def to_onnx(
     """
     if not isinstance(part, Recurrent | Dense | Embedding | Model):
         raise TypeError(f"part: expected a layer, Dense, Embedding or Model, got {_checks.describe(part)}")
+    if isinstance(part, Model) and not part.is_chain:
+        raise ValueError("part: expected a Model in which each part reads the one before, got other inputs or ties")
     for name, value in (("lengths", lengths), ("state", state), ("last_only", last_only)):
         _checks.truth(name, value)
     opset = _checks.integer("opset", opset, _OLDEST, defs.onnx_opset_version())
@@ -90,25 +98,57 @@ def to_onnx(
     if (lengths or state or last_only) and not layers:
         raise ValueError("lengths, state, last_only: expected False for a part without recurrent layers, got True")
     nodes = {name: _node(f"part[{name!r}]" if name else "part", layer) for name, layer in layers.items()}
+    pools = _pools(parts, lengths)
+    if pools and last_only:
+        raise ValueError("last_only: expected False for a model with a Pool, which takes what it takes, got True")
+    if opset < _NORMS and any(isinstance(one, LayerNorm) for one in parts.values()):
+        raise ValueError(f"opset: expected at least {_NORMS}, the first with layer normalisation, got {opset}")
     batch_first = any(layer.batch_first for layer in layers.values())
-    graph = _Graph(part.dtype, lengths=lengths, state=state)
-    y = graph.input_of(next(iter(parts.values())), batch_first)
-    steps = y
+    graph = _Graph(part.dtype, opset, lengths=lengths, state=state)
+    y = steps = graph.input_of(next(iter(parts.values())), batch_first)
+    last = [*layers][-1] if last_only else None
     for name, one in parts.items():
         if isinstance(one, Recurrent):
-            y = graph.layer(name, one, nodes[name], y, last=last_only and name == [*layers][-1])
-        else:
+            y = graph.layer(name, one, nodes[name], y, last=name == last or pools.get(name) == "last")
+        elif isinstance(one, Pool):
+            y = y if one.kind == "last" else graph.pool(one.kind, y)
+        elif not isinstance(one, Dropout):
             y = graph.head(name, one, y)
-    if lengths and not last_only and not isinstance([*parts.values()][-1], Recurrent):
+    if lengths and graph.has_time and not isinstance([*parts.values()][-1], Recurrent):
         y = graph.blank(y, steps)
-    if batch_first and not last_only:
+    if batch_first and graph.has_time:
         y = graph.add("Transpose", [y], perm=[1, 0, 2])
-    model = graph.finish(y, opset)
+    model = graph.finish(y)
     if path is not None:
         from ..checkpoint import write_atomically
 
         write_atomically(path, model.SerializeToString())
     return model
+
+
+def _pools(parts: dict[str, Any], lengths: bool) -> dict[str, str]:
+    """The kinds of the pools of a row of parts, by the names of the parts before them; all parts are looked at."""
+    found: dict[str, str] = {}
+    before = ""
+    for name, one in parts.items():
+        if not isinstance(one, Recurrent | Dense | Embedding | LayerNorm | Dropout | Pool):
+            raise ValueError(
+                f"part[{name!r}]: expected a layer, Dense, Embedding, LayerNorm, Dropout or Pool, got {one}"
+            )
+        if isinstance(one, Pool):
+            layer = parts.get(before)
+            if one.kind == "last" and not (
+                isinstance(layer, Recurrent)
+                and (layer.bidirectional, layer.reverse) == (one.bidirectional, one.reverse)
+            ):
+                raise ValueError(
+                    f"part[{name!r}]: expected a layer of the same directions before Pool('last'), got {layer}"
+                )
+            if one.kind != "last" and lengths:
+                raise ValueError(f"lengths: expected False with Pool({one.kind!r}), got True")
+            found[before] = one.kind
+        before = name
+    return found
 
 
 def _node(where: str, layer: Any) -> tuple[str, dict[str, Any]]:
@@ -170,8 +210,9 @@ def _functions(where: str, functions: tuple[Any, ...], directions: int) -> dict[
 class _Graph:
     """A graph that grows by one part after the other; everything is time-major inside."""
 
-    def __init__(self, dtype: np.dtype[Any], *, lengths: bool, state: bool) -> None:
+    def __init__(self, dtype: np.dtype[Any], opset: int, *, lengths: bool, state: bool) -> None:
         self._dtype, self._kind = dtype, helper.np_dtype_to_tensor_dtype(dtype)
+        self._opset = opset
         self._state, self._lengths = state, "lengths" if lengths else ""
         self._nodes: list[Any] = []
         self._weights: dict[str, Array] = {}
@@ -179,6 +220,11 @@ class _Graph:
         self._outputs: list[Any] = []
         self._features: int = 0
         self._leading: list[str] = ["time", "batch"]
+
+    @property
+    def has_time(self) -> bool:
+        """Whether what was added last has an axis for time."""
+        return len(self._leading) == 2
 
     def add(self, op: str, inputs: list[str], outputs: int = 1, **attributes: Any) -> str:
         """A node; the name of its first output."""
@@ -199,7 +245,6 @@ class _Graph:
     def input_of(self, first: Any, batch_first: bool) -> str:
         """The input, time-major."""
         self._leading = ["batch", "time"] if batch_first else ["time", "batch"]
-        self._batch_first = batch_first
         ids = isinstance(first, Embedding)
         shape: list[Any] = [*self._leading, *([] if ids else [first.input_size])]
         kind = TensorProto.INT64 if ids else self._kind
@@ -262,11 +307,8 @@ class _Graph:
 
     def _of_layer(self, prefix: str, layer: Any, number: int, kind: str, *, coupled: bool) -> dict[str, str]:
         """The weights of one layer in ONNX's order, by the inputs' names."""
-        zeros, to_host, layout = (
-            np.zeros(layer.hidden_size, self._dtype),
-            layer.params.device.to_host,
-            layer._recurrence.layout,
-        )
+        to_host, layout = layer.params.device.to_host, layer._recurrence.layout
+        zeros = np.zeros(layer.hidden_size, self._dtype)
         gates = our_gates(kind, coupled)
         found: dict[str, list[Array]] = {}
         for suffix in layout.suffixes[number * layout.directions :][: layout.directions]:
@@ -286,19 +328,37 @@ class _Graph:
         return {name: self.weight(f"{prefix}{name}_l{number}", np.stack(parts)) for name, parts in found.items()}
 
     def head(self, name: str, head: Any, x: str) -> str:
-        """A Dense or an Embedding."""
-        prefix, to_host = f"{name}." if name else "", head.params.device.to_host
-        weight = np.asarray(to_host(head.params["weight"]))
+        """A Dense, an Embedding or a LayerNorm."""
+        to_host, prefix = head.params.device.to_host, f"{name}." if name else ""
+        own = {key: np.asarray(to_host(value)) for key, value in head.params.items()}
+        if isinstance(head, Dense):
+            own["weight"] = own["weight"].T
+        weight, *bias = [self.weight(prefix + key, value) for key, value in own.items()]
         if isinstance(head, Embedding):
             self._features = head.dim
-            return self.add("Gather", [self.weight(f"{prefix}weight", weight), x])
+            return self.add("Gather", [weight, x])
+        if isinstance(head, LayerNorm):
+            return self.add("LayerNormalization", [x, weight, *bias], axis=-1, epsilon=head.eps)
         self._features = head.output_size
-        y = self.add("MatMul", [x, self.weight(f"{prefix}weight", weight.T)])
-        if head.bias:
-            y = self.add("Add", [y, self.weight(f"{prefix}bias", np.asarray(to_host(head.params["bias"])))])
-        if head.activation == "identity":
-            return y
+        y = self.add("MatMul", [x, weight])
+        y = self.add("Add", [y, *bias]) if bias else y
+        if head.activation == "silu":
+            return self.add("Mul", [y, self.add("Sigmoid", [y])])
+        if head.activation == "gelu":
+            half, root = (
+                self.weight(key, np.array(value, self._dtype)) for key, value in (("half", 0.5), ("root", 0.5**0.5))
+            )
+            normal = self.add("Add", [self.add("Mul", [self.add("Erf", [self.add("Mul", [y, root])]), half]), half])
+            return self.add("Mul", [y, normal])
         return self.add(_HEADS[head.activation], [y], **({"axis": -1} if head.activation == "softmax" else {}))
+
+    def pool(self, kind: str, x: str) -> str:
+        """The mean or the maximum of all steps."""
+        self._leading = ["batch"]
+        operator = {"mean": "ReduceMean", "max": "ReduceMax"}[kind]
+        if self._opset < _REDUCE:
+            return self.add(operator, [x], axes=[0], keepdims=0)
+        return self.add(operator, [x, self.numbers(0)], keepdims=0)
 
     def blank(self, y: str, x: str) -> str:
         """Zeros beyond the lengths, where a head has made something of them."""
@@ -309,13 +369,13 @@ class _Graph:
         nothing = self.weight("nothing", np.array(0, self._dtype))
         return self.add("Where", [self.add("Unsqueeze", [within, self.numbers(2)]), y, nothing])
 
-    def finish(self, y: str, opset: int) -> Any:
+    def finish(self, y: str) -> Any:
         """The model, checked."""
         self._nodes.append(helper.make_node("Identity", [y], ["y"], name="y"))
         self._outputs.insert(0, helper.make_tensor_value_info("y", self._kind, [*self._leading, self._features]))
         weights = [numpy_helper.from_array(array, name) for name, array in self._weights.items()]
         graph = helper.make_graph(self._nodes, "rnnfast", self._inputs, self._outputs, weights)
-        opsets = [helper.make_opsetid("", opset)]
+        opsets = [helper.make_opsetid("", self._opset)]
         model = helper.make_model(
             graph, opset_imports=opsets, ir_version=_IR, producer_name="rnnfast", producer_version=version()
         )

@@ -7,6 +7,7 @@ model with the graph's order of axes is the one whose output is the graph's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,17 +18,28 @@ from .._checks import Array
 from ..embedding import Embedding
 from ..heads import Dense
 from ..model import Model
+from ..parts import Concat, LayerNorm, Pool
 from ._build import common_dtype, finite, unique
 from ._onnx_file import named, settings_of
 from ._onnx_node import GATES, layers_of, load, weights_of
 
 __all__ = ["model_of"]
 
-_ACTIVATIONS = {"Sigmoid": "sigmoid", "Tanh": "tanh", "Softmax": "softmax"}
+_ACTIVATIONS = {
+    **{
+        "Sigmoid": "sigmoid",
+        "Tanh": "tanh",
+        "Softmax": "softmax",
+        "Relu": "relu",
+        "Softplus": "softplus",
+        "Elu": "elu",
+    },
+}
 _SHAPING = {
     *("Cast", "Concat", "Constant", "ConstantOfShape", "Dropout", "Expand", "Flatten", "Gather", "Identity"),
     *("Reshape", "Shape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze", "Where"),
 }
+_LARGEST = 2**24
 _SIZES = {"steps": (5, 7), "rows": (3, 2)}
 
 
@@ -44,14 +56,14 @@ def model_of(graph: Any) -> Model:
             errors.append(str(error))
             continue
         names = ", ".join(row.names())
-        for last_only in (False, True):
+        for pooled in (False, True):
             try:
-                model = Model(**row.parts(batch_first))
-                difference = _difference(graph, model, inputs, batch_first=batch_first, last_only=last_only)
+                model = row.model(batch_first=batch_first, pooled=pooled)
+                difference = _difference(graph, model, inputs, batch_first)
             except (TypeError, ValueError) as error:
                 difference = str(error)
             if not difference:
-                model.origin = graph.origin + (", whose output is that with last_only=True" if last_only else "")
+                model.origin = graph.origin
                 return model
             errors.append(difference)
     raise ValueError(
@@ -98,6 +110,7 @@ class _Inputs:
         if len(rest) != 1:
             raise ValueError(f"{graph.origin}: expected one input beside lengths and initial states, got {rest}")
         self.x, self.roles, self._features = rest[0], roles, features.get(rest[0])
+        self._origin = graph.origin
         self._vocabulary = next(
             (
                 one.dims[0]
@@ -125,6 +138,10 @@ class _Inputs:
                 shape.append(int(self._features or 1))
             else:
                 shape.append(free.pop(0) if free else 1)
+        if math.prod(shape) > _LARGEST:
+            raise _Unfit(
+                f"{self._origin}: expected inputs of at most {_LARGEST} numbers to try it on, got {shape} for {name!r}"
+            )
         return tuple(shape)
 
     def feeds(self, attempt: int, *, batch_first: bool) -> dict[str, Array]:
@@ -169,9 +186,28 @@ class _Row:
         """What the parts are called."""
         return [name for name, _ in self._made]
 
-    def parts(self, batch_first: bool) -> dict[str, Any]:
-        """New parts with their weights."""
-        return {name: make(batch_first) for name, make in self._made}
+    def model(self, *, batch_first: bool, pooled: bool) -> Model:
+        """A model of new parts with their weights; `pooled`, the last layer hands only its last output on."""
+        parts: dict[str, Any] = {}
+        inputs: dict[str, Any] = {}
+        made = {name: make(batch_first) for name, make in self._made}
+        layers = [name for name, one in made.items() if isinstance(one, list)]
+        if pooled and not layers:
+            raise ValueError("there is no layer")
+        for name, one in made.items():
+            before = next(reversed(parts), "x")
+            if not isinstance(one, list):
+                parts[name] = one
+            elif len(one) == 1:
+                parts[name] = one[0]
+            else:  # the directions have activations of their own
+                parts |= {name: one[0], f"{name}_reverse": one[1], f"{name}_both": Concat()}
+                inputs |= {f"{name}_reverse": before, f"{name}_both": (name, f"{name}_reverse")}
+            if pooled and name == layers[-1]:
+                first = one[0]
+                options = {"bidirectional": first.bidirectional or len(one) > 1, "reverse": first.reverse}
+                parts["pool"] = Pool("last", batch_first=batch_first, **options)
+        return Model(**parts, inputs=inputs or None)
 
     def add(self, node: Any) -> None:
         """Take the next node."""
@@ -184,16 +220,21 @@ class _Row:
         elif node.op_type in ("MatMul", "Gemm"):
             self._head(node)
         elif node.op_type == "Add" and self._dense is not None and "bias" not in self._dense:
-            self._dense["bias"] = self._weight(node, next(name for name in node.input if name not in self._data), 1)
+            self._dense["bias"] = self._weight(
+                node, next((name for name in node.input if name not in self._data), node.input[0]), 1
+            )
         elif node.op_type in _ACTIVATIONS and self._dense is not None and "activation" not in self._dense:
             self._dense["activation"] = _ACTIVATIONS[node.op_type]
+        elif node.op_type == "LayerNormalization":
+            self._norm(node)
         elif node.op_type == "Gather" and node.input[0] not in self._data and not self._made:
             self._embedding(node)
         elif node.op_type not in _SHAPING:
             self._refuse(node, node.op_type)
 
     def _refuse(self, node: Any, got: str) -> None:
-        expected = "RNN, LSTM, GRU, MatMul, Gemm, Add, Sigmoid, Tanh, Softmax, Gather, or what shapes arrays"
+        computing = ("RNN", "LSTM", "GRU", "MatMul", "Gemm", "Add", *_ACTIVATIONS, "LayerNormalization", "Gather")
+        expected = f"{', '.join(computing)} or what shapes arrays"
         raise _Unfit(f"{self._origin}, {named(node)}: expected {expected}, in the row of a model, got {got}")
 
     def _weight(self, node: Any, name: str, axes: int) -> Array:
@@ -215,13 +256,11 @@ class _Row:
         own = {name: self._weight(node, place, 3 if name in "WR" else 2) for name, place in places.items() if place}
         weights = weights_of(given, **own)
         dtype = common_dtype(own.values())
-        if len(layers_of(given, weights, dtype)) > 1:
-            self._refuse(node, "other activations in each direction")
 
         def make(batch_first: bool) -> Any:
             made = layers_of(given._replace(batch_first=batch_first), weights, dtype)
             load(made, weights)
-            return made[0]
+            return made
 
         self._dense = None
         self._made.append((unique(node.op_type.lower(), self.names()), make))
@@ -249,6 +288,22 @@ class _Row:
         self._dense = found
         self._made.append((unique("dense", self.names()), make))
 
+    def _norm(self, node: Any) -> None:
+        attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+        if attributes.get("axis", -1) != -1:
+            self._refuse(node, "an axis that is not the last")
+        places = zip(("weight", "bias"), node.input[1:], strict=False)
+        own = {name: self._weight(node, place, 1) for name, place in places if place}
+
+        def make(batch_first: bool) -> Any:
+            options = {"eps": attributes.get("epsilon", 1e-5), "bias": "bias" in own}
+            norm = LayerNorm(own["weight"].size, dtype=common_dtype(own.values()), **options)
+            norm.load(own)
+            return norm
+
+        self._dense = None
+        self._made.append((unique("norm", self.names()), make))
+
     def _embedding(self, node: Any) -> None:
         weight = self._weight(node, node.input[0], 2)
 
@@ -260,12 +315,12 @@ class _Row:
         self._made.append(("embedding", make))
 
 
-def _difference(graph: Any, model: Model, inputs: _Inputs, *, batch_first: bool, last_only: bool) -> str:
+def _difference(graph: Any, model: Model, inputs: _Inputs, batch_first: bool) -> str:
     """How the model's output is another than the graph's first one; "" if it is the same."""
     for attempt in range(2):
         feeds = inputs.feeds(attempt, batch_first=batch_first)
         expected = graph(feeds, graph.outputs[:1])[graph.outputs[0]]
-        y, _ = model(feeds[inputs.x], lengths=inputs.lengths(feeds), last_only=last_only)
+        y, _ = model(feeds[inputs.x], lengths=inputs.lengths(feeds))
         if y.shape != np.shape(expected):
             return f"shape {list(y.shape)}, where the graph has {list(np.shape(expected))}"
         error, largest = np.abs(y - expected).max(initial=0.0), np.abs(expected).max(initial=0.0)

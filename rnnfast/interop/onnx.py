@@ -27,7 +27,7 @@ from .. import _checks
 from .._checks import Array
 from ..model import Model
 from ._onnx_export import to_onnx
-from ._onnx_file import read, settings_of
+from ._onnx_file import nodes_of, read, settings_of
 from ._onnx_model import model_of
 from ._onnx_node import GATES, Node
 
@@ -77,7 +77,7 @@ class Graph:
         self.inputs: list[str] = [one.name for one in proto.graph.input if one.name not in given]
         self.outputs: list[str] = [one.name for one in proto.graph.output]
         self.nodes: list[str] = [
-            settings_of(node).where for node in proto.graph.node if node.domain == "" and node.op_type in GATES
+            settings_of(node).where for node in nodes_of(proto) if node.domain == "" and node.op_type in GATES
         ]
 
     def __repr__(self) -> str:
@@ -128,34 +128,32 @@ class Graph:
         """The evaluator's run; nodes of its own fail in NumPy's words and errors."""
         try:
             return self._evaluator.run(*arguments, **options)
-        except (TypeError, RuntimeError, IndexError) as error:
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
             raise ValueError(f"{self.origin}: {error}") from error
 
     def _array(self, name: str, value: Any) -> Any:
-        """An input as an array; sequences and what else is no tensor go as they are."""
-        if isinstance(value, np.ndarray):
-            return value
+        """An input as an array of the graph's dtype; sequences and what else is no tensor go as they are."""
         kind = next(one.type for one in self.proto.graph.input if one.name == name)
         if kind.WhichOneof("value") != "tensor_type":
             return value
         dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type)
-        if isinstance(value, list | tuple | int | float):
-            return np.array(value, dtype)
-        array = _checks.numbers(f"inputs[{name!r}]", value)
-        return array.astype(dtype, copy=False) if array.dtype.kind == "f" and dtype.kind == "f" else array
+        if isinstance(value, np.ndarray) and (value.dtype == dtype or dtype.kind not in "fiu"):
+            return value
+        array = np.asarray(value, dtype) if dtype.kind not in "fiu" else _checks.numbers(f"inputs[{name!r}]", value)
+        return array.astype(dtype) if np.can_cast(array.dtype, dtype, "same_kind") else array
 
     def to_model(self) -> Model:
         """The graph as a trainable model, if it is a row of layers and heads.
 
-        Each of its recurrent nodes becomes a layer, and each MatMul or Gemm a Dense, with the Sigmoid, Tanh or Softmax
-        behind it. Nodes that only shape arrays are left out; that this is right is proved by running both on random
-        inputs. An input that nodes take as their lengths becomes the model's `lengths`, and initial states that are
-        inputs become its state.
+        Each of its recurrent nodes becomes a layer, each MatMul or Gemm a Dense, with the Sigmoid, Tanh, Softmax, Relu,
+        Softplus or Elu behind it, and each LayerNormalization a LayerNorm. Where only the last step goes on, there is a
+        Pool. Nodes that only shape arrays are left out; that this is right is proved by running both on random
+        inputs, as to the graph's first output. An input that nodes take as their lengths becomes the model's `lengths`,
+        and initial states that are inputs become its state.
 
         Returns
         -------
         Model
-            Where the graph has the last step's output alone, `origin` says that calls need `last_only=True`.
 
         Raises
         ------

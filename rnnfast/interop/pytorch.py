@@ -17,7 +17,7 @@ from .._part import Part
 from ..description import cells as descriptions
 from ..embedding import Embedding
 from ..model import Model
-from ..parts import Plain
+from ..parts import Dropout, LayerNorm, Plain
 from ._build import common_dtype, filled, finite, unique
 
 __all__ = ["from_packed", "from_torch", "to_packed", "to_torch"]
@@ -46,6 +46,8 @@ _KINDS = {
     "GRUCell": _Kind(cells.GRUCell, _same(*_CELL)),
     "Linear": _Kind(heads.Dense, {"input_size": "in_features", "output_size": "out_features"}),
     "Embedding": _Kind(Embedding, {"num": "num_embeddings", "dim": "embedding_dim", "padding_idx": "padding_idx"}),
+    "LayerNorm": _Kind(LayerNorm, {"eps": "eps"}),
+    "Dropout": _Kind(Dropout, {"p": "p"}),
 }
 _ACTIVATIONS = {
     "Identity": "identity",
@@ -71,9 +73,9 @@ def from_torch(module: Any) -> Part:
 
     Parameters
     ----------
-    module : torch.nn.RNN, LSTM, GRU, RNNCell, LSTMCell, GRUCell, Linear, Embedding, or Sequential of these
-        With all of their options; on any device, in any floating-point type. In a Sequential a layer hands its output
-        on, and a Sigmoid, Tanh or Softmax over the last axis may follow a Linear.
+    module : torch.nn.RNN, LSTM, GRU, RNNCell, LSTMCell, GRUCell, Linear, Embedding, LayerNorm, Dropout, or Sequential
+        of these. With all of their options; on any device, in any floating-point type. In a Sequential a layer hands
+        its output on, and an activation that `Dense` has may follow a Linear.
 
     Returns
     -------
@@ -155,6 +157,14 @@ def _part(where: str, module: Any, activation: str) -> Part:
         options |= {"activation": activation, "bias": module.bias is not None}
     if kind == "Embedding" and module.max_norm is not None:
         raise ValueError(f"{where}: expected an Embedding without max_norm, got max_norm={module.max_norm}")
+    if kind == "Dropout":
+        made: Part = make(**options)
+        made.origin = "torch.nn.Dropout"
+        return made
+    if kind == "LayerNorm":
+        if len(module.normalized_shape) != 1 or not module.elementwise_affine:
+            raise ValueError(f"{where}: expected a LayerNorm of one axis with weights, got {module}")
+        options |= {"size": module.normalized_shape[0], "bias": module.bias is not None}
     known = _names(kind, module)
     weights = {name: finite(f"{where}.{name}", getattr(module, name).detach().cpu()) for name in known}
     part = make(**options, dtype=common_dtype(weights.values()))
@@ -163,7 +173,7 @@ def _part(where: str, module: Any, activation: str) -> Part:
 
 def _names(kind: str, module: Any) -> list[str]:
     """The names of a module's own weights."""
-    if kind in ("Linear", "Embedding"):
+    if kind in ("Linear", "Embedding", "LayerNorm"):
         return ["weight", "bias"] if getattr(module, "bias", None) is not None else ["weight"]
     if kind.endswith("Cell"):
         names = ["weight_ih", "weight_hh", *(["bias_ih", "bias_hh"] if module.bias else [])]
@@ -214,8 +224,15 @@ def to_torch(part: Part) -> Any:
 
 def _modules(where: str, torch: Any, part: Any) -> list[Any]:
     """The module of a part, and perhaps one of its activation."""
+    if isinstance(part, Dropout):
+        return [torch.nn.Dropout(part.p)]
+    if isinstance(part, LayerNorm):
+        dtype = getattr(torch, part.dtype.name)
+        return [_fill(torch, torch.nn.LayerNorm(part.size, eps=part.eps, bias=part.bias, dtype=dtype), part)]
     if isinstance(part, Plain):
-        raise ValueError(f"{where}: expected a layer, a cell, a Dense or an Embedding, got {type(part).__name__}")
+        raise ValueError(
+            f"{where}: expected a layer, cell, Dense, Embedding, LayerNorm or Dropout, got {type(part).__name__}"
+        )
     dtype = getattr(torch, part.dtype.name)
     if isinstance(part, Embedding):
         table = torch.nn.Embedding(part.num, part.dim, part.padding_idx, dtype=dtype)

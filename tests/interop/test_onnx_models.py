@@ -36,6 +36,10 @@ MODELS = {
     "ids": lambda: rnnfast.Model(
         table=rnnfast.Embedding(7, 3, rng=0), rnn=rnnfast.LSTM(3, 5, rng=0), head=rnnfast.Dense(5, 2, bias=False, rng=0)
     ),
+    "relu": lambda: rnnfast.Model(
+        rnn=rnnfast.GRU(3, 5, rng=0), norm=rnnfast.LayerNorm(5), drop=rnnfast.Dropout(0.5, rng=0),
+        head=rnnfast.Dense(5, 4, activation="relu", rng=0), more=rnnfast.Dense(4, 2, activation="softplus", rng=0),
+    ),
     "between": lambda: rnnfast.Model(
         a=rnnfast.Dense(3, 4, activation="tanh", rng=0), b=rnnfast.GRU(4, 5, bidirectional=True, rng=0)
     ),
@@ -95,14 +99,14 @@ def test_out_and_in_again(make, lengths, state, last_only, tmp_path):
             suites.close(other, wanted, 1e-5)
     model = graph.to_model()
     assert model.origin.startswith("ONNX a.onnx (opset 17, rnnfast")
-    assert ("last_only" in model.origin) == last_only
-    again, _, tape = model.forward(x, **options)
+    assert ("pool" in model.parts) == last_only
+    again, _, tape = model.forward(x, lengths=options.get("lengths"))
     suites.close(again, part(x, **options)[0], 1e-5)
     assert np.isfinite(model.backward(tape, again).params.flat).all()
 
 
 @every
-@pytest.mark.parametrize("opset", [14, 22])
+@pytest.mark.parametrize("opset", [17, 22])
 def test_opsets_and_shapes(make, opset):
     proto = interop.to_onnx(make(), opset=opset)
     onnx.checker.check_model(proto, full_check=True)
@@ -113,6 +117,48 @@ def test_opsets_and_shapes(make, opset):
     ]
     assert names[0][:2] in (["time", "batch"], ["batch", "time"])
     assert interop.onnx.load(proto).to_model().params.size == make().params.size
+
+
+@pytest.mark.parametrize("activation", rnnfast.heads.ACTIVATIONS)
+def test_activations_of_heads(activation):
+    head = rnnfast.Dense(3, 4, activation=activation, **F64)
+    x = 3 * np.random.default_rng(0).standard_normal((T, B, 3))
+    found = interop.onnx.load(interop.to_onnx(head, opset=14))(x)["y"]
+    suites.close(found, head(x), 1e-7 if activation == "gelu" else 1e-12)  # the evaluator's erf is in float32
+
+
+@pytest.mark.parametrize("opset", [14, 18])
+@pytest.mark.parametrize("kind", ["last", "mean", "max"])
+def test_pools(kind, opset):
+    rnn = rnnfast.LSTM(3, 5, bidirectional=True, batch_first=True, rng=0)
+    pool = rnnfast.Pool(kind, batch_first=True, bidirectional=kind == "last")
+    model = rnnfast.Model(rnn=rnn, pool=pool, head=rnnfast.Dense(10, 2, rng=0))
+    x = sequence(model, T, B)
+    proto = interop.to_onnx(model, opset=opset)
+    suites.close(interop.onnx.load(proto)(x)["y"], model(x)[0], 1e-6)
+    assert [dim.dim_param for dim in proto.graph.output[0].type.tensor_type.shape.dim] == ["batch", ""]
+    if kind == "last":
+        suites.close(interop.onnx.load(proto).to_model()(x)[0], model(x)[0], 1e-6)
+
+
+def test_each_direction_with_activations_of_its_own():
+    op, attributes, inputs = next(
+        made
+        for made in map(suites.random_node, range(100))
+        if made[1].get("activations", [0, 0])[::2] != made[1].get("activations", [0, 0])[1::2]
+        and (made[0], made[1]["direction"], "sequence_lens" in made[2]) == ("RNN", "bidirectional", False)
+    )
+    weights = [(name, inputs[name]) for name in ("W", "R")]
+    tail = [node("Transpose", ["Y"], ["t"], perm=[0, 2, 1, 3]), node("Reshape", ["t", "s"], ["y"])]
+    size = 2 * attributes["hidden_size"]
+    x = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["t", "b", inputs["X"].shape[2]])]
+    graph = interop.onnx.load(
+        a_row(node(op, ["x", "W", "R"], ["Y"], **attributes), *tail, inputs=x,
+              weights=[*weights, ("s", np.array([0, 0, size]))])
+    )  # fmt: skip
+    model = graph.to_model()
+    assert list(model.parts) == ["rnn", "rnn_reverse", "rnn_both"]
+    suites.close(model(inputs["X"])[0], graph(inputs["X"])["y"], 1e-6)
 
 
 def test_float64_stays():
@@ -152,7 +198,11 @@ OUT = [
         "part: expected activations among Affine, .* got 'silu'",
     ),
     (lambda: rnnfast.Model(a=rnnfast.GRU(3, 4), b=rnnfast.SLSTM(4, 4)), ValueError, r"part\['b'\]: expected a cell"),
-]
+    (lambda: rnnfast.Model(a=rnnfast.GRU(3, 4), b=rnnfast.Dense(3, 4), inputs={"b": "x"}), ValueError,
+     "part: expected a Model in which each part reads the one before"),
+    (lambda: rnnfast.Model(a=rnnfast.Dense(3, 4), b=rnnfast.Pool("last")), ValueError,
+     r"part\['b'\]: expected a layer of the same directions before"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("make", "error", "message"), OUT, ids=range(len(OUT)))
@@ -212,13 +262,16 @@ node = helper.make_node
 NO_ROWS = [
     (a_row(node("RNN", ["x", "W", "R"], ["Y"], name="rnn"), node("Relu", ["Y"], ["y"], name="last"),
            weights=[("W", W), ("R", R)]), "ONNX model .*, node 'last': expected RNN, LSTM, .* got Relu"),
+    (a_row(node("MatMul", ["x", "M"], ["a"]), node("Add", ["a", "x"], ["y"]), weights=[SQUARE]),
+     "ONNX model .*, the Add node of y: expected .* got an input, 'a', where a weight stands"),
+    (a_row(node("MatMul", ["x", "M"], ["y"]), weights=[SQUARE],
+           inputs=[helper.make_tensor_value_info("x", TensorProto.FLOAT, [10**6, 10**6, 3])]),
+     "ONNX model .*: expected inputs of at most 16777216 numbers to try it on, got"),
     (a_row(node("MatMul", ["x", "M"], ["a"]), node("Tanh", ["a"], ["b"]), node("Mul", ["b", "b"], ["y"]),
            weights=[SQUARE]), "ONNX model .*, the Mul node of y: expected RNN, LSTM"),
     (a_row(node("MatMul", ["x", "M"], ["a"]), node("Slice", ["a", "s", "e"], ["y"]),
            weights=[SQUARE, ("s", np.array([1])), ("e", np.array([3]))]),
      "ONNX model .*: expected a row of layers and heads; a model of dense has another output: shape"),
-    (a_row(node("RNN", ["x", "W", "R"], ["y"], direction="bidirectional", activations=["Tanh", "Relu"]),
-           weights=[("W", W.repeat(2, 0)), ("R", R.repeat(2, 0))]), ".*: .* got other activations in each"),
     (a_row(node("MatMul", ["x", "z"], ["y"]), inputs=[helper.make_tensor_value_info(name, TensorProto.FLOAT, [3, 3])
                                                       for name in "xz"]), ".*: expected one input beside lengths"),
 ]  # fmt: skip

@@ -77,6 +77,18 @@ def test_cells_and_heads(kind, bias):
     assert getattr(part, "padding_idx", 2) == 2
 
 
+def test_norms_and_dropout():
+    torch.manual_seed(0)
+    norm = nn.LayerNorm(6, eps=1e-3, dtype=torch.float64)
+    torch.nn.init.normal_(norm.weight)
+    net = nn.Sequential(nn.GRU(3, 6, dtype=torch.float64), norm, nn.Dropout(0.3)).eval()
+    model = interop.from_torch(net)
+    assert model.parts["dropout"].p == 0.3
+    x = torch.randn(5, 2, 3, dtype=torch.float64)
+    assert_close(model(x)[0], norm(net[0](x)[0]).detach().numpy(), 1e-12)
+    torch.testing.assert_close(interop.to_torch(model).eval()(x)[0], norm(net[0](x)[0]))
+
+
 def test_a_sequential_is_a_model():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Embedding(9, 4), nn.GRU(4, 6, batch_first=True), nn.Linear(6, 3), nn.Softmax(dim=-1))
@@ -151,7 +163,8 @@ REFUSED_IN = [
     (Net, TypeError, "module: .* got Net; it has rnn in it, which can come in one by one"),
     (nan_lstm, ValueError, "module.weight_hh_l1: expected finite weights, got 1 that are not"),
     (lambda: nn.Embedding(3, 4, max_norm=1.0), ValueError, "module: expected an Embedding without max_norm"),
-    (lambda: nn.Sequential(nn.LSTM(3, 4), nn.Dropout()), TypeError, r"module\['1'\]: expected one of .* got Dropout"),
+    (lambda: nn.Sequential(nn.LSTM(3, 4), nn.Flatten()), TypeError, r"module\['1'\]: expected one of .* got Flatten"),
+    (lambda: nn.LayerNorm((3, 4)), ValueError, "module: expected a LayerNorm of one axis with weights, got LayerNorm"),
     (lambda: nn.Sequential(nn.LSTM(3, 4), nn.Tanh()), ValueError, r"module\['1'\]: expected a Linear before a Tanh"),
     (lambda: nn.Sequential(nn.Linear(3, 4), nn.Softmax(0)), ValueError, r"module\['1'\]: expected Softmax with dim=-1"),
     (lambda: nn.Sequential(nn.LSTM(3, 4), nn.Linear(5, 1)), ValueError, "linear: expected input_size 4"),
