@@ -320,7 +320,7 @@ class _SequenceEstimator(BaseEstimator):
         if _checks.truth("early_stopping", self.early_stopping):
             kept, out = train_test_split(
                 np.arange(len(given.x)),
-                test_size=self.validation_fraction,
+                test_size=self._held_out_part(),
                 random_state=int(self._rng.integers(2**31)),
                 stratify=strata,
             )
@@ -333,6 +333,12 @@ class _SequenceEstimator(BaseEstimator):
         if self.early_stopping:
             self.validation_loss_curve_: list[float] = history.validation_loss.tolist()
         return self
+
+    def _held_out_part(self) -> float:
+        part = _checks.number("validation_fraction", self.validation_fraction)
+        if not 0 < part < 1:
+            raise ValueError(f"validation_fraction: expected a number above 0 and below 1, got {part}")
+        return part
 
     def _factor(self, progress: float) -> float:
         schedule = self.schedule

@@ -278,6 +278,13 @@ ONE = [np.ones((3, 2)), np.zeros((4, 2))]
         ({"max_iter": 1.5}, ONE, [0, 1], TypeError, "max_iter: expected an integer"),
         ({"schedule": "cos"}, ONE, [0, 1], ValueError, "schedule: expected one of 'constant', 'cosine', 'linear'"),
         ({"learning_rate_init": -1}, ONE, [0, 1], ValueError, "lr: expected a number of at least 0"),
+        (
+            {"early_stopping": True, "validation_fraction": 2},
+            ONE,
+            [0, 1],
+            ValueError,
+            "validation_fraction: expected a",
+        ),
         ({"per_step": 1}, ONE, [0, 1], TypeError, "per_step: expected True or False"),
         ({"per_step": True}, ONE, [0, 1], ValueError, r"y\[0\]: expected 3 steps, as X\[0\] has"),
         ({"layer_options": {"peepholes": True}}, ONE, [0, 1], TypeError, "peepholes"),

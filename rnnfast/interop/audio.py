@@ -33,11 +33,13 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from .. import _checks, heads, layers
 from .._checks import Array
+from .._part import Part
 from ..checkpoint import write_atomically
 from ..description.cells.elman import Elman
 from ..description.cells.gru import GRU
 from ..description.cells.lstm import LSTM
 from ..model import Model
+from ..parts import Dropout
 from ._build import filled, finite, unique
 from ._keras_layout import GATES, from_layout, to_layout
 
@@ -107,8 +109,15 @@ class AudioModel:
             raise ValueError(f"skip: expected 0, or all channels of the output, with {sizes}, got {self.skip}")
         self.input_gain = _checks.number("input_gain", self.input_gain)
         self.output_gain = _checks.number("output_gain", self.output_gain)
+        self.state = None if self.state is None else self._checked_state()
         self.origin: str | None = getattr(self.model, "origin", None)
-        self._streams: dict[str, Any] = {}
+        self._stream: Any = None
+
+    def _checked_state(self) -> dict[str, Any]:
+        """The first states, for one row, each of which fits its layer."""
+        given = dict(_checks.mapping("state", self.state))
+        self.model(np.zeros((0, self.input_size), self.model.dtype), given)  # which refuses what does not fit
+        return given
 
     @property
     def input_size(self) -> int:
@@ -118,8 +127,7 @@ class AudioModel:
     @property
     def output_size(self) -> int:
         """The channels that come out."""
-        last = list(self.model.parts.values())[-1]
-        return int(last.output_size if isinstance(last, heads.Dense) else last._recurrence.layout.features)
+        return int(self.model._graph.sizes[self.model.outputs[0]])
 
     def __call__(self, x: ArrayLike) -> Array:
         """The output of a whole signal, from the state to begin with; a stream is left as it is.
@@ -132,7 +140,7 @@ class AudioModel:
         -------
         ndarray, shape [T, channels], or [T] if `x` has no axis for channels and the output has one
         """
-        return self._around(x, lambda u: self.model(u, self._start())[0])
+        return self._around(x, lambda u: self.model(u, self.state)[0])
 
     def process(self, block: ArrayLike) -> Array:
         """The output of the next samples; the state goes on from block to block, whatever their lengths.
@@ -151,7 +159,7 @@ class AudioModel:
 
     def reset(self) -> None:
         """Begin anew, from the state to begin with and the weights of this moment."""
-        self._streams = {}
+        self._stream = None
 
     def _around(self, x: ArrayLike, run: Callable[[Array], Array]) -> Array:
         samples = _checks.numbers("x", x)
@@ -171,22 +179,28 @@ class AudioModel:
         return y[:, 0] if bare and self.output_size == 1 else y
 
     def _through(self, u: Array) -> Array:
-        parts = self.model.parts
-        if not self._streams:
-            streams = {name: part.stream(num_threads=1) for name, part in parts.items() if not _is_head(part)}
-            for name, state in (self.state or {}).items():
-                streams[name].state = state
-            self._streams = streams
-        for name, part in parts.items():
-            u = part(u) if _is_head(part) else self._streams[name].process(u)
-        return u
-
-    def _start(self) -> dict[str, Any] | None:
-        return None if self.state is None else dict(self.state)
+        if not any(isinstance(part, layers.Recurrent) for part in self.model.parts.values()):
+            return np.asarray(self.model(u)[0])  # there is nothing to carry
+        if self._stream is None:
+            stream = self.model.stream(num_threads=1)
+            if self.state is not None:
+                stream.state = {**stream.state, **self.state}
+            self._stream = stream
+        return np.asarray(self._stream.process(u))
 
 
-def _is_head(part: Any) -> bool:
-    return isinstance(part, heads.Dense)
+def as_audio(model: Any) -> AudioModel:
+    """A model, layer or head as an `AudioModel`; of the latter two a copy, since models take their parts in."""
+    if isinstance(model, layers.Recurrent | heads.Dense):
+        part: Any = layers.from_config(model.config())
+        part.load({name: model.params.device.to_host(value) for name, value in model.params.items()})
+        model = Model(part=part)
+    return model if isinstance(model, AudioModel) else AudioModel(model)
+
+
+def acting(model: Model) -> dict[str, Any]:
+    """The parts that do something outside of training."""
+    return {name: part for name, part in model.parts.items() if not isinstance(part, Dropout)}
 
 
 # What is in a file ----------------------------------------------------------------------------------------------------
@@ -521,14 +535,14 @@ _READERS: dict[str, Callable[[dict[str, Any]], _Found]] = {
 # Writing --------------------------------------------------------------------------------------------------------------
 
 
-def save(path: str | os.PathLike[str], model: AudioModel | Model, format: str | None = None) -> None:
+def save(path: str | os.PathLike[str], model: AudioModel | Part, format: str | None = None) -> None:
     """Write a model for RTNeural, AIDA-X, GuitarML's plug-ins or Neural Amp Modeler, whole or not at all.
 
     Parameters
     ----------
     path : path-like
         The file; one that exists is replaced.
-    model : AudioModel or Model
+    model : AudioModel, Model, layer or Dense
         Layers and heads that the format has: LSTMs and GRUs (RTNeural, AIDA-X), one LSTM, GRU or RNN (GuitarML), one
         LSTM (Neural Amp Modeler), in their plain forms and one direction, and Dense.
     format : {"rtneural", "aida-x", "guitarml", "nam"}, optional
@@ -541,7 +555,7 @@ def save(path: str | os.PathLike[str], model: AudioModel | Model, format: str | 
     OSError
         The file can't be written; one that was there is as it was.
     """
-    audio = model if isinstance(model, AudioModel) else AudioModel(model)
+    audio = as_audio(model)
     if format is None:
         plain = audio.skip == 0 and audio.input_gain == audio.output_gain == 1
         format = "nam" if Path(path).suffix == ".nam" else "rtneural" if plain else "aida-x"
@@ -611,7 +625,7 @@ def _rtneural(audio: AudioModel) -> dict[str, Any]:
         entry = {"type": kind, "activation": activation, "shape": [None, None, units]}
         entries.append(entry | {"weights": [one.tolist() for one in weights]})
 
-    for name, part in audio.model.parts.items():
+    for name, part in acting(audio.model).items():
         if isinstance(part, heads.Dense):
             weight, bias = _head_values(part)
             activation = _checks.choice(f"{name}: activation", part.activation, _RTNEURAL_ACTIVATIONS)
@@ -626,7 +640,7 @@ def _rtneural(audio: AudioModel) -> dict[str, Any]:
 
 
 def _layer_and_head(audio: AudioModel, format: str, cells: Mapping[str, Any]) -> tuple[str, Any, heads.Dense]:
-    parts = audio.model.parts
+    parts = acting(audio.model)
     names = list(parts)
     if len(names) != 2 or not isinstance(parts[names[1]], heads.Dense):
         _refuse("model", f"one recurrent layer and one Dense, as {format} has", names)

@@ -25,8 +25,7 @@ from ..description import Cell
 from ..description.cells.elman import Elman
 from ..description.cells.gru import GRU
 from ..description.cells.lstm import LSTM
-from ..model import Model
-from .audio import AudioModel
+from .audio import AudioModel, acting, as_audio
 
 __all__ = ["save"]
 
@@ -63,13 +62,9 @@ def save(path: str | os.PathLike[str], model: AudioModel | Part) -> None:
     --------
     >>> save("amp.rnnfast", rnnfast.Model(lstm=rnnfast.LSTM(1, 20), head=rnnfast.Dense(20, 1)))  # doctest: +SKIP
     """
-    if isinstance(model, layers.Recurrent | heads.Dense):
-        part: Any = layers.from_config(model.config())  # a copy, since what is in a model can't be in another one
-        part.load({name: model.params.device.to_host(value) for name, value in model.params.items()})
-        model = Model(part=part)
-    audio = model if isinstance(model, AudioModel) else AudioModel(model)  # type: ignore[arg-type]  # refused there
+    audio = as_audio(model)
     parts = [
-        one for name, part in audio.model.parts.items() for one in _parts(name, part, (audio.state or {}).get(name))
+        one for name, part in acting(audio.model).items() for one in _parts(name, part, (audio.state or {}).get(name))
     ]
     if len(parts) > _MOST_PARTS:
         raise ValueError(f"model: expected at most {_MOST_PARTS} layers and heads, got {len(parts)}")

@@ -432,5 +432,32 @@ def test_an_audio_model_refuses_what_does_not_fit():
         audio.AudioModel(model, skip=1)
     with pytest.raises(ValueError, match=r"x: expected \[T, 2\], got array of float64, shape \[5\]"):
         audio.AudioModel(model)(np.zeros(5))
+    for state, message in (
+        ({"b": 1}, r"state: expected names among \['a'\]"),
+        ({"a": (np.zeros(3),) * 2}, r"expected shape"),
+        (3, "state: expected a mapping"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            audio.AudioModel(model, state=state)
     with pytest.raises(ValueError, match="input_gain: expected a finite number"):
         audio.AudioModel(model, input_gain=math.inf)
+
+
+def test_dropout_is_of_training_alone(tmp_path):
+    model = rnnfast.Model(a=rnnfast.LSTM(1, 4, rng=0), drop=rnnfast.Dropout(0.5), b=rnnfast.Dense(4, 1, rng=1))
+    amplifier, x = audio.AudioModel(model), RNG.standard_normal((20, 1)).astype(np.float32)
+    assert amplifier.process(x).tobytes() == amplifier(x).tobytes() == model(x)[0].tobytes()
+    for format in ("rtneural", "guitarml", "nam"):
+        audio.save(tmp_path / format, model, format)
+        np.testing.assert_allclose(audio.load(tmp_path / format)(x), model(x)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_layer_or_head_alone(tmp_path):
+    """It goes out as a copy, and stays free to become a part; heads without a recurrence stream too."""
+    gru, x = rnnfast.GRU(1, 4, rng=0), RNG.standard_normal((20, 1)).astype(np.float32)
+    audio.save(tmp_path / "gru.json", gru)
+    assert audio.load(tmp_path / "gru.json")(x).tobytes() == gru(x)[0].tobytes()
+    rnnfast.Model(gru=gru)
+    audio.save(tmp_path / "head.json", rnnfast.Dense(1, 2, activation="tanh", rng=0))
+    head = audio.load(tmp_path / "head.json")
+    assert head.process(x).tobytes() == head(x).tobytes()
