@@ -23,9 +23,11 @@ from ..bench import report as bench_report
 from ..bench.measure import measure
 from ..bench.rows import GROUPS, plan, select
 from ..distributed import world
+from . import tasks
 from .corpus import Corpus, load
 from .sample import sample as draw
-from .train import CELLS, PRESETS, Report, Training, load_model
+from .tasks import TaskSettings
+from .train import CELLS, CHARACTER_MODEL, PRESETS, Report, Training, load_model
 
 __all__ = ["app"]
 
@@ -45,6 +47,18 @@ _SETTINGS = [
     click.option("--clip", type=_POSITIVE, help="Bound for the gradient's norm."),
     click.option("--seed", type=click.IntRange(min=0), help="Seed of weights and dropout."),
 ]
+_TASKS = {
+    "text": "rnnfast-char.safetensors",
+    "classification": "rnnfast-classes.safetensors",
+    "forecasting": "rnnfast-series.safetensors",
+}
+"""The tasks, and where their models go by default."""
+_ONLY = {
+    "table": ("data", "target", "sequence", "horizon", "epochs"),
+    "text": ("text", "preset", "steps", "truncation", "checkpoint_every", "eval_every", "resume", "curve",
+             "sample_length", "mpi", "shards"),
+}  # fmt: skip
+"""Options that only one kind of task has."""
 _threads = click.option("--threads", type=_AT_LEAST_1, help="Most threads to use; results do not depend on it.")
 
 
@@ -74,10 +88,16 @@ def app() -> None:
 
 @app.command()
 @click.argument("surplus", nargs=-1, metavar="")
+@click.option("--task", type=click.Choice(list(_TASKS)), default="text", help="What is to be learned.")
 @click.option("--text", type=_FILE, help="UTF-8 text to learn.  [default: Python's help topics]")
+@click.option("--data", type=_FILE, help="CSV or .npz file to learn, of the other tasks.")
+@click.option("--target", help="Column of classes, or the one to forecast.  [default: label, class, ...; all numbers]")
+@click.option("--sequence", help="Column that says which sequence a line is of.  [default: sequence, series or id]")
+@click.option("--horizon", type=_AT_LEAST_1, default=10, help="Steps to forecast after the end of a series.")
+@click.option("--epochs", type=_AT_LEAST_1, help="Passes over the data of the other tasks.  [default: 30]")
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="Settings to begin with.  [default: default]")
 @_settings
-@click.option("--checkpoint", "path", type=_FILE, default="rnnfast-char.safetensors", help="File to write and resume.")
+@click.option("--checkpoint", "path", type=_FILE, help="File to write and resume.  [default: rnnfast-char.safetensors]")
 @click.option("--checkpoint-every", type=_AT_LEAST_1, default=200, help="Updates between checkpoints.")
 @click.option("--eval-every", type=_AT_LEAST_1, default=200, help="Updates between evaluations.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint.")
@@ -88,16 +108,41 @@ def app() -> None:
 @click.option("--shards", type=_AT_LEAST_1, help="Parts of a batch that ranks share, with --mpi.  [default: 4]")
 @_threads
 def train(
-    surplus: tuple[str, ...], mpi: bool, path: Path, resume: bool, overwrite: bool, shards: int | None, **given: Any
+    surplus: tuple[str, ...],
+    task: str,
+    mpi: bool,
+    path: Path | None,
+    resume: bool,
+    overwrite: bool,
+    shards: int | None,
+    data: Path | None,
+    target: str | None,
+    sequence: str | None,
+    horizon: int,
+    epochs: int | None,
+    **given: Any,
 ) -> None:
-    """Train a character model by truncated backpropagation through time.
+    """Train a model of a text, of classes of sequences, or of a series.
 
-    Prints bits per character on training and held-out text, characters per second and the gradient's norm, and at the
-    end a sample. A run that was stopped, however, goes on with --resume and ends with bitwise the same weights. With
-    --mpi the same weights come from any number of ranks.
+    The task "text" is a character model, by truncated backpropagation through time. Prints bits per character on
+    training and held-out text, characters per second and the gradient's norm, and at the end a sample. A run that was
+    stopped, however, goes on with --resume and ends with bitwise the same weights. With --mpi the same weights come
+    from any number of ranks.
+
+    The task "classification" reads --data: a CSV file with a line of names, a column of classes, and a column that says
+    which sequence a line is of (or, without it, a sequence in each line); or a .npz file with x [N, T, I] and y [N].
+    The task "forecasting" reads a CSV file with a step in each line, or a .npz file with x [N, I], and prints a
+    forecast. Both hold a fifth out, print what they reach on it, and keep the best epoch.
     """
     if surplus:
-        raise click.UsageError(f"Got the argument {surplus[0]!r}. A text to learn is an option: --text {surplus[0]}")
+        option = "--text" if task == "text" and not surplus[0].endswith((".csv", ".npz")) else "--data"
+        raise click.UsageError(f"Got the argument {surplus[0]!r}. A file to learn is an option: {option} {surplus[0]}")
+    path = Path(_TASKS[task]) if path is None else path
+    _refuse_options("text" if task == "text" else "table", task)
+    if task != "text":
+        options = {"epochs": epochs, **{name: given[name] for name in asdict(TaskSettings()) if name in given}}
+        _learn(task, data, path, overwrite, target, sequence, horizon, options, given["threads"])
+        return
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other.")
     if shards is not None and not mpi:
@@ -117,6 +162,44 @@ def train(
         sys.stderr.flush()
         comm.Abort(1)
         raise
+
+
+def _refuse_options(kind: str, task: str) -> None:
+    """A UsageError for an option that the task would pass over."""
+    context = click.get_current_context()
+    for name in _ONLY["table" if kind == "text" else "text"]:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name.replace('_', '-')} does not go with --task {task}.")
+
+
+def _learn(
+    task: str,
+    data: Path | None,
+    path: Path,
+    overwrite: bool,
+    target: str | None,
+    sequence: str | None,
+    horizon: int,
+    options: dict[str, Any],
+    threads: int | None,
+) -> None:
+    """The tasks on tables."""
+    if data is None:
+        raise click.UsageError(f"--task {task} needs --data, a CSV or .npz file.")
+    if path.exists() and not overwrite:
+        raise click.ClickException(f"--checkpoint: {path} exists; replace it with --overwrite")
+    settings = replace(TaskSettings(), **{name: value for name, value in options.items() if value is not None})
+    with _one_line():
+        if task == "classification":
+            sequences, labels, names = tasks.read_sequences(data, sequence, target)
+            click.echo(f"{len(sequences)} sequences of {', '.join(names)}; {len(set(labels))} classes")
+            outcome = tasks.learn_classes(sequences, labels, settings, click.echo, num_threads=threads)
+        else:
+            series, names = tasks.read_series(data, target)
+            click.echo(f"{len(series)} steps of {', '.join(names)}")
+            outcome = tasks.learn_series(series, names, settings, click.echo, horizon=horizon, num_threads=threads)
+        tasks.save(path, outcome)
+        click.echo("\n".join(outcome.lines))
 
 
 def _train(
@@ -246,15 +329,23 @@ def info(path: Path | None) -> None:
         config.show_config()
         return
     with _one_line():
-        model, extra = load_model(path)
-    for name, part in model.parts.items():
+        loaded = checkpoint.load(path)
+    model, extra = loaded.model, loaded.extra
+    for name, part in getattr(model, "parts", {"layer": model}).items():
         click.echo(f"{name}: {part!r}")
-    click.echo(f"parameters: {model.params.size:,} of {model.dtype}")
-    click.echo(f"vocabulary: {len(extra['vocabulary'])} characters {extra['vocabulary']!r}")
-    for name, value in extra["settings"].items():
+    click.echo(f"parameters: {model.params.size:,} of {model.params.dtype}")
+    settings = extra.get("settings")
+    shown = {**settings} if isinstance(settings, dict) else {}
+    if extra.get("kind") == CHARACTER_MODEL:
+        with _one_line():
+            _, extra = load_model(path)  # which knows what must be in it
+        click.echo(f"vocabulary: {len(extra['vocabulary'])} characters {extra['vocabulary']!r}")
+        shown["step"] = extra["step"]
+    else:
+        shown |= {name: value for name, value in extra.items() if isinstance(value, str | int | float)}
+    for name, value in shown.items():
         click.echo(f"{name}: {value}")
-    click.echo(f"step: {extra['step']}")
-    for row in extra["history"]:
+    for row in extra["history"] if extra.get("kind") == CHARACTER_MODEL else ():
         click.echo(_line(Report(*row)))
 
 

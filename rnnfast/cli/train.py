@@ -29,10 +29,10 @@ from ..optim import Adam
 from ..tbptt import TBPTT, stateful_batches
 from .corpus import Corpus
 
-__all__ = ["CELLS", "PRESETS", "Report", "Settings", "Training", "bits_per_character", "load_model"]
+__all__ = ["CELLS", "CHARACTER_MODEL", "PRESETS", "Report", "Settings", "Training", "bits_per_character", "load_model"]
 
 CELLS = {"rnn": RNN, "gru": GRU, "lstm": LSTM}
-_KIND = "character model"
+CHARACTER_MODEL = "character model"
 _EXTRA = {"settings", "vocabulary", "digest", "step", "history", "sums", "trainer", "rng"}
 _HELD_OUT_ROWS, _HELD_OUT_STEPS = 16, 256
 _WARM_UP, _LAST_LR = 100, 0.02
@@ -265,7 +265,7 @@ class Training:
     def save(self, path: Path) -> None:
         """Write a checkpoint, whole or not at all."""
         extra = {
-            "kind": _KIND,
+            "kind": CHARACTER_MODEL,
             "settings": asdict(self.settings),
             "vocabulary": self.corpus.vocabulary,
             "digest": self.corpus.digest,
@@ -329,6 +329,6 @@ def _schedule(step: int, steps: int) -> float:
 
 def _load(path: Path) -> checkpoint.Checkpoint:
     loaded = checkpoint.load(path)
-    if loaded.extra.get("kind") != _KIND or loaded.optimizer is None or not loaded.extra.keys() >= _EXTRA:
+    if loaded.extra.get("kind") != CHARACTER_MODEL or loaded.optimizer is None or not loaded.extra.keys() >= _EXTRA:
         raise ValueError(f"{path}: expected a checkpoint of `rnnfast train`, got another one")
     return loaded
