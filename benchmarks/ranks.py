@@ -68,6 +68,7 @@ def main():
     parser.add_argument("--shards", type=int, default=2)
     parser.add_argument("--updates", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--model", type=float, nargs=3, metavar=("MS", "MB", "UPDATE"))
     options = parser.parse_args()
     if options.model:
@@ -75,7 +76,8 @@ def main():
         return
     set_num_threads(1)
     comm = world()
-    for name, (rows, *_) in CASES.items():
+    for name in options.cases:
+        rows = CASES[name][0]
         for scaling in ("strong", "weak"):
             batch = rows * (comm.Get_size() if scaling == "weak" else 1)
             trainer, (x, target) = trainer_of(name, batch)
