@@ -441,7 +441,8 @@ class DataParallel:
         OSError, TypeError, RankError
             Rank 0 could not write it; a file that was there is as it was.
         """
-        parallel, whole = self.state_dict(), _Whole(self.optimizer_state()) if self._trainer is not None else None
+        has_state = hasattr(getattr(self._trainer, "_optimizer", None), "state_dict")
+        parallel, whole = self.state_dict(), _Whole(self.optimizer_state()) if has_state else None
         with self._together():
             if self.rank == 0:
                 checkpoint.save(path, self._model, optimizer=whole, extra={**(extra or {}), "parallel": parallel})
