@@ -7,7 +7,7 @@ others can be joined.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ._device import Device
 
-__all__ = ["Piece", "along", "joined", "split", "total"]
+__all__ = ["Piece", "along", "joined", "mapped", "split", "total"]
 
 Array = NDArray[Any]
 
@@ -32,6 +32,8 @@ class Piece(NamedTuple):
     axis: int
     """Which axis is time."""
     device: Device
+    given: Any = None
+    """The model's extra inputs, an array or a mapping to such, each with the first two axes of `x`."""
 
     @property
     def steps(self) -> int:
@@ -57,7 +59,8 @@ class Piece(NamedTuple):
             return self
         resets = None if self.resets is None else along(self.resets, start, stop, self.axis)
         lengths = None if self.lengths is None else self.device.xp.clip(self.lengths - start, 0, stop - start)
-        return self._replace(x=along(self.x, start, stop, self.axis), resets=resets, lengths=lengths)
+        given = mapped(lambda array: along(array, start, stop, self.axis), self.given)
+        return self._replace(x=along(self.x, start, stop, self.axis), resets=resets, lengths=lengths, given=given)
 
     def restarted(self, rows: Array) -> Piece:
         """The same with resets of some rows, by a mask [B], at the first step."""
@@ -67,7 +70,7 @@ class Piece(NamedTuple):
 
     def goes_on_in(self, after: Piece) -> bool:
         """Whether one call can take both: no row goes on in `after` that has ended here, as far as it can be told."""
-        if self.x.ndim != after.x.ndim or self.x.dtype != after.x.dtype:
+        if self.x.ndim != after.x.ndim or self.x.dtype != after.x.dtype or _names(self.given) != _names(after.given):
             return False
         if self.lengths is None or self.device.waits:
             return self.lengths is None
@@ -121,4 +124,18 @@ def _join(pieces: list[Piece]) -> Piece:
         lengths = first.device.zeros((first.rows,), np.int64)
         for piece in pieces:
             lengths += piece.steps if piece.lengths is None else piece.lengths
-    return first._replace(x=x, resets=resets, lengths=lengths)
+    others = [piece.given for piece in pieces[1:]]
+    given = mapped(lambda *parts: xp.concatenate(parts, axis=first.axis), first.given, *others)
+    return first._replace(x=x, resets=resets, lengths=lengths, given=given)
+
+
+def mapped(function: Callable[..., Any], given: Any, *others: Any) -> Any:
+    """Extra inputs of the same structure, made array by array; None stays None."""
+    if isinstance(given, Mapping):
+        return {name: mapped(function, part, *(other[name] for other in others)) for name, part in given.items()}
+    return None if given is None else function(given, *others)
+
+
+def _names(given: Any) -> Any:
+    """The structure of extra inputs."""
+    return mapped(lambda array: True, given)

@@ -38,7 +38,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import _checks, _pieces
 from . import _state as states
-from ._device import Device, holder
+from ._device import Device, Port, holder
 from ._pieces import Piece
 from ._recompute import levels
 from .diagnostics import gradient_norm_by_distance
@@ -100,6 +100,8 @@ class _Carried(NamedTuple):
     """How many came before."""
     skipped: int = 0
     """How many of them were skipped because their gradients were not finite."""
+    steps: int = 0
+    """How many steps came before, since the state was set."""
 
     def anew(self, state: Any) -> _Carried:
         """From a state, with nothing before it."""
@@ -109,7 +111,7 @@ class _Carried(NamedTuple):
         """With zeros for some rows, by a mask [B]."""
         state = states.zero_rows(self.state, chosen, xp)
         if not self.context:
-            return self.anew(state)
+            return self.anew(state)._replace(steps=self.steps)
         return self._replace(state=state, restart=chosen if self.restart is None else self.restart | chosen)
 
 
@@ -252,6 +254,8 @@ class TBPTT:
         lengths: ArrayLike | None = None,
         following: int | None = None,
         ids: bool | None = None,
+        given: Any = None,
+        seed: int | None = None,
     ) -> StepResult:
         """Train on one window: one update, or none if the gradient is not finite or every target is masked.
 
@@ -275,6 +279,12 @@ class TBPTT:
             window's gradient flows back k2 steps only if its size was known.
         ids : bool, optional
             Whether `x` is ids. By default int32 and int64 [T, B] are; those of 8 or 16 bits must be told.
+        given : array_like, or mapping from str to array_like, optional
+            The extra inputs of the model's cells, as its `forward` takes them, with the axes of `x`.
+        seed : int, optional
+            Of the cells' random masks, in 0..2**63-1; drawn from `rng` by default, for each forward anew. With one seed
+            for all windows of a sequence its masks are those of one forward over the whole: recurrent dropout then
+            hides the same units at all of its steps.
 
         Returns
         -------
@@ -291,21 +301,24 @@ class TBPTT:
         before, draws = self._carried, self._draws()
         try:
             with self._device.active():
-                return self._step(x, target, mask, resets, lengths, following, ids)
+                return self._step(self._window(x, resets, lengths, ids, given), target, mask, following, seed)
         except BaseException:
             if self._carried is before:  # there was no update: dropout has not drawn either
                 for generator, state in draws:
                     generator.state = state
             raise
 
-    def _step(self, x: Any, target: Any, mask: Any, resets: Any, lengths: Any, following: Any, ids: Any) -> StepResult:
-        window = self._window(x, resets, lengths, ids)
+    def _step(self, window: Piece, target: Any, mask: Any, following: Any, seed: Any) -> StepResult:
         weights, target = self._weights(mask, window), self._moved("target", target)
         following = self.k1 if following is None else min(self.k1, _checks.integer("following", following))
         before, after = self._cut_pass(window, following)
 
-        start_state, early = self._forward(before, self._carried.start_state, 0)
-        state, late = self._forward(after, start_state, len(before))
+        seeds: dict[str, Any] = {}
+        if seed is not None:
+            _checks.integer("seed", seed, 0, 2**63 - 1)
+            seeds = {"seed": seed, "first_step": self._carried.steps - _pieces.total(self._carried.context)}
+        start_state, early = self._forward(before, self._carried.start_state, 0, seeds)
+        state, late = self._forward(after, start_state, len(before), seeds)
         y = self._end(early + late, window.steps)
         loss, dy = differentiated(self._loss, y, target, weights, self._device)
         self._backward(before + after, dy)
@@ -333,6 +346,8 @@ class TBPTT:
         resets: ArrayLike | None = None,
         lengths: ArrayLike | None = None,
         ids: bool | None = None,
+        given: Any = None,
+        seed: int | None = None,
     ) -> Iterator[StepResult]:
         """Train on whole arrays, window by window; the last window may be shorter.
 
@@ -346,8 +361,8 @@ class TBPTT:
             shapes can be either, so nothing tells if the axes were exchanged.
         lengths : array_like of int, optional
             [B]: the rows' whole lengths, 0..T.
-        ids : bool, optional
-            As for `step`.
+        ids, given, seed : optional
+            As for `step`; `given` of all steps.
 
         Yields
         ------
@@ -360,7 +375,7 @@ class TBPTT:
             As for `step`; shapes are checked before the first window.
         """
         with self._device.active():
-            whole = self._piece(x, resets, lengths, ids)
+            whole = self._piece(x, resets, lengths, ids, given)
             self._check_rows(whole)
             goals = self._device.bring("targets", targets)
             weights = None if mask is None else self._device.bring("mask", mask)
@@ -368,7 +383,7 @@ class TBPTT:
             if array is not None and array.shape[:2] != whole.x.shape[:2]:
                 expected = f"leading axes {list(whole.x.shape[:2])} as in x"
                 raise ValueError(f"{name}: expected {expected}, got shape {list(array.shape)}")
-        return self._windows(whole, goals, weights)
+        return self._windows(whole, goals, weights, seed)
 
     def batches(self, stream: ArrayLike, batch_size: int) -> StatefulBatches:
         """Windows of one long stream for this trainer: `stateful_batches` with its `k1` and its model's layout.
@@ -402,7 +417,7 @@ class TBPTT:
         """
         return StatefulBatches(stream, batch_size, self.k1, batch_first=bool(self._time))
 
-    def _windows(self, whole: Piece, targets: Array, mask: Array | None) -> Iterator[StepResult]:
+    def _windows(self, whole: Piece, targets: Array, mask: Array | None, seed: Any) -> Iterator[StepResult]:
         for start in range(0, whole.steps, self.k1):
             stop = min(start + self.k1, whole.steps)
             piece = whole.cut(start, stop)
@@ -414,6 +429,8 @@ class TBPTT:
                 lengths=piece.lengths,
                 following=min(self.k1, whole.steps - stop) or None,
                 ids=piece.x.ndim == 2,
+                given=piece.given,
+                seed=seed,
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -428,7 +445,8 @@ class TBPTT:
         context = [{name: getattr(piece, name) for name in _KEPT} for piece in carried.context]
         kept = {"state": carried.state, "start_state": carried.start_state, "restart": carried.restart}
         on_host: dict[str, Any] = states.map_arrays(self._on_host, kept)
-        return on_host | {"context": [states.map_arrays(self._on_host, piece) for piece in context]}
+        context = [states.map_arrays(self._on_host, piece) for piece in context]
+        return on_host | {"context": context, "steps": carried.steps}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Carry on from what `state_dict` returned.
@@ -443,22 +461,28 @@ class TBPTT:
         TypeError, ValueError
             It is not such a mapping; nothing has changed.
         """
-        _check_keys("state_dict", state_dict, {"state", "start_state", "context", "restart"})
+        state_dict = {"steps": 0} | dict(_checks.mapping("state_dict", state_dict))  # which older ones lack
+        _check_keys("state_dict", state_dict, {"state", "start_state", "context", "restart", "steps"})
+        steps = _checks.integer("steps", state_dict["steps"], 0)
         if not isinstance(state_dict["context"], tuple | list):
             raise TypeError(f"context: expected a list, got {_checks.describe(state_dict['context'])}")
-        for piece in state_dict["context"]:
+        pieces = [{"given": None} | dict(_checks.mapping("context", piece)) for piece in state_dict["context"]]
+        for piece in pieces:
             _check_keys("context", piece, set(_KEPT))
         state, start_state = (self._owned(name, state_dict[name]) for name in ("state", "start_state"))
         with self._device.active():
-            pieces = [self._piece(**piece, ids=getattr(piece["x"], "ndim", 3) == 2) for piece in state_dict["context"]]
-            context = _pieces.joined(pieces)
+            context = _pieces.joined(
+                [self._piece(**piece, ids=getattr(piece["x"], "ndim", 3) == 2) for piece in pieces]
+            )
             flags = _checks.flags("restart", state_dict["restart"], (states.rows(state) or 0,), "[B]")
             restart = None if flags is None else self._moved("restart", flags.copy())
         if _pieces.total(context) >= self.k2:
             raise ValueError(
                 f"state_dict: expected a context of less than k2 = {self.k2} steps, got one of other k1 and k2"
             )
-        self._carried = self._carried.anew(state)._replace(start_state=start_state, context=context, restart=restart)
+        self._carried = self._carried.anew(state)._replace(
+            start_state=start_state, context=context, restart=restart, steps=steps
+        )
 
     # What comes in
 
@@ -485,9 +509,7 @@ class TBPTT:
         except RecursionError as error:
             raise ValueError(f"{name}: expected a state of the model, got lists in each other without end") from error
 
-    def _piece(
-        self, x: ArrayLike, resets: ArrayLike | None, lengths: ArrayLike | None, ids: bool | None = None
-    ) -> Piece:
+    def _piece(self, x: Any, resets: Any, lengths: Any, ids: Any = None, given: Any = None) -> Piece:
         """Checked arguments, where the model lies; lengths that end nothing are dropped."""
         port = self._device.port(x)
         checks = port.checks
@@ -503,11 +525,21 @@ class TBPTT:
         if not port.direct and array.ndim == 2:  # what can't be seen any more when it is on the device
             checks.ids("x", array.T if self._time else array, self._model.input_size, counts)
         counts = checks.ragged(counts, steps)
-        return Piece(port.enter(array), port.enter(flags), port.enter(counts), self._time, self._device)
+        given = _pieces.mapped(lambda value: self._given(port, value, array.shape[:2]), given)
+        return Piece(port.enter(array), port.enter(flags), port.enter(counts), self._time, self._device, given)
 
-    def _window(self, x: Any, resets: Any, lengths: Any, ids: Any) -> Piece:
+    def _given(self, port: Port, value: Any, leading: tuple[int, ...]) -> Array:
+        """One of the extra inputs, where the model lies; the model checks the rest."""
+        array: Array = port.checks.numbers("given", value)
+        if array.shape[:2] != leading:
+            expected = f"leading axes {list(leading)} as in x"
+            raise ValueError(f"given: expected {expected}, got shape {list(array.shape)}")
+        entered: Array = port.enter(array)
+        return entered
+
+    def _window(self, x: Any, resets: Any, lengths: Any, ids: Any, given: Any = None) -> Piece:
         """A checked window, in which the rows that `reset` was called for begin anew."""
-        window = self._piece(x, resets, lengths, ids)
+        window = self._piece(x, resets, lengths, ids, given)
         if not 1 <= window.steps <= self.k1:
             raise ValueError(
                 f"x: expected 1 to k1 = {self.k1} steps, got {window.steps} in shape {list(window.x.shape)}, "
@@ -553,16 +585,21 @@ class TBPTT:
         pieces = [*self._carried.context, window]
         return _pieces.split(pieces, max(0, _pieces.total(pieces) - (self.k2 - following)))
 
-    def _forward(self, pieces: list[Piece], state: Any, first_tape: int) -> tuple[Any, list[Array]]:
-        """The state after the pieces, and the prediction for each."""
+    def _forward(
+        self, pieces: list[Piece], state: Any, first_tape: int, seeds: dict[str, Any]
+    ) -> tuple[Any, list[Array]]:
+        """The state after the pieces, and the prediction for each; the first step in `seeds` moves along."""
         outputs = []
         for number, piece in enumerate(pieces, first_tape):
             self._tapes += [None] * (number + 1 - len(self._tapes))
-            options = self._options | ({"ids": True} if piece.x.ndim == 2 else {})
+            options = self._options | seeds | ({"ids": True} if piece.x.ndim == 2 else {})
+            options |= {} if piece.given is None else {"given": piece.given}
             y, state, self._tapes[number] = self._model.forward(
                 piece.x, state, resets=piece.resets, lengths=piece.lengths, tape=self._tapes[number], **options
             )
             outputs.append(y)
+            if seeds:
+                seeds["first_step"] += piece.steps
         return state, outputs
 
     def _end(self, outputs: list[Array], steps: int) -> Array:
@@ -617,7 +654,10 @@ class TBPTT:
         """What is carried out of a window; the next pass starts from `start_state` and repeats `context`."""
         old = self._carried
         carried = old.anew(state)._replace(
-            start_state=start_state, context=_pieces.joined(context), windows=old.windows + 1
+            start_state=start_state,
+            context=_pieces.joined(context),
+            windows=old.windows + 1,
+            steps=old.steps + window.steps,
         )
         if old.restart is None or window.lengths is None:
             return carried
@@ -644,6 +684,7 @@ class TBPTT:
         x = self._device.xp.where(within[..., None], window.x, 0) if ended else window.x  # type: ignore[index]
         arrays = [
             ("x", x),
+            *(("given", array) for array in states.arrays(window.given)),
             *(("state", array) for array in states.arrays(self._carried.start_state)),
             *self._model.params.items(),
             ("the prediction", y),
@@ -751,7 +792,7 @@ def stateful_batches(stream: ArrayLike, batch_size: int, k1: int, *, batch_first
     return StatefulBatches(stream, batch_size, k1, batch_first=batch_first)
 
 
-_KEPT = ("x", "resets", "lengths")  # of a piece, in a state dictionary
+_KEPT = ("x", "resets", "lengths", "given")  # of a piece, in a state dictionary
 
 
 def _check_keys(name: str, value: Any, keys: set[str]) -> None:
