@@ -4,8 +4,9 @@
 dictionaries; the forward and backward are ours, and calls take `lengths`, `resets` and `mask` besides. `Recurrent` is
 the module of any layer of rnnfast's.
 
-On the CPU alone. Tensors are read and written where they lie. The weights are PyTorch's, which any optimiser may change
-in any way; so each call takes their checksums, and packs them again if these have moved.
+On the CPU alone; `torch.compile` goes around the calls. Tensors are read and written where they lie. The weights are
+PyTorch's, which any optimiser may change in any way; so each call takes their checksums, and packs them again if these
+have moved.
 
 Rejected: to tell by PyTorch's version counters whether weights have changed (`p.data.add_()` does not move them); one
 memory for both (`module.double()` and loading with `assign=True` replace it).
@@ -167,6 +168,11 @@ def _apply(
     module: Any, twin: _Twin, input: Any, state: Any, weights: Mapping[str, Any], dropout: float, options: Any
 ) -> tuple[Any, Any]:
     """A call of a module: y and the final state."""
+    if torch.jit.is_tracing():
+        raise RuntimeError(
+            "rnnfast.torch: expected a call outside torch.jit.trace and torch.onnx.export, which see no kernels but "
+            "PyTorch's; torch.nn's module of the same name takes the same state dictionary"
+        )
     states = () if state is None else tuple(state) if isinstance(state, tuple | list) else (state,)
     if states and len(states) != len(twin.states):
         raise ValueError(f"hx: expected the state ({', '.join(twin.states)}), got {len(states)} tensors")
@@ -197,6 +203,7 @@ class _Fast:
     _kind: Any  # the layer's class
     _more: tuple[str, ...] = ()  # its own options
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # PyTorch's decorators are not looked at
     def forward(
         self: Any, input: Any, hx: Any = None, *, lengths: Any = None, resets: Any = None, mask: Any = None
     ) -> tuple[Any, Any]:
@@ -335,6 +342,7 @@ class Recurrent(torch.nn.Module):
         """The layer, for `repr`."""
         return repr(self._twin.layer)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(
         self,
         input: Any,

@@ -166,9 +166,15 @@ def _part(where: str, module: Any, activation: str) -> Part:
             raise ValueError(f"{where}: expected a LayerNorm of one axis with weights, got {module}")
         options |= {"size": module.normalized_shape[0], "bias": module.bias is not None}
     known = _names(kind, module)
-    weights = {name: finite(f"{where}.{name}", getattr(module, name).detach().cpu()) for name in known}
+    weights = {name: _weight(f"{where}.{name}", getattr(module, name)) for name in known}
     part = make(**options, dtype=common_dtype(weights.values()))
     return filled(part, weights, f"torch.nn.{kind}")
+
+
+def _weight(where: str, tensor: Any) -> Array:
+    if tensor.is_meta:
+        raise ValueError(f"{where}: expected a tensor with values, got one on the meta device")
+    return finite(where, tensor.detach().cpu())
 
 
 def _names(kind: str, module: Any) -> list[str]:

@@ -69,6 +69,7 @@ def from_state_dict(
     LSTM(input_size=3, hidden_size=5, num_layers=2, bias=True, batch_first=False, dropout=0.0, bidirectional=False, \
 reverse=False, dtype='float32', init='pytorch')
     """
+    _checks.choice("nonlinearity", nonlinearity, ("tanh", "relu"))
     own = _behind(_checks.mapping("tensors", tensors), prefix)
     arrays = {name: finite(f"tensors[{full!r}]", tensors[full]) for name, full in own.items()}
     options: dict[str, Any] = {"dtype": common_dtype(arrays.values(), dtype)}
@@ -194,7 +195,7 @@ def _recurrent(
         raise ValueError(f"tensors: expected matrices of an RNN [H, I] [H, H], GRU [3*H, ...] or LSTM, got {shapes}")
     options |= {"bias": "bias_ih" + suffix in arrays}
     if kind == "RNN":
-        options["nonlinearity"] = _checks.choice("nonlinearity", nonlinearity, ("tanh", "relu"))
+        options["nonlinearity"] = nonlinearity
     if not suffix:
         made: Part = getattr(cells, f"{kind}Cell")(input_size, hidden_size, **options)
         return made

@@ -161,6 +161,11 @@ REFUSED_IN = [
     (lambda: 3, TypeError, "module: expected a torch.nn.Module, got int 3"),
     (lambda: nn.Conv1d(1, 1, 1), TypeError, "module: expected one of PyTorch's RNN, .*, got Conv1d$"),
     (Net, TypeError, "module: .* got Net; it has rnn in it, which can come in one by one"),
+    (
+        lambda: nn.LSTM(3, 4, device="meta"),
+        ValueError,
+        "module.weight_ih_l0: expected a tensor with values, got one on",
+    ),
     (nan_lstm, ValueError, "module.weight_hh_l1: expected finite weights, got 1 that are not"),
     (lambda: nn.Embedding(3, 4, max_norm=1.0), ValueError, "module: expected an Embedding without max_norm"),
     (lambda: nn.Sequential(nn.LSTM(3, 4), nn.Flatten()), TypeError, r"module\['1'\]: expected one of .* got Flatten"),

@@ -95,6 +95,15 @@ REFUSED = [
 ]  # fmt: skip
 
 
+def test_bad_options():
+    for part in PARTS[:2]:
+        tensors = prefixed(part, "")
+        message = "nonlinearity: expected one of 'tanh', 'relu', got 'gelu'"
+        refused(lambda tensors=tensors: interop.from_state_dict(tensors, nonlinearity="gelu"), ValueError, message)
+    refused(lambda: interop.from_state_dict(tensors, batch_first=1), TypeError, "batch_first: expected True or False")
+    refused(lambda: interop.from_state_dict(tensors, dtype="float16"), TypeError, "dtype: expected float32 or float64")
+
+
 @pytest.mark.parametrize(("tensors", "prefix", "error", "message"), REFUSED, ids=range(len(REFUSED)))
 def test_what_is_refused(tensors, prefix, error, message):
     refused(lambda: interop.from_state_dict(tensors, prefix), error, message)

@@ -28,7 +28,10 @@ CASES = [
     ("GRU", {"num_layers": 2}),
 ]
 every = pytest.mark.parametrize(("kind", "options"), CASES, ids=str)
-pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit.:DeprecationWarning"),
+]
 
 
 def pair(kind, sizes=(3, 5), dtype=F64, **options):
@@ -281,6 +284,15 @@ def test_a_random_cell_that_is_differentiated_in_eval_is_refused():
     with torch.no_grad():
         assert torch.equal(module(x)[0], module(x)[0])
     refused(lambda: module(x), ValueError, r"eval: expected torch.no_grad\(\)")
+
+
+def test_compile_and_trace():
+    module = pair("LSTM", dtype=torch.float32)[1]
+    x = torch.randn(4, 2, 3)
+    with torch.no_grad():
+        compiled = torch.compile(module, backend="eager")
+        torch.testing.assert_close(compiled(x)[0], module(x)[0])
+    refused(lambda: torch.jit.trace(module, x), RuntimeError, "rnnfast.torch: expected a call outside torch.jit.trace")
 
 
 def test_what_is_refused():
