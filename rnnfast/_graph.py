@@ -97,6 +97,8 @@ class Graph:
         The features of each value.
     timeless : set of str
         The parts whose output has no axis for time.
+    layers, beginning : dict from str to Recurrent
+        All layers, and those that begin with states of their own.
     last_layer : str or None
         The layer that can hand on its last output alone: all that follows depends on it alone, step by step.
     """
@@ -136,6 +138,8 @@ class Graph:
             if name not in self.outputs and not any(value in (name, f"{name}.state") for value in _all(reads)):
                 raise ValueError(f"{name}: expected a part that another one reads, or among outputs, got neither")
         self.nodes = [self._node(name, part, clocks) for name, part in parts.items()]
+        self.layers = {node.name: node.part for node in self.nodes if node.kind == "layer"}
+        self.beginning = {node.name: node.part for node in self.nodes if node.kind == "layer" and node.begins is None}
         self.last_layer, self.after_last = self._last_layer()
         self.reads_ids = {value: self._kind_of_input(value) for value in self.inputs}
 

@@ -32,7 +32,7 @@ from . import _checks
 from . import _state as states
 from ._checks import Array
 from ._device import Device, Port
-from ._graph import Graph, kind_of
+from ._graph import Graph, Node, kind_of
 from ._model_stream import make_spec
 from ._part import Part, from_config
 from ._recurrence import Arguments
@@ -110,6 +110,25 @@ class _Recording(NamedTuple):
     rows: Mapping[str | None, _Rows]
     shapes: dict[str, tuple[int, ...]]  # of the outputs
     last_only: bool
+
+
+class _Walk(NamedTuple):
+    """What the parts of one call are run with."""
+
+    call: Arguments
+    direct: bool  # of the port through which the call came in
+    values: dict[str, Any]
+    rows: Mapping[str | None, _Rows]
+    by_layer: Mapping[str, Mapping[str, Any]]  # states, reset states, extra inputs
+    out: Mapping[str, Any]
+    finals: dict[str, Any]  # the layers' final states
+    recorder: ModelTape | None
+    timeless: set[str]
+    logits: bool
+    several: str | None  # the layer that returns the sequences of all its states
+
+
+_BY_LAYER = ("state", "reset_state", "given")
 
 
 class Model(Part):
@@ -629,64 +648,73 @@ class Model(Part):
         if logits is not False:
             self._check_logits(logits)
         several = self._check_states_of_output(call)
-        by_layer = {
-            field: self._by_layer(port, field, given)
-            for field in ("state", "reset_state", "given")
-            if (given := getattr(call, field)) is not None
-        }
+        by_layer = {field: self._by_layer(port, field, getattr(call, field)) for field in _BY_LAYER}
         out = {} if call.out is None else self._check_out(port, call, values, rows, by_layer, last_only)
         _checks.threads(call.num_threads)
-        recorder = None
-        if old is not None:
-            recorder = self._begin(call, values, rows, by_layer, old)
-        finals: dict[str, Any] = {}
-        recomputed = self._recomputed(call)
+        recorder = None if old is None else self._begin(call, values, rows, by_layer, old)
         timeless = graph.after_last if last_only else graph.timeless
+        own = call._replace(memory=self._memory_of_one(call)) if recorder is not None else call
+        walk = _Walk(own, port.direct, values, rows, by_layer, out, {}, recorder, timeless, bool(logits), several)
         for node in graph.nodes:
-            name, part, steps = node.name, node.part, rows[node.clock]
-            run = part if recorder is None else part.forward
-            options: dict[str, Any] = {"num_threads": call.num_threads}
-            if recorder is not None:
-                options["tape"] = recorder.parts.get(name)
-            if node.kind == "layer":
-                options |= {field: given.get(name) for field, given in by_layer.items()}
-                if node.begins is not None:
-                    options["state"] = finals[node.begins]
-                if recorder is not None:
-                    options |= {"seed": call.seed, "first_step": call.first_step, **recomputed}
-                x = values[node.sources[0]]
-                options |= {"ids": x.ndim == len(steps.leading)} if node.outside else {}
-                options |= {"return_states": True} if name == several else {}
-                y, finals[name], *tapes = run(
-                    x,
-                    lengths=steps.lengths,
-                    resets=steps.resets,
-                    mask=steps.mask,
-                    out=out.get(name) if port.direct else None,
-                    last_only=not node.read or name in timeless,
-                    **options,
-                )
-            else:
-                inputs: Any = [values[value] for value in node.sources]
-                if node.kind == "pool":
-                    options |= {"lengths": steps.lengths, "mask": steps.mask}
-                elif node.outside and steps.ragged is not None:
-                    dtype = None if isinstance(part, Embedding) else self.dtype
-                    inputs = [steps.blanked("x", one, dtype) for one in inputs]
-                if logits and isinstance(part, Dense) and name in graph.outputs:
-                    options["logits"] = True
-                result = run(*inputs, **options)
-                y, *tapes = (result,) if recorder is None else result
-                if name not in timeless and steps.ragged is not None:
-                    steps.blank(y)
-            values[name] = y
-            if recorder is not None:
-                recorder.parts[name] = tapes[0]
+            values[node.name] = self._run_layer(node, walk) if node.kind == "layer" else self._run_head(node, walk)
         if recorder is not None:
             shapes = {name: states.map_arrays(lambda one: one.shape, values[name]) for name in graph.outputs}
             recorder.finish(self._device.empty((0,), self.dtype), _Recording(port.direct, rows, shapes, last_only))
         found = {name: port.leave(values[name], out.get(name)) for name in graph.outputs}
-        return found[graph.outputs[0]] if graph.single else found, port.leave(finals), recorder
+        return found[graph.outputs[0]] if graph.single else found, port.leave(walk.finals), recorder
+
+    @staticmethod
+    def _run_layer(node: Node, walk: _Walk) -> Any:
+        """The output of a layer, whose final state goes to `walk.finals`."""
+        name, call, steps = node.name, walk.call, walk.rows[node.clock]
+        x, of, recorder = walk.values[node.sources[0]], walk.by_layer, walk.recorder
+        state = of["state"].get(name) if node.begins is None else walk.finals[node.begins]
+        own = Arguments(
+            x,
+            state,
+            steps.lengths,
+            steps.resets,
+            of["reset_state"].get(name),
+            steps.mask,
+            of["given"].get(name),
+            walk.out.get(name) if walk.direct else None,
+            call.num_threads,
+            name == walk.several,
+            not node.read or name in walk.timeless,
+            call.seed,
+            call.first_step,
+            call.recompute,
+            call.memory,
+            x.ndim == len(steps.leading) if node.outside else None,
+        )
+        old = None if recorder is None else recorder.parts.get(name)
+        body, training = node.part._recurrence, recorder is not None
+        y, walk.finals[name], tape = body.evaluate(node.part, own, training=training, old=old)
+        if recorder is not None:
+            recorder.parts[name] = tape
+        return y
+
+    def _run_head(self, node: Node, walk: _Walk) -> Array:
+        """The output of another part."""
+        name, part, steps, recorder = node.name, node.part, walk.rows[node.clock], walk.recorder
+        inputs: Any = [walk.values[value] for value in node.sources]
+        options: dict[str, Any] = {"num_threads": walk.call.num_threads}
+        if node.kind == "pool":
+            options |= {"lengths": steps.lengths, "mask": steps.mask}
+        elif node.outside and steps.ragged is not None:
+            dtype = None if isinstance(part, Embedding) else self.dtype
+            inputs = [steps.blanked("x", one, dtype) for one in inputs]
+        if name in walk.out and walk.direct and isinstance(part, Dense):
+            options["out"] = walk.out[name]
+        if walk.logits and isinstance(part, Dense) and name in self._graph.outputs:
+            options["logits"] = True
+        if recorder is None:
+            y = part(*inputs, **options)
+        else:
+            y, recorder.parts[name] = part.forward(*inputs, tape=recorder.parts.get(name), **options)
+        if steps.ragged is not None and name not in walk.timeless:
+            steps.blank(y)
+        return y  # type: ignore[no-any-return]
 
     def _check_logits(self, logits: Any) -> None:
         outputs = {name: self._parts[name] for name in self._graph.outputs}
@@ -714,13 +742,10 @@ class Model(Part):
             raise ValueError(f"return_states: expected a layer as the only output, which no part reads, got {found}")
         return nodes[0].name
 
-    def _recomputed(self, call: Arguments) -> dict[str, Any]:
-        """What each layer's forward is told of `recompute`."""
-        count, memory = max(sum(node.kind == "layer" for node in self._graph.nodes), 1), call.memory
-        return {
-            "recompute": call.recompute,
-            "memory": None if memory is None else _checks.integer("memory", memory) // count,
-        }
+    def _memory_of_one(self, call: Arguments) -> int | None:
+        """What each layer's forward is told of `memory`."""
+        count = max(sum(node.kind == "layer" for node in self._graph.nodes), 1)
+        return None if call.memory is None else _checks.integer("memory", call.memory) // count
 
     def _begin(
         self,
@@ -734,7 +759,8 @@ class Model(Part):
         tape = checked(old, self)
         if not isinstance(tape, ModelTape):
             raise TypeError("tape: expected a tape of a Model, got one of no part")
-        port, recomputed = self._device.ports[True], self._recomputed(call)
+        port = self._device.ports[True]
+        recomputed = {"recompute": call.recompute, "memory": self._memory_of_one(call)}
         for node in self._graph.nodes:
             steps = rows[node.clock]
             if node.kind == "layer":
@@ -776,15 +802,12 @@ class Model(Part):
                     f"{value}: expected the steps and rows of {other}, {list(same.leading)}, got {list(leading)}"
                 )
         first = next(iter(rows.values()))
-        for clock, own in rows.items():
+        for clock, own in rows.items() if len(rows) > 1 else ():
             if (own.batched, own.batch) != (first.batched, first.batch):
                 raise ValueError(
                     f"{clock}: expected as many rows as the other inputs have, {first.batch}, got {own.batch}"
                 )
-        lengths, resets, masks = (
-            self._by_clock(name, getattr(call, name)) if getattr(call, name) is not None else {}
-            for name in ("lengths", "resets", "mask")
-        )
+        lengths, resets, masks = (self._by_clock(name, getattr(call, name)) for name in ("lengths", "resets", "mask"))
         for clock, own in rows.items() if lengths or resets or masks else ():
             ends = port.checks.lengths(lengths.get(clock), own.steps, own.batch, batched=own.batched)
             rows[clock] = own._replace(
@@ -847,6 +870,8 @@ class Model(Part):
 
     def _by_clock(self, name: str, values: Any) -> dict[str | None, Any]:
         """A caller's lengths or masks by clocks."""
+        if values is None:
+            return {}
         clocks = self._graph.clocks
         if len(set(clocks.values())) == 1 and not isinstance(values, Mapping):
             return {next(iter(clocks.values())): values}
@@ -867,14 +892,14 @@ class Model(Part):
             raise TypeError(
                 f"{name}: expected a mapping from the layers' names to states, got {_checks.describe(values)}"
             )
-        begun = name == "state"
-        layers = {
-            node.name: node.part for node in self._graph.nodes if node.kind == "layer" and not (begun and node.begins)
-        }
-        if surplus := [key for key in values if key not in layers]:
+        layers = self._graph.beginning if name == "state" else self._graph.layers
+        if not layers.keys() >= values.keys():
+            surplus = [key for key in values if key not in layers]
             linked = [node for node in self._graph.nodes if node.name in surplus and node.begins]
             hint = f" ({linked[0].name} begins with the state of {linked[0].begins})" if linked else ""
             raise ValueError(f"{name}: expected names among {list(layers)}, got {surplus}{hint}")
+        if port.direct:
+            return values
         bring = _bring_given if name == "given" else _bring_state
         return {key: bring(layers[key], port, f"{name}[{key!r}]", value) for key, value in values.items()}
 
