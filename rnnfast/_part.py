@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -83,6 +84,12 @@ class Packed:
     def store_gradients(self, panels: Array, gradients: Gradients) -> None:
         """Write gradient panels into the gradients."""
         self.kernel.unpack(panels, tuple(map(gradients.get, self._names)))
+
+
+def store_all(packed: Sequence[Packed], panels: Sequence[Array], gradients: Gradients) -> None:
+    """`store_gradients` of each; on the host one call of compiled code, in which Ctrl-C can't fall."""
+    targets = [tuple(map(gradients.get, one._names)) for one in packed]
+    deque(map(operator.call, [one.kernel.unpack for one in packed], panels, targets), maxlen=0)
 
 
 _FORWARD = operator.attrgetter("panel_size", "pack")

@@ -29,7 +29,7 @@ from . import init as initialisation
 from ._call import BackwardCall, ForwardCall
 from ._checks import Array
 from ._device import Port
-from ._part import Packed, panels_of
+from ._part import Packed, panels_of, store_all
 from ._recompute import segmented
 from .description.cell import Cell
 from .description.declarations import declared
@@ -440,8 +440,7 @@ class Walk:
             dx = tape.buffer(("dx", layer % 2), kept.inputs[layer].shape, self.dtype) if layer else out.dx
             self._layer_backward(call, layer, dy, dx)
             dy = (dx,)
-        for one, own in zip(packed, panels, strict=True):
-            one.store_gradients(own, gradients)
+        store_all(packed, panels, gradients)
 
     def _layer_backward(self, call: _Back, layer: int, dy: Some | None, dx: Array | None) -> None:
         """Write dLoss/dinput of one layer into `dx`, before the dropout that made that input."""

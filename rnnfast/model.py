@@ -39,7 +39,7 @@ from ._recurrence import Arguments
 from .embedding import Embedding
 from .heads import Dense
 from .layers import Recurrent
-from .parameters import Gradients, Parameters, Store
+from .parameters import Gradients, Parameters, Place, Store, adopt_all
 from .stream import ModelStream
 from .tape import Grads, Tape, begin, checked, recording
 
@@ -228,12 +228,14 @@ class Model(Part):
         places = self.params.places()
         self._offsets: dict[str, int] = {}
         offset = 0
+        moves: list[tuple[Parameters, int, Mapping[str, Place]]] = []
         for name, part in parts.items():
             self._offsets[name] = offset
             if part.params:
                 own = {key: places[".".join(of)] for (one, key), of in borrowed.items() if one == name}
-                part.params.adopt(store, offset, own)
-                offset += part.params.size
+                moves.append((part.params, offset, own))
+                offset += part.params.size - sum(math.prod(part.params.shapes[key]) for key in own)
+        adopt_all(store, moves, in_model=True)
         self._pack()
 
     def _pack(self) -> None:

@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from . import _checks, _core
+from . import _checks, _core, _flat
 from ._checks import Array
 from ._device import HOST, Device
 from ._memory import aligned_empty
@@ -510,8 +510,11 @@ class Parameters(_Named):
             The store has another dtype or device, or no room at `offset`, or some of these are tied already; nothing
             has changed.
         """
-        tied = dict(borrowed or {})
-        shapes = {name: shape for name, shape in self._shapes.items() if name not in tied}
+        adopt_all(store, [(self, offset, borrowed or {})])
+
+    def _moved(self, store: Store, offset: int, borrowed: Mapping[str, Place]) -> list[tuple[Any, str, Any]]:
+        """Copy the values into another store; the assignments by which they lie there."""
+        shapes = {name: shape for name, shape in self._shapes.items() if name not in borrowed}
         size = _total(shapes)
         _check_room(store, offset, size, self.dtype)
         if self._borrowed:
@@ -521,15 +524,32 @@ class Parameters(_Named):
         with self._store.lock:
             for name, target in _slices(shapes, store.array[offset : offset + size]):
                 target[...] = self._views[name]
-            store.version = max(store.version, self.version) + 1
-            self._store.version += 1  # for who asks it instead of these parameters: they are no longer there
-            self._bind(shapes, store, offset, tied)
+        there: Any = object.__new__(Parameters)
+        there._bind(shapes, store, offset, borrowed)
+        return [(self, name, value) for name, value in vars(there).items()]
 
     def __getstate__(self) -> tuple[dict[str, tuple[int, ...]], Store, int, dict[str, Place]]:
         return self._shapes, self._store, self._offset, self._borrowed
 
     def __setstate__(self, state: tuple[dict[str, tuple[int, ...]], Store, int, dict[str, Place]]) -> None:
         self._bind(*state)
+
+
+def adopt_all(store: Store, moves: list[tuple[Parameters, int, Mapping[str, Place]]], **also: Any) -> None:
+    """`Parameters.adopt` for several, each with its offset and what it borrows: all of them or none.
+
+    The assignments are one call of compiled code, in which Ctrl-C can't fall. `also` are further attributes of each.
+    """
+    done = [one for params, offset, borrowed in moves for one in params._moved(store, offset, borrowed)]
+    done += [(params, name, value) for params, _, _ in moves for name, value in also.items()]
+    # Those of the old stores, too: for who asks them instead of these parameters, which are no longer there.
+    done += [(params.store, "version", params.version + 1) for params, _, _ in moves]
+    newest = max([store.version, *(params.version for params, _, _ in moves)])
+    _flat.commit(_nothing, *done, (store, "version", newest + 1))
+
+
+def _nothing() -> None:
+    """Nothing."""
 
 
 def _prefix_hint(given: Mapping[str, Any], wanted: Shapes) -> str:
