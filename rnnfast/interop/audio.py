@@ -265,6 +265,11 @@ def _format_of(document: Any) -> str:
     for key, name in (("architecture", "nam"), ("model_data", "guitarml"), ("layers", "rtneural")):
         if key in document:
             return name
+    if any(str(name).endswith(("weight_ih_l0", "weight_ih")) for name in document):
+        raise ValueError(
+            "expected a model, got PyTorch's names alone; rnnfast.interop.from_state_dict(json.load(file), prefix) "
+            "makes a layer of those"
+        )
     raise ValueError(
         "expected 'layers' (RTNeural, AIDA-X), 'model_data' (GuitarML) or 'architecture' (Neural Amp Modeler), "
         f"got {list(document)[:8]}"
@@ -310,11 +315,11 @@ def _numbers(where: str, value: Any, *expected: int) -> Array:
 # RTNeural and AIDA-X --------------------------------------------------------------------------------------------------
 
 
-def _layer_weights(where: str, layer: Mapping[str, Any], count: int) -> list[Any]:
+def _layer_weights(where: str, layer: Mapping[str, Any], *counts: int) -> list[Any]:
     weights = _get(where, layer, "weights")
-    if not isinstance(weights, list) or len(weights) != count:
+    if not isinstance(weights, list) or len(weights) not in counts:
         got = f"{len(weights)} arrays" if isinstance(weights, list) else _checks.describe(weights)
-        raise ValueError(f"{where}: weights: expected a list of {count} arrays, got {got}")
+        raise ValueError(f"{where}: weights: expected a list of {' or '.join(map(str, counts))} arrays, got {got}")
     return weights
 
 
@@ -333,11 +338,9 @@ def _read_rtneural_layer(kind: str) -> Callable[..., dict[str, Array]]:
 
 
 def _read_rtneural_dense(where: str, layer: Mapping[str, Any], inputs: int, units: int) -> dict[str, Array]:
-    kernel, bias = _layer_weights(where, layer, 2)
-    return {
-        "weight": _numbers(f"{where}: weights[0]", kernel, inputs, units).T,
-        "bias": _numbers(f"{where}: weights[1]", bias, units),
-    }
+    kernel, *bias = _layer_weights(where, layer, 1, 2)
+    weights = {"weight": _numbers(f"{where}: weights[0]", kernel, inputs, units).T}
+    return weights | ({"bias": _numbers(f"{where}: weights[1]", bias[0], units)} if bias else {})
 
 
 _RTNEURAL_LAYERS: dict[str, tuple[Any, Callable[..., dict[str, Array]]]] = {
@@ -369,7 +372,11 @@ def _read_rtneural(document: dict[str, Any]) -> _Found:
         options: dict[str, Any] = {"input_size": sizes}
         weights = read(where, layer, sizes, units)
         if make is heads.Dense:
-            options |= {"output_size": units, "activation": _head_activation(where, activation)}
+            options |= {
+                "output_size": units,
+                "bias": "bias" in weights,
+                "activation": _head_activation(where, activation),
+            }
         else:
             if activation not in ("", "tanh"):
                 raise ValueError(f"{where}: activation: expected 'tanh', as RTNeural computes, got {activation!r}")

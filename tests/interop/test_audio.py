@@ -25,6 +25,8 @@ def sigmoid(z):
 ACTIVATIONS = {
     "": lambda z: z,
     "tanh": np.tanh,
+    "relu": lambda z: np.maximum(z, 0),
+    "elu": lambda z: np.where(z > 0, z, np.expm1(np.minimum(z, 0))),
     "sigmoid": sigmoid,
     "softmax": lambda z: np.exp(z - z.max()) / np.exp(z - z.max()).sum(),
 }
@@ -67,7 +69,7 @@ def read_rtneural(document):
             steps.append({"lstm": keras_lstm, "gru": keras_gru}[layer["type"]](weights))
             continue
         if layer["type"] != "activation":
-            kernel, bias = map(np.array, weights)
+            kernel, bias = np.array(weights[0]), np.array(weights[1] if len(weights) > 1 else 0)
             steps.append(lambda x, kernel=kernel, bias=bias: x @ kernel + bias)
         steps.append(ACTIVATIONS[layer["activation"]])
     before, after = (10 ** (document.get(key, 0) / 20) for key in ("in_gain", "out_gain"))
@@ -149,6 +151,12 @@ def rtneural(*kinds, channels=1, **more):
     return {"in_shape": [None, None, channels], "layers": layers, **more}
 
 
+def without_biases(document):
+    for layer in document["layers"]:
+        layer["weights"] = layer["weights"][:1] if layer["type"] == "dense" else layer["weights"]
+    return document
+
+
 def guitarml(unit, units, count=1, channels=1, outputs=1, skip=1, bias=True):
     gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[unit]
     tensors = {}
@@ -193,6 +201,13 @@ DOCUMENTS = {
             ("activation", 6, "sigmoid"),
         ),
     ),
+    "dense alone": (
+        read_rtneural,
+        rtneural(
+            *((kind, 6, name) for name in ("relu", "elu", "tanh") for kind in ("dense", "activation")), channels=2
+        ),
+    ),
+    "no bias": (read_rtneural, without_biases(rtneural(("gru", 4, ""), ("dense", 3, "relu"), ("dense", 1, "")))),
     "softmax": (read_rtneural, rtneural(("lstm", 3, ""), ("dense", 4, "softmax"), channels=3)),
     "last-is-recurrent": (read_rtneural, rtneural(("gru", 2, "tanh"), channels=2)),
     "aida": (
@@ -310,6 +325,7 @@ def changed(document, *path, to):
 LSTM, GUITARML, NAM = DOCUMENTS["lstm-7"][1], DOCUMENTS["guitarml-LSTM"][1], DOCUMENTS["nam-24"][1]
 LIES = {
     "nothing known": ({"weights": []}, "expected 'layers' .*RTNeural.*got \\['weights'\\]"),
+    "names alone": ({"gru.weight_ih_l0": [[1.0]]}, r"got PyTorch's names alone; rnnfast\.interop\.from_state_dict"),
     "a list": ([1], "the file: expected an object, got list"),
     "no layers": (changed(LSTM, "layers", to=[]), "layers: expected a list of layers"),
     "a layer of another kind": (
