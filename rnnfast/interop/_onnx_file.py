@@ -11,6 +11,7 @@ from typing import Any
 
 import google.protobuf.message
 import onnx
+import onnx.inliner
 from onnx import defs, external_data_helper, helper
 
 from .. import _checks
@@ -24,7 +25,8 @@ _ERRORS = (google.protobuf.message.DecodeError, onnx.checker.ValidationError, Ty
 def read(source: Any) -> tuple[Any, str]:
     """The checked model of a path, bytes or ModelProto, with its external data; and what to call it."""
     if isinstance(source, onnx.ModelProto):
-        model, name, folder = source, "model", None
+        model, name, folder = onnx.ModelProto(), "model", None
+        model.CopyFrom(source)  # the caller's stays as it is
     elif isinstance(source, bytes | bytearray | memoryview):
         model, name, folder = _parsed("model", bytes(source)), "model", None
     elif isinstance(source, str | os.PathLike):
@@ -35,6 +37,9 @@ def read(source: Any) -> tuple[Any, str]:
         model, name, folder = _parsed(str(path), path.read_bytes()), path.name, path.parent
     else:
         raise TypeError(f"source: expected a path, bytes or an onnx.ModelProto, got {_checks.describe(source)}")
+    imports = [one for part in (model, *model.functions) for one in part.opset_import]
+    for one in (*imports, *nodes_of(model)):
+        one.domain = "" if one.domain == "ai.onnx" else one.domain  # two names of one thing
     _check_opsets(name, model)
     outside = False
     for tensor in _tensors(model):
@@ -46,6 +51,8 @@ def read(source: Any) -> tuple[Any, str]:
             onnx.checker.check_model(model)
     except _ERRORS as error:
         raise ValueError(f"{name}: expected a valid ONNX model, got {_first_line(error)}") from error
+    if model.functions:  # whose nodes the evaluator would run by its own operators
+        model = onnx.inliner.inline_local_functions(model)
     for node in nodes_of(model):
         if node.domain == "" and node.op_type in GATES:
             settings_of(node)
@@ -86,21 +93,17 @@ def _check_opsets(name: str, model: Any) -> None:
     """Operators of this package's schemas, and functions that the model brings, alone."""
     versions = {opset.domain: opset.version for opset in model.opset_import}
     newest = defs.onnx_opset_version()
-    version = versions.get("", versions.get("ai.onnx", 1))
+    version = versions.get("", 1)
     if not 1 <= version <= newest:
         raise ValueError(
             f"{name}: expected an opset in 1..{newest}, which onnx {onnx.__version__} knows, got {version}"
         )
     functions = {(function.domain, function.name) for function in model.functions}
     for node in nodes_of(model):
-        known = (node.domain, node.op_type) in functions or defs.has(node.op_type, _domain(node))
+        known = (node.domain, node.op_type) in functions or defs.has(node.op_type, node.domain)
         if not known:
             operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
             raise ValueError(f"{name}, {named(node)}: expected an operator of ONNX, got {operator}")
-
-
-def _domain(node: Any) -> str:
-    return "" if node.domain == "ai.onnx" else str(node.domain)
 
 
 def named(node: Any) -> str:

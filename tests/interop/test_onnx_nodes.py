@@ -132,6 +132,35 @@ def test_what_is_refused(node, message):
     refused(lambda: run(*node), ValueError, message)
 
 
+@pytest.mark.parametrize("domain", ["", "ai.onnx"])
+@pytest.mark.parametrize("seed", range(8))
+def test_nodes_in_functions_and_branches(seed, domain):
+    """None of them is left to the evaluator's own operators, which know no lengths and no activations."""
+    helper = onnx.helper
+    op, attributes, inputs = suites.random_node(seed)
+    expected = run(op, attributes, inputs)
+    model = suites.node_model(op, attributes, inputs)
+    node, names = model.graph.node[0], list(inputs)
+    node.domain = domain
+    opset = helper.make_opsetid(domain, 14)
+    opsets = [opset, helper.make_opsetid("own", 1)]
+    body = helper.make_function("own", "F", names, list(expected), [node], [opset])
+    call = helper.make_node("F", names, list(expected), domain="own")
+    graph = helper.make_graph([call], "g", model.graph.input, model.graph.output)
+    within = helper.make_model(graph, opset_imports=opsets, ir_version=8, functions=[body])
+    values = [helper.make_empty_tensor_value_info(f"inner_{name}") for name in expected]
+    inner = helper.make_node(op, node.input, [one.name for one in values], domain=domain, **attributes)
+    branch = helper.make_graph([inner], "branch", [], values)
+    choice = helper.make_node("If", ["yes"], list(expected), then_branch=branch, else_branch=branch, domain=domain)
+    yes = onnx.numpy_helper.from_array(np.array(True), "yes")
+    graph = helper.make_graph([choice], "g", model.graph.input, model.graph.output, [yes])
+    chosen = helper.make_model(graph, opset_imports=opsets[:1], ir_version=8)
+    for made in (within, chosen):
+        found = door.load(made)(inputs)
+        for name, value in expected.items():
+            np.testing.assert_array_equal(found[name], value)
+
+
 def test_the_backend():
     op, attributes, inputs = suites.random_node(5)
     model = suites.node_model(op, attributes, inputs)
