@@ -195,6 +195,8 @@ class Recurrence:
                 skip = None
             elif source is not None and sequence.ndim == 2:  # ids there are not to be read
                 sequence = (self.device.xp if port.direct else np).where(skip, 0, sequence)
+        features = max(sequence.shape[-1] if sequence.ndim == 3 else 1, self._features(call.outputs()))
+        _checks.elements(steps * batch * features, T=steps, B=batch, features=features)  # before a copy is made
         if source is not None:
             sequence = self.convert_x(checks, sequence, lengths)
         if call.state is not None:
@@ -212,6 +214,11 @@ class Recurrence:
         if type(call.first_step) is not int or call.first_step:
             first = _checks.integer("first_step", call.first_step, 0, 2**62)
         return Run(sequence, batched, state, reset_state, lengths, resets, skip, given, seed, first)
+
+    def _features(self, outputs: str) -> int:
+        """The most features of a step that a call writes."""
+        widths = self.layout.state_widths if outputs == "states" else self.layout.state_widths[:1]
+        return 0 if outputs == "last" else self.layout.directions * max(widths)
 
     def _check_out(self, checks: Any, out: Any, shapes: list[tuple[int, ...]], run: Run, what: str) -> tuple[Any, ...]:
         """The caller's arrays to write to, one for each shape."""
@@ -264,12 +271,9 @@ class Recurrence:
             port = self.device.port(call.x)
             run = self.check(port, call, source, training=training)
             threads, outputs = _checks.threads(call.num_threads), call.outputs()
-            steps, batch = run.x.shape[:2]
+            batch = run.x.shape[1]
             shapes = self._shapes_of_y(outputs, run)
             out = None if call.out is None else self._check_out(port.checks, call.out, shapes, run, " of arrays")
-            if outputs != "last":
-                features = self.layout.directions * max(self.layout.state_widths[: len(shapes)])
-                _checks.elements(steps * batch * features, T=steps, B=batch, features=features)
             levels = self.levels(source, call, run, len(shapes)) if training else ()
             y = out if out is not None and port.direct else [self.device.result(shape, self.dtype) for shape in shapes]
             recorder = begin(old, source, self._params) if training else None

@@ -10,6 +10,7 @@ instead of a copy (it is the caller's, who may write to it).
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -257,7 +258,6 @@ class Dense(Part):
         count, width, shape = len(rows), self.output_size, (*leading, self.output_size)
         if out is not None:
             port.checks.output("out", out, shape, self.dtype, [("x", rows)])
-        _checks.elements(count * width, rows=count, output_size=width)
         rows, panels, kernel = port.enter(rows), self._packed.panels(), self._packed.kernel
         if recorder is not None:
             begin(recorder, self, self.params)
@@ -283,5 +283,7 @@ class Dense(Part):
         array = port.checks.numbers("x", x)
         if array.ndim == 0 or array.shape[-1] != self.input_size:
             raise ValueError(f"x: expected [..., I] with I={self.input_size}, got {_checks.describe(array)}")
+        count = math.prod(array.shape[:-1])  # before a copy is made
+        _checks.elements(count * max(self.input_size, self.output_size), rows=count, output_size=self.output_size)
         rows = port.checks.real("x", array, self.dtype, contiguous=True).reshape(-1, self.input_size)
         return rows, array.shape[:-1]

@@ -515,7 +515,7 @@ def _of_features(
         hint = "target[..., None]" if wanted.ndim < y.ndim else "target[..., 0]"
         raise ValueError(f"target: expected shape {list(y.shape)}, got {list(wanted.shape)}; {hint} has it")
     _checks.shape("target", wanted, y.shape)
-    by_element = mask is not None and np.ndim(mask) == y.ndim
+    by_element = mask is not None and _checks.numbers("mask", mask).ndim == y.ndim
     features = 1 if by_element else y.shape[-1]
     active, scale = _entries("prediction", y, mask, lengths, batch_first, reduction, features, by_element=by_element)
     gradient = _gradient(out, ("prediction", y), ("target", wanted))
