@@ -320,7 +320,7 @@ class TBPTT:
         start_state, early = self._forward(before, self._carried.start_state, 0, seeds)
         state, late = self._forward(after, start_state, len(before), seeds)
         y = self._end(early + late, window.steps)
-        loss, dy = differentiated(self._loss, y, target, weights, self._device)
+        loss, dy = differentiated(self._loss, y, target, weights)
         self._backward(before + after, dy)
         if hasattr(self._optimizer, "drop_frozen"):
             self._optimizer.drop_frozen(self._gradients)
@@ -704,21 +704,22 @@ class TBPTT:
         )
 
 
-def differentiated(loss: Loss, y: Any, target: Any, weights: Any, device: Device) -> tuple[float, Any]:
+def differentiated(loss: Loss, y: Any, target: Any, weights: Any) -> tuple[float, Any]:
     """The loss and its gradient, or those of outputs by name; checked, because it may be the caller's own function."""
     result = loss(y, target) if weights is None else loss(y, target, mask=weights)
     if not isinstance(result, tuple | list) or len(result) != 2:
         raise TypeError(f"loss: expected it to return (loss, gradient), got {_checks.describe(result)}")
     if not isinstance(y, Mapping):
-        return result[0], _gradient(device, "the loss's gradient", result[1], y)
+        return result[0], _gradient("the loss's gradient", result[1], y)
     name = "the loss's gradient"
     if not isinstance(result[1], Mapping) or not set(result[1]) <= set(y):
         raise TypeError(f"{name}: expected a mapping with names among {list(y)}, got {_checks.describe(result[1])}")
-    return result[0], {key: _gradient(device, f"{name}[{key!r}]", dy, y[key]) for key, dy in result[1].items()}
+    return result[0], {key: _gradient(f"{name}[{key!r}]", dy, y[key]) for key, dy in result[1].items()}
 
 
-def _gradient(device: Device, name: str, dy: Any, y: Array) -> Array:
-    array: Array = device.checks.numbers(name, dy)
+def _gradient(name: str, dy: Any, y: Array) -> Array:
+    """A gradient that lies where the output does."""
+    array: Array = holder(y).checks.numbers(name, dy)
     _checks.shape(name, array, y.shape)
     return array
 

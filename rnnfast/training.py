@@ -348,7 +348,7 @@ class _Run:
         mean = 0.0
         for batch in batches:
             y, _, self._tape = self._model.forward(batch.x, **batch.inputs, tape=self._tape, **self._options)
-            loss, dy = differentiated(self._loss, y, batch.target, batch.weights, self._model.params.device)
+            loss, dy = differentiated(self._loss, y, batch.target, batch.weights)
             if len(batches) > 1:
                 dy = _scaled(dy, batch.total / total)
             self._model.backward(

@@ -26,6 +26,7 @@ from ..layers import GRU, LSTM, RNN
 from ..losses import softmax_cross_entropy
 from ..model import Model
 from ..optim import Adam
+from ..schedules import Cosine, WarmUp
 from ..tbptt import TBPTT, stateful_batches
 from .corpus import Corpus
 
@@ -148,6 +149,8 @@ class Training:
         self.step = 0
         self.history: list[Report] = []
         self._optimizer = Adam(model.params, settings.lr)
+        decay = Cosine(settings.lr, settings.steps, last=settings.lr * _LAST_LR)
+        self._schedule = WarmUp(decay, min(_WARM_UP, settings.steps))
         self._trainer = TBPTT(
             model,
             softmax_cross_entropy,
@@ -233,7 +236,7 @@ class Training:
             self._windows.reset()
         x, target = self._batches[window]
         following = len(self._batches[window + 1][0]) if window + 1 < len(self._batches) else None
-        self._optimizer.lr = self.settings.lr * _schedule(self.step, self.settings.steps)
+        self._optimizer.lr = self._schedule(self.step)
         result = self._windows.step(x, target, following=following)
         if not math.isfinite(result.loss + result.grad_norm):
             raise FloatingPointError(
@@ -319,12 +322,6 @@ def _build(settings: Settings, characters: int) -> Model:
         characters, settings.hidden, settings.layers, dropout=settings.dropout, rng=for_layers
     )
     return Model(rnn=layers, head=Dense(settings.hidden, characters, rng=for_head))
-
-
-def _schedule(step: int, steps: int) -> float:
-    """The learning rate as a part of the highest: a linear rise, then half a cosine down."""
-    rise = min(1.0, (step + 1) / min(_WARM_UP, steps))
-    return rise * (_LAST_LR + (1 - _LAST_LR) * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
 def _load(path: Path) -> checkpoint.Checkpoint:
