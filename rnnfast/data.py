@@ -813,7 +813,7 @@ class Batch(NamedTuple):
 
     Attributes
     ----------
-    x : ndarray
+    x : ndarray, or dict from str to ndarray
         For the model.
     target : ndarray or None
         For the loss.
@@ -831,7 +831,7 @@ class Batch(NamedTuple):
         Of the `Batches`.
     """
 
-    x: Array
+    x: Any
     target: Any
     inputs: Mapping[str, Any] = MappingProxyType({})
     weights: Array | None = None
@@ -859,7 +859,10 @@ class Batch(NamedTuple):
         rows = list(array if self.last_only or self.batch_first else array.swapaxes(0, 1))
         if self.last_only or "lengths" not in self.inputs:
             return rows
-        return [row[:length] for row, length in zip(rows, self.inputs["lengths"], strict=True)]
+        lengths = self.inputs["lengths"]
+        if isinstance(lengths, Mapping):  # the outputs have the steps of the last input
+            lengths = lengths.get(list(self.x)[-1], [None] * len(rows))
+        return [row[:length] for row, length in zip(rows, lengths, strict=True)]
 
 
 def _told(x: Array) -> dict[str, Any]:
@@ -873,13 +876,14 @@ class Batches:
     Parameters
     ----------
     x : list of array_like, shape [T_i, I] (or ids [T_i]), or array_like, shape [T, N, I] (or ids [T, N])
-        N sequences: a list where they have different lengths, or one array, [N, T, ...] with `batch_first`.
+        N sequences: a list where they have different lengths, or one array, [N, T, ...] with `batch_first`. For a model
+        of several inputs a mapping from their names to such; targets at every step are those of the last.
     target : list of array_like, shape [T_i, ...], or array_like, shape [T, N, ...], optional
         As `x`, a target at every step. With `last_only` [N, ...], one for each sequence. None, to predict.
     batch_size : int, optional
         Sequences in a batch; the last one may have fewer.
     lengths : array_like of int, shape [N], optional
-        Of `x` in one array.
+        Of `x` in one array; of several inputs by their names.
     resets, mask : as `target`, of bool, optional
         For the model: where segments begin within sequences, and which steps are to be run.
     weights : array_like, shape of the targets without features, optional
@@ -930,9 +934,19 @@ class Batches:
         self.last_only, self.pack = _checks.truth("last_only", last_only), _checks.truth("pack", pack)
         self.batch_first = _checks.truth("batch_first", batch_first)
         self._rng = None if rng is None else _checks.generator("rng", rng)
-        self._x: Array | list[Array] = _column("x", x)
-        self._counts = self._lengths(lengths)
-        self._ragged = isinstance(self._x, list) or lengths is not None
+        self._several = isinstance(x, Mapping)
+        if self._several and (not x or self.pack or resets is not None or mask is not None):
+            raise ValueError("x: expected one input to go with pack, resets or mask, got several by name, or none")
+        given = _lengths_by_name(list(x), lengths) if self._several else {"": lengths}
+        self._inputs = {
+            str(name): _Input(f"x[{name!r}]" if name else "x", value, given[name], self.batch_first)
+            for name, value in (x.items() if self._several else [("", x)])
+        }
+        last = list(self._inputs.values())[-1]
+        self._x, self._counts, self._ragged = last.column, last.counts, last.ragged
+        for name, one in self._inputs.items():
+            if len(one.counts) != len(self._counts):
+                raise ValueError(f"x[{name!r}]: expected {len(self._counts)} sequences, got {len(one.counts)}")
         self._extra = {
             name: self._steps(name, value, flags=True)
             for name, value in (("resets", resets), ("mask", mask))
@@ -954,21 +968,24 @@ class Batches:
         return f"Batches({len(self._counts)} sequences, {how}, in {len(self)} batches of {self.batch_size})"
 
     def _order(self) -> list[Ids]:
-        if self._ragged:
-            return bucketed(self._counts, self.batch_size, rng=self._rng)
+        if any(one.ragged for one in self._inputs.values()):
+            steps = np.sum([one.counts for one in self._inputs.values()], axis=0)
+            return bucketed(steps, self.batch_size, rng=self._rng)
         order = np.arange(len(self._counts)) if self._rng is None else self._rng.permutation(len(self._counts))
         return _parts(order, self.batch_size)
 
     def _batch(self, rows: Ids) -> Batch:
         if self.pack:
             return self._packed_batch(rows)
-        x = self._take(self._x, rows)
+        taken = {name: self._take(one.column, rows) for name, one in self._inputs.items()}
         inputs: dict[str, Any] = {name: self._take(value, rows) for name, value in self._extra.items()}
-        inputs |= _told(x)
+        ends = {name: one.counts[rows] for name, one in self._inputs.items() if one.ragged}
+        *_, x = taken.values()
+        inputs |= {} if self._several else _told(x)
         lengths = self._counts[rows]
         steps = x.shape[1 if self.batch_first else 0]
-        if self._ragged:
-            inputs["lengths"] = lengths
+        if ends:
+            inputs["lengths"] = ends if self._several else lengths
         target = None if self._target is None else self._take(self._target, rows)
         weights = None if self._weights is None else self._take(self._weights, rows)
         if self.last_only:
@@ -979,7 +996,8 @@ class Batches:
             weights = within if weights is None else np.where(within, weights, weights.dtype.type(0))
         entries = len(rows) if self.last_only else len(rows) * steps
         total = float(entries if weights is None else weights.sum(dtype=np.float64))
-        return Batch(x, target, inputs, weights, total, rows, None, self.last_only, self.batch_first)
+        given: Any = taken if self._several else x
+        return Batch(given, target, inputs, weights, total, rows, None, self.last_only, self.batch_first)
 
     def _packed_batch(self, rows: Ids) -> Batch:
         packed = pack(self._list(self._x, rows), batch_first=self.batch_first)
@@ -1002,17 +1020,6 @@ class Batches:
         return Batch(packed.x, target, inputs, weights, total, rows, packed, self.last_only, self.batch_first)
 
     # Columns: a list of N arrays [T_i, ...], or an array with the sequences along one axis
-
-    def _lengths(self, lengths: ArrayLike | None) -> Ids:
-        """The steps of each sequence."""
-        if isinstance(self._x, list):
-            if lengths is not None:
-                raise ValueError("lengths: expected None with a list of sequences, which says it itself, got some")
-            return np.array([len(array) for array in self._x], np.int64)
-        steps, count = (self._x.shape[axis] for axis in ((1, 0) if self.batch_first else (0, 1)))
-        if not count:
-            raise ValueError("x: expected at least one sequence, got none")
-        return np.full(count, steps) if lengths is None else np.asarray(_checks.lengths(lengths, steps, count))
 
     def _steps(self, name: str, value: Any, *, flags: bool = False) -> Array | list[Array]:
         """A column with something at every step."""
@@ -1056,6 +1063,33 @@ class Batches:
             return [column[row] for row in rows]
         whole = column if self.batch_first else column.swapaxes(0, 1)
         return [whole[row, : self._counts[row]] for row in rows]
+
+
+class _Input:
+    """An input of the model: a column, the steps of each sequence, and whether they differ."""
+
+    def __init__(self, name: str, value: Any, lengths: Any, batch_first: bool) -> None:
+        self.column = _column(name, value)
+        self.ragged = isinstance(self.column, list) or lengths is not None
+        if isinstance(self.column, list):
+            if lengths is not None:
+                raise ValueError("lengths: expected None with a list of sequences, which says it itself, got some")
+            self.counts: Ids = np.array([len(array) for array in self.column], np.int64)
+            return
+        steps, count = (self.column.shape[axis] for axis in ((1, 0) if batch_first else (0, 1)))
+        if not count:
+            raise ValueError(f"{name}: expected at least one sequence, got none")
+        self.counts = np.full(count, steps)
+        if lengths is not None:
+            self.counts = np.asarray(_checks.lengths(lengths, steps, count))
+
+
+def _lengths_by_name(names: list[Any], lengths: Any) -> Mapping[Any, Any]:
+    """The lengths of several inputs, None where there are none."""
+    given = {} if lengths is None else lengths
+    if not isinstance(given, Mapping) or not set(given) <= set(names):
+        raise ValueError(f"lengths: expected a mapping with names among {names}, got {_checks.describe(lengths)}")
+    return {name: given.get(name) for name in names}
 
 
 def _column(name: str, value: Any) -> Array | list[Array]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnnfast import GRU, GRUD, LSTM, RNN, Dense, Model, checkpoint, data
+from rnnfast import GRU, GRUD, LSTM, RNN, Dense, Embedding, Model, checkpoint, data, training
 from rnnfast.losses import mean_squared_error, softmax_cross_entropy
 
 COUNTS = [4, 1, 9, 3, 3, 7, 2]
@@ -393,6 +393,45 @@ def test_a_class_per_sequence_is_a_target_of_the_usual_loss():
     assert np.isfinite(softmax_cross_entropy(logits, batch.target)[0])
 
 
+def translator():
+    """An encoder, and a decoder that begins with its state."""
+    return Model(
+        letters=Embedding(7, 4, rng=0, dtype=np.float64),
+        encoder=LSTM(4, 6, rng=1, dtype=np.float64),
+        words=Embedding(5, 4, rng=2, dtype=np.float64),
+        decoder=LSTM(4, 6, rng=3, dtype=np.float64),
+        head=Dense(6, 5, rng=4, dtype=np.float64),
+        inputs={"letters": "x.source", "words": "x.target", "decoder": ("words", "encoder.state")},
+    )
+
+
+@pytest.mark.parametrize("arrays", [False, True])
+def test_several_inputs_of_their_own_lengths(arrays):
+    """The sum of the losses over an epoch is that of each pair by itself; predictions come in order."""
+    rng, model = np.random.default_rng(0), translator()
+    source, words = ([rng.integers(0, size, n) for n in rng.integers(1, 9, 11)] for size in (7, 5))
+    goals = [rng.integers(0, 5, len(one)) for one in words]
+    expected = sum(
+        softmax_cross_entropy(model({"source": a[:, None], "target": b[:, None]})[0][:, 0], c, reduction="sum")[0]
+        for a, b, c in zip(source, words, goals, strict=True)
+    )
+    x, lengths, target = {"source": source, "target": words}, None, goals
+    if arrays:
+        padded = {name: data.pad(column) for name, column in x.items()}
+        x, lengths = ({name: one[place] for name, one in padded.items()} for place in (0, 1))
+        target = data.pad(goals).x
+    batches = data.Batches(x, target, lengths=lengths, batch_size=4, rng=0)
+    found = total = 0.0
+    for batch in batches:
+        y, _ = model(batch.x, **batch.inputs)
+        weights = {} if batch.weights is None else {"mask": batch.weights}
+        found += softmax_cross_entropy(y, batch.target, reduction="sum", **weights)[0]
+        total += batch.total
+    np.testing.assert_allclose([found, total], [expected, sum(map(len, goals))], rtol=1e-12)
+    for own, a, b in zip(training.predict(model, batches), source, words, strict=True):
+        np.testing.assert_array_equal(own, model({"source": a, "target": b})[0])
+
+
 SERIES = np.zeros((5, 4, 2))
 WRONG = [
     (lambda: data.pad([]), ValueError, "sequences: expected at least one sequence, got none"),
@@ -417,6 +456,18 @@ WRONG = [
     (lambda: data.Batches(SERIES, SERIES, lengths=[6, 1, 1, 1]), ValueError, "lengths: expected values in 0..T"),
     (lambda: data.Batches(SERIES, SERIES, mask=np.zeros((5, 4))), TypeError, "mask: expected booleans"),
     (lambda: data.Batches([[]], [[]], pack=True), ValueError, "x: expected at least one step in each"),
+    (lambda: data.Batches({"a": SERIES}, SERIES, pack=True), ValueError, "x: expected one input to go with pack"),
+    (
+        lambda: data.Batches({}),
+        ValueError,
+        "x: expected one input to go with pack",
+    ),
+    (lambda: data.Batches({"a": SERIES, "b": SERIES[:, :3]}), ValueError, r"x\['a'\]: expected 3 sequences, got 4"),
+    (
+        lambda: data.Batches({"a": SERIES}, lengths={"b": [1]}),
+        ValueError,
+        "lengths: expected a mapping with names among",
+    ),
     (lambda: data.Batches(np.zeros((3, 0, 1)), np.zeros((3, 0, 1))), ValueError, "x: expected at least one sequence"),
 ]
 
