@@ -240,7 +240,9 @@ class Graph:
                 raise ValueError(f"{name}: expected an input of the model, since an Embedding reads ids, got {value}")
             if wanted is not None and self.sizes[value] != wanted:
                 what = f"as {value} has" if value in self.clocks else f"the output of {value}"
-                raise ValueError(f"{name}: expected input_size {self.sizes[value]}, {what}, got {wanted}")
+                others = [one for one, size in self.sizes.items() if size == wanted and one != value]
+                hint = f" (inputs={{{name!r}: {others[-1]!r}}} has it read {others[-1]})" if others else ""
+                raise ValueError(f"{name}: expected input_size {self.sizes[value]}, {what}, got {wanted}{hint}")
         sizes = [self.sizes[value] for value in sources]
         if isinstance(part, Plain):
             try:

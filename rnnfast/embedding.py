@@ -240,5 +240,6 @@ class Embedding(Part):
     def _look_up(self, ids: Array, num_threads: Any) -> Array:
         _checks.threads(num_threads)
         _checks.elements(ids.size * self.dim, ids=ids.size, dim=self.dim)
-        y: Array = self.params["weight"][ids]  # NumPy looks at the range again, so another thread can do no harm
+        with self.params.store.lock:  # all rows are of one version
+            y: Array = self.params["weight"][ids]  # NumPy looks at the range again, so another thread can do no harm
         return y

@@ -208,6 +208,8 @@ cdef class ModelStream:
         """
         cdef int axes
         if self.only_ids:
+            if ids is None and (type(x) is int or type(x) is np.int64) and 0 <= x < self.I:
+                x = self.number(x)
             axes = self.plain_ids(x, 0, ids)
             if axes >= 0:
                 return self.walk(x, True, axes == 1, False, out)
@@ -268,6 +270,12 @@ cdef class ModelStream:
         if axes == 1 + time:
             return axes if cnp.PyArray_DIM(<cnp.ndarray>x, time and not self.batch_first) == self.batch else -1
         return axes if axes == time and self.batch == 1 else -1
+
+    cdef cnp.ndarray number(self, int64_t id):
+        """An id as an array without axes."""
+        cdef cnp.ndarray array = <cnp.ndarray>cnp.PyArray_EMPTY(0, NULL, cnp.NPY_INT64, 0)
+        (<int64_t *>cnp.PyArray_DATA(array))[0] = id
+        return array
 
     cdef checked(self, name, x, has_time, axes, ids):
         """Whether there is a batch axis; x as a C-contiguous array of the dtype or of int64 ids; which of the two."""

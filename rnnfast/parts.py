@@ -351,22 +351,24 @@ class LayerNorm(Plain):
         variance = device.xp.multiply(normal, normal, dtype=np.float64).mean(axis=-1, keepdims=True)
         scale = (1.0 / device.xp.sqrt(variance + self.eps)).astype(self.dtype)
         normal *= scale
-        kept = None
+        own = self.params.copy()  # of one version
+        kept: Any = None
         if tape is not None:
             kept = tape.buffer("normal", normal.shape, self.dtype), tape.buffer("scale", scale.shape, self.dtype)
             kept[0][...], kept[1][...] = normal, scale
-        normal *= self.params["weight"]
+            kept = (*kept, own["weight"])
+        normal *= own["weight"]
         if self.bias:
-            normal += self.params["bias"]
+            normal += own["bias"]
         return normal, kept
 
     def _differentiate(self, device: Device, kept: Any, dy: Array, gradients: Gradients) -> tuple[Array, ...]:
-        normal, scale = kept
+        normal, scale, weight = kept
         leading = tuple(range(dy.ndim - 1))
         gradients["weight"][...] += (dy * normal).sum(axis=leading, dtype=np.float64).astype(self.dtype)
         if self.bias:
             gradients["bias"][...] += dy.sum(axis=leading, dtype=np.float64).astype(self.dtype)
-        d = dy * self.params["weight"]
+        d = dy * weight
         mean = d.mean(axis=-1, keepdims=True, dtype=np.float64).astype(self.dtype)
         along = (d * normal).mean(axis=-1, keepdims=True, dtype=np.float64).astype(self.dtype)
         d -= mean

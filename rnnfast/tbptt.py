@@ -121,7 +121,8 @@ class TBPTT:
     Parameters
     ----------
     model : Model, RNN, LSTM or GRU
-        In one direction; calls are batched.
+        In one direction; calls are batched. A Model must have one input, one output with steps, and layers that begin
+        with states of their own.
     loss : callable
         ``loss(prediction, target) -> (loss, dprediction)``, and ``mask=`` besides where there are masks or lengths:
         the losses of `rnnfast.losses`, or one's own. It is given arrays on the model's device.

@@ -67,6 +67,16 @@ def translator(tied=True, **options):
     )
 
 
+def inner():
+    """An output that another part reads."""
+    return Model(
+        rnn=LSTM(4, 5, rng=0, **D),
+        a=Dense(5, 6, activation="gelu", rng=1, **D),
+        b=Dense(6, 2, activation="silu", rng=2, **D),
+        outputs=("rnn", "a", "b"),
+    )
+
+
 def pooled(kind="mean", **options):
     return Model(
         drop=Dropout(0.0),
@@ -125,6 +135,7 @@ MODELS = {
     "skip": skip,
     "translator": translator,
     "untied": lambda: translator(tied=False),
+    "inner": inner,
     "mean": pooled,
     "max": lambda: pooled("max"),
     "last": lambda: pooled("last"),
@@ -428,7 +439,7 @@ def test_wiring_that_does_not_hold_together():
 
     heads = {"b": "rnn"}
     cases = [
-        (build(), "b: expected input_size 2, the output of a, got 5"),
+        (build(), r"b: expected input_size 2, the output of a, got 5 \(inputs={'b': 'rnn'} has it read rnn\)"),
         (build({"b": "rrn"}), r"inputs\['b'\]: expected one of x, x.NAME, rnn, a, rnn.state; got 'rrn'"),
         (build({"rnn": "a"}), r"got 'a' \(a part can read only what stands before it\)"),
         (build({"c": "rnn"}), r"inputs: expected names among \['rnn', 'a', 'b'\], got 'c'"),
