@@ -1,6 +1,6 @@
 """Training on sequences longer than memory, beside the plain pass: ``python -m benchmarks.long_sequences``.
 
-One LSTM layer in float32, forward and backward, dx left out. The two are run in turn, and the median of the rounds is
+LSTM layers in float32, forward and backward, dx left out. The two are run in turn, and the median of the rounds is
 taken; the gradients are compared bit by bit. "Tape" is what forward leaves for backward, without x and y, which are the
 caller's.
 """
@@ -32,6 +32,7 @@ def main():
     parser.add_argument("--batch", type=int, default=8, metavar="B")
     parser.add_argument("--hidden", type=int, default=256, metavar="H")
     parser.add_argument("--features", type=int, default=64, metavar="I")
+    parser.add_argument("--layers", type=int, default=1, metavar="L")
     parser.add_argument("--memory", type=int, nargs="+", default=[256], metavar="MB")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
@@ -39,7 +40,7 @@ def main():
     set_num_threads(options.threads)
     show_config()
     rng = np.random.default_rng(0)
-    layer = LSTM(options.features, options.hidden, rng=0)
+    layer = LSTM(options.features, options.hidden, options.layers, rng=0)
     for steps in options.steps:
         x = rng.standard_normal((steps, options.batch, options.features), np.float32)
         dy = rng.standard_normal((steps, options.batch, options.hidden), np.float32)
@@ -55,8 +56,9 @@ def main():
         for name, rounds in found.items():
             seconds = statistics.median(one for one, _, _ in rounds[1:])
             same = all(np.array_equal(found["plain"][0][2], one) for _, _, one in rounds)
+            what = f"T={steps} B={options.batch} H={options.hidden} L={options.layers} {name}"
             print(
-                f"T={steps} B={options.batch} H={options.hidden} {name}: tape {rounds[0][1].nbytes / MB:.0f} MB, "
+                f"{what}: tape {rounds[0][1].nbytes / MB:.0f} MB, "
                 f"{seconds:.2f} s, {seconds / plain:.2f} of plain, bits {'equal' if same else 'NOT EQUAL'}",
                 flush=True,
             )

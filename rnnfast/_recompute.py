@@ -6,7 +6,9 @@ backward. So a sequence costs one more forward, and the memory of one segment an
 al. 2016, "Training deep nets with sublinear memory cost"). The segments of a segment do the same again: two levels cost
 two more forwards (Gruslys et al. 2016, "Memory-efficient backpropagation through time").
 
-A `Segmented` has a kernel's calls, so layers, directions, masks and devices need not know of it. Bits: chunks of a
+A `Segmented` has a kernel's calls, so layers, directions, masks and devices need not know of it. So has a `Stack`, of
+layers in one direction: their segments keep nothing of the sequence's length. Where directions meet between layers,
+each layer has segments of its own, and what goes from layer to layer is kept. Bits: chunks of a
 sequence have the bits of the whole, and so have sums over segments, as long as these end where the sections of the
 gradients' sums do (`section_steps`). The one exception is the gradient of `reset_state`: a sum over resets, which is
 added up segment by segment, so it equals that of the plain pass to rounding.
@@ -27,7 +29,7 @@ from ._call import BackwardCall, ForwardCall
 from ._checks import Array
 from .parameters import section_steps
 
-__all__ = ["Segmented", "levels", "round_up", "segmented"]
+__all__ = ["Segmented", "Stack", "levels", "round_up", "segmented"]
 
 _ALIGNED = 64  # elements: what each array on a tape begins at a multiple of
 
@@ -92,9 +94,7 @@ class Segmented:
                 self._restart(call, cuts[number], saved[number])
             self._kernel.backward(part._replace(tape=self._own(memory, part)))
             if not last:
-                for total, more in zip(call.d_reset_state or (), part.d_reset_state or (), strict=True):
-                    if total is not None:
-                        total += more
+                _add(call.d_reset_state, part.d_reset_state)
             if not first:
                 self._send_back(call, cuts[number - 1], part.dstate)
             dfinal = part.dstate
@@ -151,6 +151,92 @@ class Segmented:
             states.append(memory[start : start + batch * width].reshape(batch, width))
             start += _aligned(batch * width)
         return tuple(states)
+
+
+class Stack:
+    """Layers of one direction on top of each other, as one kernel: what the segments of a stack are made of.
+
+    Its calls have a tuple of each layer's panels in the place of panels, and all layers' states one after the other.
+
+    Parameters
+    ----------
+    kernels : list
+        The layers', the lowest first.
+    features : int
+        What a layer hands to the next.
+    """
+
+    def __init__(self, kernels: list[Any], features: int) -> None:
+        self._kernels, self._features = kernels, features
+
+    def tape_size(self, steps: int, batch: int) -> int:
+        """As a kernel's."""
+        return sum(self._sizes(steps, batch))
+
+    def forward(self, call: ForwardCall) -> None:
+        """As a kernel's, with a tape."""
+        memory, between, _ = self._laid_out(call)
+        x, last = call.x, len(self._kernels) - 1
+        for layer, kernel in enumerate(self._kernels):
+            own = self._of_layer(call, layer, ("panels", "state", "final_state", "reset_state"))
+            y = call.y if layer == last else (between[layer], *(None,) * (self._states(call) - 1))
+            kernel.forward(own._replace(x=x, y=y, tape=memory[layer]))
+            x = between[layer] if layer != last else None
+
+    def backward(self, call: BackwardCall) -> None:
+        """As a kernel's."""
+        memory, between, spare = self._laid_out(call)
+        dy, last = call.dy, len(self._kernels) - 1
+        names = ("panels", "panels_backward", "dpanels", "dfinal", "dstate", "state", "reset_state", "d_reset_state")
+        for layer in reversed(range(last + 1)):
+            dx = spare[layer % 2] if layer else call.dx
+            own = self._of_layer(call, layer, names)
+            own = own._replace(
+                x=between[layer - 1] if layer else call.x,
+                tape=memory[layer],
+                dy=dy,
+                dx=dx,
+                dgiven=call.dgiven if layer == last else _like(call.dgiven),
+            )
+            self._kernels[layer].backward(own)
+            if layer != last:
+                _add(call.dgiven, own.dgiven)
+            dy = (dx, *(None,) * (self._states(call) - 1))
+
+    def _states(self, call: Any) -> int:
+        """Of a layer."""
+        given: Any = call.final_state if isinstance(call, ForwardCall) else call.dstate
+        return len(given) // len(self._kernels)
+
+    def _of_layer(self, call: Any, layer: int, names: tuple[str, ...]) -> Any:
+        """The call with one layer's parts of what is there of all layers."""
+        count, found = self._states(call), {"layer": call.layer + layer}
+        for name in names:
+            whole = getattr(call, name)
+            if name in ("panels", "panels_backward", "dpanels"):
+                found[name] = whole[layer]
+            else:
+                found[name] = None if whole is None else whole[layer * count : (layer + 1) * count]
+        return call._replace(**found)
+
+    def _sizes(self, steps: int, batch: int) -> list[int]:
+        """Each layer's memory, what goes from layer to layer, and two gradients of that."""
+        above = len(self._kernels) - 1
+        sequence = _aligned(steps * batch * self._features)
+        own = [_aligned(int(kernel.tape_size(steps, batch))) for kernel in self._kernels]
+        return [*own, *[sequence] * (above + min(above, 2))]
+
+    def _laid_out(self, call: Any) -> tuple[list[Array], list[Array], list[Array]]:
+        steps, batch = call.x.shape[:2]
+        start, parts = 0, []
+        for size in self._sizes(steps, batch):
+            parts.append(call.tape[start : start + size])
+            start += size
+        count, shape = len(self._kernels), (steps, batch, self._features)
+        memory = [part[: kernel.tape_size(steps, batch)] for part, kernel in zip(parts, self._kernels, strict=False)]
+        sequences = [part[: math.prod(shape)].reshape(shape) for part in parts[count:]]
+        spare = sequences[count - 1 :]
+        return memory, sequences[: count - 1], [spare[0], spare[-1]]
 
 
 def segmented(kernel: Any, steps: tuple[int, ...], states: Sequence[tuple[int, float]]) -> Any:
@@ -256,6 +342,12 @@ def _between(call: Any, cut: Cut) -> Array | None:
         return None
     rows: Array = call.resets[start]
     return rows if call.lengths is None else rows & (call.lengths > start)
+
+
+def _add(totals: Any, more: Any) -> None:
+    for total, one in zip(totals or (), more or (), strict=True):
+        if total is not None:
+            total += one
 
 
 def _like(states: Any) -> Any:

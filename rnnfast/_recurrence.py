@@ -332,7 +332,9 @@ class Recurrence:
         """The walk, recorded or not."""
         kept = None
         if recorder is not None:
-            kept = Recording(run, direct, outputs, self.walk.interprets(run, len(y)), [], [], [], levels)
+            interpreted = self.walk.interprets(run, len(y))
+            stacked = bool(levels) and self.walk.stacks(bool(source.dropout))
+            kept = Recording(run, direct, outputs, interpreted, [], [], [], levels, stacked)
         self.walk.forward(run, y, final, kept, recorder, source, threads)
         if recorder is not None:
             recorder.finish(run.x, kept)

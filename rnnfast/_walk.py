@@ -30,7 +30,7 @@ from ._call import BackwardCall, ForwardCall
 from ._checks import Array
 from ._device import Port
 from ._part import Packed, panels_of, store_all
-from ._recompute import segmented
+from ._recompute import Stack, segmented
 from .description.cell import Cell
 from .description.declarations import declared
 from .description.program import INPUT, Program
@@ -193,6 +193,7 @@ class Recording(NamedTuple):
     memory: list[Array]  # of each layer and direction, the kernel's
     dropout: list[Array]  # between layers, [T, B, features], each 0 or 1 / (1 - p); empty without dropout
     levels: tuple[int, ...] = ()  # of segments that backward computes again: see `_recompute`
+    stacked: bool = False  # whether a segment is of all layers, so that nothing of the sequence's length is kept
 
 
 class Outputs(NamedTuple):
@@ -332,6 +333,30 @@ class Walk:
         steps, batch = run.x.shape[:2]
         packed = self.packed(self.interprets(run, len(y)))
         _, weights = panels_of(packed)
+        if kept is not None and kept.stacked:
+            kernel = self._stack(packed, kept.levels)
+            kept.memory.append(tape.buffer("stack", (kernel.tape_size(steps, batch),), self.dtype))
+            kernel.forward(
+                ForwardCall(
+                    weights,
+                    run.x,
+                    self._parts(y, 0),
+                    _flattened(run.state),
+                    _flattened(final),
+                    _flattened(run.reset_state),
+                    run.lengths,
+                    run.resets,
+                    layout.backwards[0],
+                    kept.memory[0],
+                    num_threads,
+                    run.skip,
+                    run.given,
+                    run.seed,
+                    run.first_step,
+                    training=True,
+                )
+            )
+            return
         inputs = run.x
         for layer in range(layout.num_layers):
             if kept is not None:
@@ -374,17 +399,30 @@ class Walk:
             if layer != last:
                 inputs = inputs_above
 
+    @property
+    def _starts(self) -> list[tuple[int, float]]:
+        """Each state's width, and the number that it starts from."""
+        starts = [state.initial for state in self.layout.program.states]
+        return list(zip(self.layout.state_widths, starts, strict=True))
+
     def _segmented(self, one: Packed, levels: tuple[int, ...]) -> Any:
-        layout = self.layout
-        starts = [state.initial for state in layout.program.states]
-        return (
-            segmented(one.kernel, levels, list(zip(layout.state_widths, starts, strict=True))) if levels else one.kernel
-        )
+        return segmented(one.kernel, levels, self._starts) if levels else one.kernel
+
+    def _stack(self, packed: list[Packed], levels: tuple[int, ...]) -> Any:
+        stack = Stack([one.kernel for one in packed], self.layout.features)
+        return segmented(stack, levels, self._starts * len(packed))
+
+    def stacks(self, dropout: bool) -> bool:
+        """Whether segments are of all layers: not where directions meet between them, or dropout draws there."""
+        return self.layout.num_layers > 1 and self.layout.directions == 1 and not dropout
 
     def tape_bytes(self, run: Run, interpreted: bool, dropout: bool, levels: tuple[int, ...]) -> int:
         """The most bytes that a tape of this call has, with gradients of all inputs."""
         layout, (steps, batch) = self.layout, run.x.shape[:2]
         packed, above, rows = self.packed(interpreted), layout.num_layers - 1, steps * batch
+        if levels and self.stacks(dropout):
+            size = self._stack(packed, levels).tape_size(steps, batch) + sum(one.kernel.panel_size for one in packed)
+            return int(size) * self.dtype.itemsize
         count = sum(self._segmented(one, levels).tape_size(steps, batch) + one.kernel.panel_size for one in packed)
         count += rows * layout.features * (above * (1 + dropout) + min(above, 2))
         if layout.directions == 2:
@@ -436,11 +474,43 @@ class Walk:
                 one.load_gradients(into, own)
         weights = tuple(tape.same_version(*panels_of(packed, backward=backward)) for backward in (False, True))
         call = _Back(tape, kept, packed, weights, panels, into is not None, dfinal, out, num_threads)
-        for layer in reversed(range(self.layout.num_layers)):
+        if kept.stacked:
+            self._stack_backward(call, dy)
+        for layer in () if kept.stacked else reversed(range(self.layout.num_layers)):
             dx = tape.buffer(("dx", layer % 2), kept.inputs[layer].shape, self.dtype) if layer else out.dx
             self._layer_backward(call, layer, dy, dx)
             dy = (dx,)
         store_all(packed, panels, gradients)
+
+    def _stack_backward(self, call: _Back, dy: Some | None) -> None:
+        """Write what is asked for, of all layers, segment by segment."""
+        kept, run, out = call.kept, call.kept.run, call.out
+        self._stack(call.packed, kept.levels).backward(
+            BackwardCall(
+                call.weights[0],
+                call.weights[1],
+                run.x,
+                kept.memory[0],
+                self._parts(dy, 0),
+                _flattened(call.dfinal),
+                out.dx,
+                _flattened(out.state),
+                call.panels,
+                _flattened(run.state),
+                _flattened(run.reset_state),
+                run.lengths,
+                run.resets,
+                self.layout.backwards[0],
+                _flattened(out.reset_state),
+                call.num_threads,
+                run.skip,
+                run.given,
+                out.given,
+                run.seed,
+                run.first_step,
+                adds=call.adds,
+            )
+        )
 
     def _layer_backward(self, call: _Back, layer: int, dy: Some | None, dx: Array | None) -> None:
         """Write dLoss/dinput of one layer into `dx`, before the dropout that made that input."""
@@ -506,6 +576,13 @@ class _Back(NamedTuple):
 def _at(states: Some | None, k: int) -> Some | None:
     """The states of one layer and direction."""
     return None if states is None else tuple([None if array is None else array[k] for array in states])
+
+
+def _flattened(states: Some | None) -> Some | None:
+    """All layers' states, one after the other."""
+    count = 0 if states is None else max(0 if array is None else len(array) for array in states)
+    parts = [_at(states, layer) or () for layer in range(count)]
+    return tuple([state for part in parts for state in part]) if count else None
 
 
 def _half(sequence: Array | None, direction: int) -> Array | None:

@@ -289,8 +289,8 @@ class Recurrent(Part):
             Keep only the states at every so many steps on the tape; backward computes the steps between them again.
             The gradients are bitwise those without it, but that of `reset_state`, which is the same to rounding. The
             number is rounded up to whole sections of the gradients' sums (`rnnfast.section_steps`). "auto": the
-            longest segments, on two levels if need be, with which the tape fits into `memory`. Between layers whole
-            sequences are kept.
+            longest segments, on two levels if need be, with which the tape fits into `memory`. With two directions or
+            dropout, whole sequences are kept between layers.
         memory : int, optional
             The most bytes that the tape may have, with "auto".
 

@@ -70,7 +70,7 @@ def test_the_bits_of_the_plain_pass(kind, mask):
     assert_equal(found, plain)
 
 
-@pytest.mark.parametrize("kind", ["lstm", "gru_after", "elman_tanh", "indrnn", "slstm"])
+@pytest.mark.parametrize("kind", ["lstm", "gru_after", "elman_tanh", "indrnn", "gru_before"])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_random_masks_ids_and_an_input_without_gradient(kind, reverse):
     """Dropout between layers, zoneout and recurrent dropout are drawn once, however often a step is computed."""
@@ -80,11 +80,13 @@ def test_random_masks_ids_and_an_input_without_gradient(kind, reverse):
     assert_equal(calls(case, 8, seed=None, **options), calls(case, seed=None, **options))
 
 
-@pytest.mark.parametrize("directions", [1, 2])
-@pytest.mark.parametrize("kind", ["lstm", "lru"])
-def test_auto_stays_within_its_memory(kind, directions):
+@pytest.mark.parametrize(
+    ("kind", "directions", "layers"), [("lstm", 1, 2), ("lstm", 2, 1), ("lru", 1, 1), ("lru", 2, 2)]
+)
+def test_auto_stays_within_its_memory(kind, directions, layers):
     """Less and less memory: no level, one, two; then an error that says how much is needed."""
-    case = Case(kind, ISAS[-1], bidirectional=directions == 2, H=16, I=3, T=80, B=B, mask="all")
+    sizes = {"num_layers": layers, "H": 16, "I": 3, "T": 80, "B": B}
+    case = Case(kind, ISAS[-1], bidirectional=directions == 2, mask="all", **sizes)
     plain = calls(case)
     assert calls(case, "auto", plain["bytes"] + 2**22)["bytes"] <= plain["bytes"]
     with pytest.raises(ValueError, match=r"at least \d+ bytes for T=80, B=2048, got 1$") as error:
@@ -99,9 +101,21 @@ def test_auto_stays_within_its_memory(kind, directions):
         calls(case, "auto", least - 1)
 
 
+@pytest.mark.parametrize("ids", [False, True])
+@pytest.mark.parametrize("kind", ["lstm", "augru", "elman_relu"])
+def test_segments_of_a_stack_keep_nothing_of_the_sequence_s_length(kind, ids):
+    """Three layers: what goes from layer to layer is in the segment; extra inputs and ids go to all or the first."""
+    options = {"num_layers": 3, "H": 16, "I": 3, "B": B, "mask": "both", "ids": ids}
+    short, long = (Case(kind, ISAS[-1], T=steps, **options) for steps in (24, 48))
+    for case in (short, long):
+        assert_equal(calls(case, 8), calls(case))
+    states = 6 * B * 16 * 4 * 2 * (2 if kind == "lstm" else 1)
+    assert calls(long, 8)["bytes"] - calls(short, 8)["bytes"] < states + 2**16
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 def test_segments_of_segments(reverse):
-    case = Case("gru_before", ISAS[-1], H=5, I=3, T=60, B=B, mask="both")
+    case = Case("gru_before", ISAS[-1], num_layers=1 + reverse, H=5, I=3, T=60, B=B, mask="both")
     plain = calls(case, reverse=reverse)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_recompute, "_candidates", lambda steps, batch: [(40, 16)])

@@ -54,9 +54,9 @@ def test_a_layer_is_the_host_s(kind, options):
 
 
 @pytest.mark.parametrize("name", ["LSTM", "IndRNN"])
-@pytest.mark.parametrize("options", [{"bidirectional": True}, {"reverse": True}], ids=str)
+@pytest.mark.parametrize("options", [{"bidirectional": True}, {"reverse": True, "num_layers": 2}], ids=str)
 def test_segments_computed_again_are_the_plain_pass(name, options, monkeypatch):
-    monkeypatch.setattr(_recompute, "_BLOCK_ROWS", 4)  # the host's; here sums agree to rounding
+    monkeypatch.setattr(_recompute, "section_steps", lambda batch: 2)  # the host's; here sums agree to rounding
     rng = np.random.default_rng(0)
     steps, rows = 5, 2
     layer = getattr(rnnfast, name)(2, 3, device="cuda", rng=0, **options)
