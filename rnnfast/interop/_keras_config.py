@@ -71,7 +71,9 @@ def _entry(where: str, entry: Any, path: tuple[str, ...], weights: Weights) -> _
     kind = entry["class_name"]
     named = f"{where} {options['name']!r} ({kind})" if "name" in options else f"{where} ({kind})"
     if options.get("quantization_config") or entry.get("registered_name") not in (None, kind):
-        raise ValueError(f"{named}: expected a layer of Keras's own, not quantized, got {entry['registered_name']!r}")
+        raise ValueError(
+            f"{named}: expected a layer of Keras's own, not quantized, got {entry.get('registered_name')!r}"
+        )
     return _Layer(named, kind, options, path, weights)
 
 
@@ -244,47 +246,83 @@ def stages_of(config: Any, weights: Weights) -> tuple[list[Stage], list[int] | N
         entries, chosen = _chain(inside)
     found = [_stage(_entry("layer", entry, paths.get(id(entry), ()), weights)) for entry in entries]
     _check_sizes(found)
+    if chosen and not all(0 <= number < _outputs(found[-1]) for number in chosen):
+        raise ValueError(f"config: output_layers: expected outputs that {found[-1].name!r} has, got {chosen}")
     return found, chosen
+
+
+def _outputs(stage: Stage) -> int:
+    """How many arrays come out of a layer."""
+    if not isinstance(stage, Recurrence):
+        return 1
+    states = sum(unit.stored() for way in stage.ways for unit in way.units) if stage.states else 0
+    return states + (2 if len(stage.ways) == 2 and stage.merge is None else 1)
 
 
 def _chain(config: Mapping[str, Any]) -> tuple[list[Any], list[int]]:
     """The layers of a functional model that is a chain, and which outputs of the last are the model's."""
-    by_name = {entry.get("name"): entry for entry in config["layers"] if isinstance(entry, Mapping)}
-    outputs = config.get("output_layers")
-    outputs = [outputs] if isinstance(outputs, list) and outputs and isinstance(outputs[0], str) else outputs
-    if not isinstance(outputs, list) or not outputs or len({one[0] for one in outputs}) != 1:
+    by_name = {entry["name"]: entry for entry in config["layers"]}
+    outputs = config["output_layers"]
+    outputs = [outputs] if isinstance(outputs[0], str) else outputs
+    if len({one[0] for one in outputs}) != 1:
         raise ValueError(f"config: output_layers: expected outputs of one layer, got {outputs!r}")
-    name, chain = outputs[0][0], []
+    name: str | None = outputs[0][0]
+    chain: dict[str, Any] = {}
+    masks: dict[str, list[str]] = {}
     while name is not None:
-        entry = by_name.pop(name, None)
-        if entry is None:
+        entry = by_name.get(name)
+        if entry is None or name in chain:
             raise ValueError(f"config: expected a chain of layers, got {name!r}, which is not there, or is used twice")
-        chain.append(entry)
-        name = _source(entry, by_name)
-    left = [str(name) for name, entry in by_name.items() if entry.get("class_name") not in ("NotEqual", "Any")]
+        chain[name] = entry
+        source, masks[name] = _sources(entry)
+        name = source
+    read = {_masks_of(by_name, chain, name, found) for name, found in masks.items() if found}
+    left = set(by_name) - set(chain) - {one for names in read for one in names}
     if left:
-        raise ValueError(f"config: expected a chain of layers, got also {', '.join(left)}")
-    return chain[::-1], [int(one[2]) for one in outputs]
+        raise ValueError(f"config: expected a chain of layers, got also {', '.join(sorted(left))}")
+    return list(chain.values())[::-1], [int(one[2]) for one in outputs]
 
 
-def _source(entry: Mapping[str, Any], others: Mapping[Any, Any]) -> str | None:
-    """The layer that an entry reads; None of an input."""
-    where = f"layer {entry.get('name')!r} ({entry.get('class_name')})"
-    if entry.get("class_name") == "InputLayer":
-        return None
-    nodes = entry.get("inbound_nodes")
-    if not isinstance(nodes, list) or len(nodes) != 1 or not isinstance(nodes[0], Mapping):
-        raise ValueError(
-            f"{where}: expected to be called once, got {len(nodes) if isinstance(nodes, list) else 0} calls"
-        )
-    read = _histories(nodes[0].get("args"))
+def _sources(entry: Mapping[str, Any]) -> tuple[str | None, list[str]]:
+    """The layer that an entry reads, None of an input; and where its mask is from, if it has one."""
+    where = f"layer {entry['name']!r} ({entry['class_name']})"
+    if entry["class_name"] == "InputLayer":
+        return None, []
+    nodes = entry["inbound_nodes"]
+    if len(nodes) != 1:
+        raise ValueError(f"{where}: expected to be called once, got {len(nodes)} calls")
+    read = _histories(nodes[0]["args"])
     if len(read) != 1 or read[0][1:] != [0, 0]:
         raise ValueError(f"{where}: expected one input, the first output of a layer, got {[one[0] for one in read]}")
-    for key, value in (nodes[0].get("kwargs") or {}).items():
-        masks = [others.get(one[0], {}).get("class_name") for one in _histories(value)]
-        if any(mask not in ("NotEqual", "Any") for mask in masks):  # what Masking and Embedding leave in a model
+    further = {key: _histories(value) for key, value in nodes[0]["kwargs"].items()}
+    for key, tensors in further.items():
+        if tensors and key != "mask":
             raise ValueError(f"{where}: {key}: expected no further inputs, got one")
-    return str(read[0][0])
+    return str(read[0][0]), [str(one[0]) for one in further.get("mask", [])]
+
+
+def _masks_of(by_name: Mapping[str, Any], chain: Mapping[str, Any], name: str, found: Sequence[str]) -> tuple[str, ...]:
+    """The nodes of a mask, which must be those that Masking or Embedding leave behind: x != value, and any of these."""
+    nodes = []
+    for _ in range(2):
+        nodes.append(by_name[found[0]])
+        if nodes[-1]["class_name"] != "Any":
+            break
+        found = [str(one[0]) for one in _histories(nodes[-1]["inbound_nodes"][0]["args"])]
+    kinds = tuple(node["class_name"] for node in nodes)
+    compared = nodes[-1]["inbound_nodes"][0]["args"]
+    for entry in chain.values():
+        options = entry["config"]
+        known = {
+            ("Any", "NotEqual"): entry["class_name"] == "Masking" and options["mask_value"],
+            ("NotEqual",): entry["class_name"] == "Embedding" and options["mask_zero"] and 0,
+        }.get(kinds, False)
+        if known is not False and compared[1] == known and _histories(compared[0])[0][0] == _sources(entry)[0]:
+            return tuple(node["name"] for node in nodes)
+    kind = chain[name]["class_name"]
+    raise ValueError(
+        f"layer {name!r} ({kind}): mask: expected that of a Masking or Embedding in the model, got another"
+    )
 
 
 def _histories(value: Any) -> list[list[Any]]:

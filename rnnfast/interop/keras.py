@@ -217,8 +217,12 @@ def load(path: str | os.PathLike[str]) -> KerasModel:
         raise ValueError(f"{path}: truncated, damaged, or not a .keras file: {error}") from error
     try:
         found = stages_of(described, File(data))
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{path}: {error}") from error
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        ours = isinstance(error, TypeError | ValueError) and "expected" in str(error)
+        kind, words = (
+            (type(error), str(error)) if ours else (ValueError, f"config.json: expected Keras's, got {error!r}")
+        )
+        raise kind(f"{path}: {words}") from error
     return KerasModel(*found, f"{path.name}, Keras")
 
 

@@ -237,7 +237,7 @@ def written(tmp_path, document, name="model.json"):
 def test_reads_what_the_format_says(name, dtype, tolerance, tmp_path):
     read, document = DOCUMENTS[name]
     model = audio.load(written(tmp_path, document), dtype=dtype)
-    step, x = read(document), RNG.standard_normal((200, model.input_size))
+    step, x = read(document), np.random.default_rng(1).standard_normal((200, model.input_size))
     expected = np.array([step(sample) for sample in x.astype(dtype).astype(np.float64)])
     y = model(x)
     assert y.dtype == dtype and y.shape == (200, model.output_size)
@@ -249,7 +249,7 @@ def test_reads_what_the_format_says(name, dtype, tolerance, tmp_path):
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_blocks_of_any_lengths_are_the_whole(name, tmp_path):
     model = audio.load(written(tmp_path, DOCUMENTS[name][1]))
-    x = RNG.standard_normal((130, model.input_size)).astype(np.float32)
+    x = np.random.default_rng(1).standard_normal((130, model.input_size)).astype(np.float32)
     whole = model(x)
     for lengths in ([130], [1] * 130, [64, 2, 64], [0, 3, 0, 127]):
         blocks = [model.process(block) for block in np.split(x, np.cumsum(lengths)[:-1])]
@@ -280,7 +280,7 @@ def test_blocks_of_any_lengths_are_the_whole(name, tmp_path):
 def test_writes_what_the_formats_readers_read(name, formats, tmp_path):
     """The reader of the format computes what the model does, and so does the model that is read again."""
     model = audio.load(written(tmp_path, DOCUMENTS[name][1]), dtype=np.float64)
-    x = RNG.standard_normal((60, model.input_size))
+    x = np.random.default_rng(1).standard_normal((60, model.input_size))
     for format in formats:
         path = tmp_path / f"out-{format}"
         audio.save(path, model, format)
@@ -298,11 +298,13 @@ def test_a_model_of_ones_own_goes_out_and_comes_in_with_the_same_bits(tmp_path):
         model = rnnfast.Model(rnn=rnn, head=rnnfast.Dense(9, 1, rng=1, bias=bias))
         if bias:
             model.update({f"rnn.bias_hh_l{n}": np.zeros(36) for n in range(2)})  # two biases go out as their sum
-        x = RNG.standard_normal((50, 1), np.float32)
+        x = np.random.default_rng(1).standard_normal((50, 1), np.float32)
         for name in ("a.nam", "a.json"):
             audio.save(tmp_path / name, model)
             assert audio.load(tmp_path / name)(x).tobytes() == model(x)[0].tobytes()
-    state = {"rnn": (RNG.standard_normal((2, 9)), RNG.standard_normal((2, 9)))}
+    state = {
+        "rnn": (np.random.default_rng(1).standard_normal((2, 9)), np.random.default_rng(1).standard_normal((2, 9)))
+    }
     started = audio.AudioModel(model, state=state, sample_rate=48000.0, metadata={"gear": "amp"})
     audio.save(tmp_path / "b.nam", started)
     again = audio.load(tmp_path / "b.nam", dtype=np.float32)
@@ -462,7 +464,7 @@ def test_an_audio_model_refuses_what_does_not_fit():
 
 def test_dropout_is_of_training_alone(tmp_path):
     model = rnnfast.Model(a=rnnfast.LSTM(1, 4, rng=0), drop=rnnfast.Dropout(0.5), b=rnnfast.Dense(4, 1, rng=1))
-    amplifier, x = audio.AudioModel(model), RNG.standard_normal((20, 1)).astype(np.float32)
+    amplifier, x = audio.AudioModel(model), np.random.default_rng(1).standard_normal((20, 1)).astype(np.float32)
     assert amplifier.process(x).tobytes() == amplifier(x).tobytes() == model(x)[0].tobytes()
     for format in ("rtneural", "guitarml", "nam"):
         audio.save(tmp_path / format, model, format)
@@ -471,7 +473,7 @@ def test_dropout_is_of_training_alone(tmp_path):
 
 def test_a_layer_or_head_alone(tmp_path):
     """It goes out as a copy, and stays free to become a part; heads without a recurrence stream too."""
-    gru, x = rnnfast.GRU(1, 4, rng=0), RNG.standard_normal((20, 1)).astype(np.float32)
+    gru, x = rnnfast.GRU(1, 4, rng=0), np.random.default_rng(1).standard_normal((20, 1)).astype(np.float32)
     audio.save(tmp_path / "gru.json", gru)
     assert audio.load(tmp_path / "gru.json")(x).tobytes() == gru(x)[0].tobytes()
     rnnfast.Model(gru=gru)

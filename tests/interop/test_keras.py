@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -205,6 +207,50 @@ def test_what_is_refused():
         door.from_keras(conv)
     with pytest.raises(TypeError, match="layer: expected a Keras model or layer, got int 3"):
         door.from_keras(3)
+
+
+def test_masks_that_are_not_of_a_layer():
+    """A mask that a program makes itself is no part of what comes in, so it is refused and not left out."""
+    x = keras.Input((None, N))
+    shown = K.Masking(0.0)(x)
+    for mask in (
+        keras.ops.any(keras.ops.not_equal(x, 5.0), axis=-1),
+        keras.ops.any(keras.ops.not_equal(K.Dense(N)(x), 0.0), axis=-1),
+        keras.ops.all(keras.ops.not_equal(x, 0.0), axis=-1),
+    ):
+        for start in (x, shown):
+            model = keras.Model(x, K.LSTM(3)(start, mask=mask))
+            with pytest.raises(ValueError, match=r"layer 'lstm.*' \(LSTM\): mask: expected that of a Masking or Emb"):
+                door.from_keras(model)
+
+
+def test_a_changed_configuration_is_refused_in_our_words(tmp_path):
+    """Any value in a functional model's configuration replaced by others."""
+    functional().save(tmp_path / "model.keras")
+    with zipfile.ZipFile(tmp_path / "model.keras") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    config, rng = json.loads(members["config.json"]), np.random.default_rng(0)
+
+    def places(value, path=()):
+        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for key, inner in items:
+            yield (*path, key)
+            yield from places(inner, (*path, key))
+
+    every = list(places(config))
+    for place in [every[n] for n in rng.choice(len(every), 300)]:
+        changed = json.loads(members["config.json"])
+        inner = changed
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = [None, 3, "x", [], {}, -1, [["gru", 0, 7]]][rng.integers(7)]
+        with zipfile.ZipFile(tmp_path / "changed.keras", "w") as archive:
+            for name, data in (members | {"config.json": json.dumps(changed)}).items():
+                archive.writestr(name, data)
+        try:
+            door.load(tmp_path / "changed.keras")
+        except (ValueError, TypeError) as error:
+            assert "changed.keras: " in str(error) and "expected" in str(error), place
 
 
 L, D = rnnfast.layers, rnnfast.Dense
