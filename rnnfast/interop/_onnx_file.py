@@ -19,6 +19,7 @@ from ._onnx_node import GATES, Settings, settings
 
 __all__ = ["named", "nodes_of", "read", "settings_of"]
 
+_MOST_AXES = 64  # of NumPy's arrays
 _ERRORS = (google.protobuf.message.DecodeError, onnx.checker.ValidationError, TypeError, ValueError, RuntimeError)
 
 
@@ -41,6 +42,9 @@ def read(source: Any) -> tuple[Any, str]:
     for one in (*imports, *nodes_of(model)):
         one.domain = "" if one.domain == "ai.onnx" else one.domain  # two names of one thing
     _check_opsets(name, model)
+    for one in (*model.graph.input, *model.graph.output):
+        if one.type.HasField("tensor_type"):
+            _check_kind(f"{name}, {one.name!r}", one.type.tensor_type.elem_type)
     outside = False
     for tensor in _tensors(model):
         outside |= _check_tensor(name, tensor, folder)
@@ -86,7 +90,20 @@ def _parsed(name: str, data: bytes) -> Any:
         raise ValueError(f"{name}: truncated, damaged, or not an ONNX file: {_first_line(error)}") from error
     if not model.graph.node and not model.graph.output:  # what any few bytes may pass for
         raise ValueError(f"{name}: truncated, damaged, or not an ONNX file: there is no graph in it")
+    if not _is_text(model):
+        raise ValueError(f"{name}: truncated, damaged, or not an ONNX file: names in it are no text")
     return model
+
+
+def _is_text(model: Any) -> bool:
+    """Whether all names are UTF-8; protobuf hands out others as bytes, or fails."""
+    try:
+        names = [name for node in nodes_of(model) for name in (node.op_type, node.domain, *node.input, *node.output)]
+        names += [node.name for node in nodes_of(model)] + [one.domain for one in model.opset_import]
+        names += [one.name for one in (*model.graph.input, *model.graph.output, *model.graph.initializer)]
+    except UnicodeDecodeError:
+        return False
+    return all(isinstance(name, str) for name in names)
 
 
 def _check_opsets(name: str, model: Any) -> None:
@@ -104,6 +121,9 @@ def _check_opsets(name: str, model: Any) -> None:
         if not known:
             operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
             raise ValueError(f"{name}, {named(node)}: expected an operator of ONNX, got {operator}")
+        for attribute in node.attribute:  # for some, the evaluator takes memory by the number
+            if attribute.name == "axis" and abs(attribute.i) > _MOST_AXES:
+                raise ValueError(f"{name}, {named(node)}: expected an axis of an array, got {attribute.i}")
 
 
 def named(node: Any) -> str:
@@ -149,11 +169,15 @@ _FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data
 _COMPLEX = (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128)
 
 
+def _check_kind(where: str, kind: int) -> None:
+    if kind not in onnx.TensorProto.DataType.values() or kind == onnx.TensorProto.UNDEFINED:
+        raise ValueError(f"{where}: expected one of ONNX's data types, got {kind}")
+
+
 def _check_tensor(name: str, tensor: Any, folder: Path | None) -> bool:
     """Whether a tensor's data lies in another file; ValueError if there is not as much of it as the shape says."""
     where, kind = f"{name}, tensor {tensor.name!r}", tensor.data_type
-    if kind not in onnx.TensorProto.DataType.values() or kind == onnx.TensorProto.UNDEFINED:
-        raise ValueError(f"{where}: expected one of ONNX's data types, got {kind}")
+    _check_kind(where, kind)
     shape, external = list(tensor.dims), tensor.data_location == onnx.TensorProto.EXTERNAL
     if any(size < 0 for size in shape):
         raise ValueError(f"{where}: expected sizes of at least 0, got shape {shape}")

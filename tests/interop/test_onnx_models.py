@@ -319,6 +319,13 @@ def lies():
     )
     yield changed(initializer("W_l0", dims=[1, -51, 3])), "tensor 'W_l0': expected sizes of at least 0"
     yield changed(initializer("W_l0", dims=[1, 17, 9])), "node 'GRU_1': W: expected shape"
+    yield data.replace(b"GRU_1", b"GRU\xa01"), "names in it are no text"
+    yield data.replace(b"GRU", b"\xffRU"), "names in it are no text"
+
+    def element(proto):
+        proto.graph.input[0].type.tensor_type.elem_type = 33
+
+    yield changed(element), "'x': expected one of ONNX's data types, got 33"
     yield changed(initializer("W_l0", data_type=999)), "tensor 'W_l0': expected one of ONNX's data types, got 999"
     yield changed(initializer("W_l0", data_type=TensorProto.DOUBLE)), "tensor 'W_l0': expected 1224 numbers or bytes"
     nan = np.full((1, 51, 3), np.nan, np.float32).tobytes()
@@ -335,6 +342,11 @@ def lies():
         "expected an operator .* got com.x.GRU",
     )
     yield changed(lambda proto: proto.graph.node[1].attribute.extend([helper.make_attribute("colour", 1)])), "colour"
+    far = onnx.ModelProto.FromString(data)
+    far.graph.node.add(op_type="LayerNormalization", input=["y", "y"], output=["z"], name="norm").attribute.add(
+        name="axis", i=-(2**40), type=onnx.AttributeProto.INT
+    )
+    yield far.SerializeToString(), f"node 'norm': expected an axis of an array, got -{2**40}"
     huge = helper.make_attribute("hidden_size", 2**40)
     yield changed(lambda proto: proto.graph.node[1].attribute.extend([huge])), "hidden_size"
 
