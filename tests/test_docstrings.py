@@ -9,6 +9,7 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,6 +58,12 @@ def test_examples_show_what_they_say(name, request, tmp_path, monkeypatch):
     for test in doctest.DocTestFinder().find(module, extraglobs={"np": np, "rnnfast": rnnfast}):
         runner.run(test, out=said.append)
     assert not runner.failures, "".join(said)
+
+
+def test_the_page_on_training_shows_what_it_says():
+    page = Path(__file__).resolve().parents[1] / "docs" / "training.md"
+    found = doctest.testfile(str(page), module_relative=False, encoding="utf-8")
+    assert found.attempted > 20 and not found.failed
 
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
