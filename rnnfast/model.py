@@ -453,7 +453,8 @@ class Model(Part):
         dstate : mapping, optional
             dLoss/dstate by the names of the layers; those left out are zeros.
         into : Gradients, optional
-            Gradients of `params` to add to.
+            Gradients of `params` to add to. An interruption (Ctrl-C) can come after some parts have added theirs: zero
+            them then.
         input_gradient : bool
             Whether ``grads.x`` is wanted.
         num_threads : int, optional

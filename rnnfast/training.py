@@ -358,7 +358,7 @@ class _Run:
                 input_gradient=False,
                 num_threads=self._options["num_threads"],
             )
-            mean += float(loss) * (batch.total / total)
+            mean += _float("loss", loss) * (batch.total / total)
         if isinstance(self._optimizer, Optimizer):
             self._optimizer.drop_frozen(self._gradients)
         norm = clip_grad_norm(self._gradients, self._limit)
@@ -412,7 +412,7 @@ def evaluate(
     """
     _check_model(model, loss)
     _check_batches("batches", batches, model)
-    measured = {"loss": lambda *given, **weights: loss(*given, **weights)[0], **_callables("metrics", metrics or {})}
+    measured = {"loss": _alone(loss), **_callables("metrics", metrics or {})}
     options = _options(logits, num_threads)
     sums = dict.fromkeys(measured, 0.0)
     total = 0.0
@@ -421,7 +421,7 @@ def evaluate(
             y, _ = model(batch.x, **batch.inputs, **options)
             weights = {} if batch.weights is None else {"mask": batch.weights}
             for name, measure in measured.items():
-                sums[name] += float(measure(y, batch.target, **weights)) * batch.total
+                sums[name] += _float(name, measure(y, batch.target, **weights)) * batch.total
             total += batch.total
     return {name: value / total if total else math.nan for name, value in sums.items()}
 
@@ -545,6 +545,26 @@ def _check_model(model: Any, loss: Any) -> None:
         raise TypeError(f"model: expected a Model or a layer, got {_checks.describe(model)}")
     if not callable(loss):
         raise TypeError(f"loss: expected a callable, got {_checks.describe(loss)}")
+
+
+def _alone(loss: Loss) -> Callable[..., float]:
+    """The loss without its gradient."""
+
+    def measure(*given: Any, **weights: Any) -> Any:
+        result = loss(*given, **weights)
+        if not isinstance(result, tuple | list) or len(result) != 2:
+            raise TypeError(f"loss: expected it to return (loss, gradient), got {_checks.describe(result)}")
+        return result[0]
+
+    return measure
+
+
+def _float(name: str, value: Any) -> float:
+    """What the caller's function has returned; it may be no finite number."""
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name}: expected it to return a number, got {_checks.describe(value)}") from error
 
 
 def _each(batches: Iterable[Batch]) -> Iterator[Batch]:

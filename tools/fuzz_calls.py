@@ -64,6 +64,7 @@ EXEMPT = {
     "Decoded": "a tuple that greedy and sample return",
     "Beams": "a tuple that beam returns",
     "get_num_threads": "takes nothing",
+    "get_include": "takes nothing",
     "Optimizer": "the base of optimisers",
     "NonFiniteError": "an exception",
     "StepResult": "a tuple that a step returns",
@@ -862,13 +863,15 @@ def _encoders(rng: Rng) -> Call:
     return Call(*_pick(rng, calls))
 
 
-@target("uniform zeros orthogonal xavier_uniform xavier_normal forget_bias")
+@target("embedding uniform zeros orthogonal xavier_uniform xavier_normal forget_bias")
 def _init(rng: Rng) -> Call:
     shape = _pick(rng, ((2, 3), (3, 3), (4, 1)))
     if _chance(rng, 0.2):
         return Call("init.forget_bias", init.forget_bias, {"params": dict(rnnfast.LSTM(2, 3).params), "value": 1.0})
     name = _pick(rng, ("uniform", "zeros", "orthogonal", "xavier_uniform", "xavier_normal"))
     arguments: dict[str, Any] = {"shape": shape, "rng": 3} | ({"n": 4} if name == "uniform" else {})
+    if _chance(rng, 0.1):
+        return Call("init.embedding", init.embedding, {"shape": shape, "rng": 3, "scale": 0.5})
     if name in ("orthogonal", "xavier_uniform", "xavier_normal"):
         arguments["gain"] = 2.0
     return Call(f"init.{name}", getattr(init, name), arguments, lambda array: _close("shape", array.shape, shape))
