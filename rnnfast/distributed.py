@@ -30,6 +30,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -280,13 +281,15 @@ class DataParallel:
         lengths: ArrayLike | None = None,
         following: int | None = None,
         ids: bool | None = None,
+        given: Any = None,
+        seed: int | None = None,
     ) -> StepResult:
         """Train on one window; as `TBPTT.step`, with the whole batch on every rank.
 
         Parameters
         ----------
-        x, target, mask, resets, lengths, following, ids
-            As for `TBPTT.step`.
+        x, target, mask, resets, lengths, following, ids, given, seed
+            As for `TBPTT.step`. Of one seed every shard makes one of its own.
 
         Returns
         -------
@@ -305,14 +308,22 @@ class DataParallel:
         if self._trainer is None:
             raise TypeError("step: expected a DataParallel of a TBPTT, got one of a model; it has gradients()")
         before = [clone._carried for clone in self._clones]
-        arrays = {"x": x, "target": target, "mask": mask, "resets": resets, "lengths": lengths}
+        arrays = {"x": x, "target": target, "mask": mask, "resets": resets, "lengths": lengths, "given": given}
         try:
             with self._together():
                 batches, weights, steps = self._cut(arrays)
+                own_seed = None if seed is None else _checks.integer("seed", seed, 0, 2**63 - 1)
             self._compare_batches(arrays)
             losses = self._computed(
                 weights,
-                lambda shard, n: self._shard_step(self._clones[n], batches[shard], shard, following=following, ids=ids),
+                lambda shard, n: self._shard_step(
+                    self._clones[n],
+                    batches[shard],
+                    shard,
+                    following=following,
+                    ids=ids,
+                    seed=None if own_seed is None else int(np.random.default_rng((own_seed, shard)).integers(2**63)),
+                ),
             )
             result = self._updated(sum(w * one for w, one in zip(weights, losses, strict=True)), steps, sum(weights))
         except BaseException:
@@ -500,7 +511,7 @@ class DataParallel:
 
     def _compare_batches(self, arrays: Mapping[str, Any]) -> None:
         """Refuse ranks that have other batches."""
-        own = {name: None if value is None else _fingerprint(value) for name, value in arrays.items()}
+        own = {name: [_fingerprint(one) for one in _leaves(value)] for name, value in arrays.items()}
         found = self._agree(None, own)
         for name, value in found[0].items():
             others = [rank for rank, one in enumerate(found) if one[name] != value]
@@ -544,7 +555,7 @@ class DataParallel:
     def _cut(self, arrays: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[float], int]:
         """The shards' arrays, their weights in the loss, and the steps."""
         axis = self._trainer._time
-        whole = {name: None if value is None else _checks.numbers(name, value) for name, value in arrays.items()}
+        whole = {name: _mapped(partial(_checks.numbers, name), value) for name, value in arrays.items()}
         x = whole["x"]
         if x is None or x.ndim < 2:
             raise ValueError(f"x: expected at least the axes of steps and rows, got {_checks.describe(arrays['x'])}")
@@ -552,8 +563,9 @@ class DataParallel:
         part = self._rows_of_a_shard(rows)
         for name, value in whole.items():
             expected = (rows,) if name == "lengths" else x.shape[:2]
-            if value is not None and value.shape[: len(expected)] != expected:
-                raise ValueError(f"{name}: expected leading axes {list(expected)} as in x, got {list(value.shape)}")
+            for shape in [one.shape for one in _leaves(value)]:
+                if shape[: len(expected)] != expected:
+                    raise ValueError(f"{name}: expected leading axes {list(expected)} as in x, got {list(shape)}")
         counted = np.ones(x.shape[:2]) if whole["mask"] is None else whole["mask"].astype(np.float64)
         if whole["lengths"] is not None:
             counted = counted * (np.expand_dims(np.arange(steps), 1 - axis) < np.expand_dims(whole["lengths"], axis))
@@ -563,7 +575,7 @@ class DataParallel:
             index = (own,) if axis else (slice(None), own)
             batches.append(
                 {
-                    name: None if value is None else value[own if name == "lengths" else index]
+                    name: _mapped(partial(_part, own if name == "lengths" else index), value)
                     for name, value in whole.items()
                 }
             )
@@ -635,7 +647,9 @@ class DataParallel:
         self._restore(before)
         for clone, shard in zip(self._clones, self._mine, strict=True):
             batch = batches[shard]
-            clone._carried = clone._skipped(clone._window(batch["x"], batch["resets"], batch["lengths"], ids))
+            clone._carried = clone._skipped(
+                clone._window(batch["x"], batch["resets"], batch["lengths"], ids, batch["given"])
+            )
 
     @contextmanager
     def _drawing(self, shard: int) -> Iterator[None]:
@@ -669,6 +683,25 @@ class _Whole(NamedTuple):
 
 def _parts(model: Any) -> list[Any]:
     return list(getattr(model, "parts", {"": model}).values())
+
+
+def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """An array, None, or arrays by name, each through a function."""
+    if isinstance(value, Mapping):
+        return {name: _mapped(function, one) for name, one in value.items()}
+    return None if value is None else function(value)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        for one in value.values():
+            yield from _leaves(one)
+    elif value is not None:
+        yield value
+
+
+def _part(index: Any, array: Array) -> Array:
+    return array[index]  # type: ignore[no-any-return]
 
 
 def _fingerprint(value: Any) -> tuple[Any, ...]:

@@ -65,6 +65,14 @@ def bits(comm, path=None):
         "batch first": trained(comm, batch_first=True, shards=4),
         "sixteen": trained(comm, shards=16),
     }
+    x, target, *_ = data(WINDOW)
+    score = np.random.default_rng(1).random((WINDOW, ROWS)).astype(np.float32)
+    layer = rnnfast.AUGRU(3, 2, recurrent_dropout=0.3, rng=0)
+    trainer = TBPTT(layer, losses.mean_squared_error, optim.SGD(layer.params, 0.1), k1=WINDOW)
+    parallel = DataParallel(trainer, comm, shards=4)
+    results = [parallel.step(x, target, given={"a": score}, seed=3).loss for _ in range(2)]
+    found["given"] = [results, digest(layer.params.flat)]
+
     layer = rnnfast.GRU(3, 5, rng=0)
     x = data()[0]
 
@@ -113,6 +121,7 @@ def errors(comm):
     before, state = np.array(model.params.flat), parallel.state_dict()
     found["batch"] = raised(lambda: parallel.step(x + 1 if bad else x, target))
     found["rows"] = raised(lambda: parallel.step(x[:, :12], target[:, :12]))
+    found["given"] = raised(lambda: parallel.step(x, target, given={"a": x[..., 0] + bad}))
     found["shape"] = raised(lambda: parallel.step(x[..., :2] if bad else x, target))
     trainer_loss = parallel._clones[0]._loss
 

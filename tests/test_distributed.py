@@ -22,7 +22,7 @@ import ranks
 from ranks import STEPS, WINDOW, bits, data, make, windows
 from registry import assert_close
 
-from rnnfast import GRU, LSTM, TBPTT, checkpoint, losses, optim
+from rnnfast import AUGRU, GRU, LSTM, TBPTT, checkpoint, losses, optim
 from rnnfast.cli import corpus
 from rnnfast.cli.train import Training
 from rnnfast.distributed import DataParallel, _add, _Node, _nodes_of, _share, world
@@ -125,6 +125,20 @@ def test_a_window_that_is_skipped_or_refused():
     model, trainer = make()
     with pytest.raises(FloatingPointError, match="expected a finite norm of the sum of all shards"):
         DataParallel(trainer).step(x, bad)
+
+
+def test_extra_inputs_are_cut_with_the_rows():
+    x, target, *_ = data(WINDOW)
+    score = np.random.default_rng(1).random(x.shape[:2])
+    weights = []
+    for shards in (1, 8):
+        layer = AUGRU(3, 2, dtype=np.float64, rng=0)
+        trainer = TBPTT(layer, losses.mean_squared_error, optim.SGD(layer.params, 0.1), k1=WINDOW)
+        DataParallel(trainer, shards=shards).step(x, target, given={"a": score})
+        weights.append(np.array(layer.params.flat))
+    assert_close(weights[1], weights[0], 1e-12)
+    with pytest.raises(ValueError, match=r"given: expected leading axes \[6, 16\] as in x, got \[6, 15\]"):
+        DataParallel(trainer).step(x, target, given={"a": score[:, :15]})
 
 
 def test_a_window_without_targets_changes_no_weights():
@@ -233,13 +247,14 @@ def test_any_number_of_ranks_has_the_same_bits(count, alone, tmp_path):
 @needs_mpi
 def test_mistakes_are_told_on_all_ranks():
     first, last = told(2, "errors")
-    for name in ("model", "option", "few shards", "strict", "batch", "rows", "not finite"):
+    for name in ("model", "option", "few shards", "strict", "batch", "rows", "given", "not finite"):
         assert first[name] == last[name], name
     assert "ranks: expected the same model on all, got" in first["model"]
     assert "ranks: expected the same options on all" in first["option"]
     assert first["few shards"] == "ValueError: shards: expected at least one for each of 2 ranks, got 1"
     assert "avx2 on rank 0, baseline on rank 1" in first["strict"]
     assert first["batch"] == "ValueError: x: expected the same on all ranks, got another on rank 1"
+    assert first["given"] == "ValueError: given: expected the same on all ranks, got another on rank 1"
     assert "batch: expected rows that divide into 8 shards, got 12" in first["rows"]
     assert first["not finite"].startswith("NonFiniteError")
     assert last["argument"] == "ValueError: shards: expected a power of two, got 3"
