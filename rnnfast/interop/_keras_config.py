@@ -15,13 +15,13 @@ from ..description.cells.lstm import LSTM
 from ._build import finite
 from ._keras_activations import function, name_of, spec_of
 from ._keras_layout import GATES, from_layout
-from ._keras_stages import MERGES, Embedded, Function, Head, Masking, Recurrence, Stage, Unit, Way
+from ._keras_stages import MERGES, Dropped, Embedded, Function, Head, Masking, Recurrence, Stage, Unit, Way
 from ._keras_weights import Live, Weights
 
 __all__ = ["group_names", "snake", "stages_of"]
 
 _TRAINING_ALONE = (
-    *("ActivityRegularization", "AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise", "SpatialDropout1D"),
+    *("ActivityRegularization", "AlphaDropout", "GaussianDropout", "GaussianNoise", "SpatialDropout1D"),
     *("Identity", "InputLayer"),
 )
 
@@ -174,6 +174,11 @@ def _embedding(layer: _Layer) -> Embedded:
     return Embedded(layer.name, layer.kind, weight, layer.flag("mask_zero"))
 
 
+def _dropout(layer: _Layer) -> Dropped:
+    rate = _checks.probability(f"{layer.where}: rate", layer.options.get("rate"))
+    return Dropped(layer.name, layer.kind, rate)
+
+
 def _masking(layer: _Layer) -> Masking:
     value = _checks.number(f"{layer.where}: mask_value", layer.options.get("mask_value", 0.0))
     return Masking(layer.name, layer.kind, value)
@@ -194,6 +199,7 @@ _HANDLERS: dict[str, Callable[[_Layer], Stage]] = {
     "Dense": _dense,
     "TimeDistributed": _time_distributed,
     "Embedding": _embedding,
+    "Dropout": _dropout,
     "Masking": _masking,
     "Activation": _activation_layer,
     **dict.fromkeys(_TRAINING_ALONE, _nothing),

@@ -13,10 +13,23 @@ from .._checks import Array
 from .._part import Part
 from ..description import Cell
 from ..embedding import Embedding
+from ..parts import Dropout
 from ._build import filled
 from ._keras_activations import function
 
-__all__ = ["MERGES", "Embedded", "Function", "Head", "Masking", "Recurrence", "Signal", "Stage", "Unit", "Way"]
+__all__ = [
+    "MERGES",
+    "Dropped",
+    "Embedded",
+    "Function",
+    "Head",
+    "Masking",
+    "Recurrence",
+    "Signal",
+    "Stage",
+    "Unit",
+    "Way",
+]
 
 MERGES: dict[str, Callable[[Array, Array], Array]] = {
     "ave": lambda a, b: (a + b) / 2,
@@ -117,6 +130,16 @@ class Function(Stage):
 
     def __call__(self, signal: Signal, states: Mapping[str, list[Array]]) -> Signal:
         return signal._replace(outputs=[self.apply(signal.outputs[0])])
+
+
+@dataclass
+class Dropped(Stage):
+    """Keras's Dropout: nothing in a call, and a part of the `Model` that trains."""
+
+    rate: float
+
+    def parts(self, dtype: np.dtype[Any], origin: str) -> Iterator[tuple[str, Part]]:
+        yield self.name, filled(Dropout(self.rate), {}, origin)
 
 
 @dataclass

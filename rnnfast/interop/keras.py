@@ -9,8 +9,8 @@ What comes in is a `KerasModel`, which is called as Keras's is, batch first, and
 `Model`, to train and to stream.
 
 Taken are Sequential models, functional ones that are a chain, and single layers: SimpleRNN, LSTM, GRU, RNN of their
-cells and of StackedRNNCells, Bidirectional, Dense, TimeDistributed(Dense), Embedding, Masking, Activation; layers of
-training alone (Dropout, ...) are left out.
+cells and of StackedRNNCells, Bidirectional, Dense, TimeDistributed(Dense), Embedding, Dropout, Masking, Activation.
+What is of training alone is left out, such as `dropout` of recurrent layers, but for Dropout and `recurrent_dropout`.
 """
 
 from __future__ import annotations
