@@ -190,6 +190,11 @@ def _apply(
     return y, tuple(final) if len(final) > 1 else final[0]
 
 
+def _outside(function: Any) -> Any:
+    """A function around which `torch.compile` goes. Asked for while it compiles: PyTorch loads much code for this."""
+    return torch.compiler.disable(function) if torch.compiler.is_compiling() else function
+
+
 def _check(name: str, value: Any, dtype: np.dtype[Any]) -> None:
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name}: expected a tensor, got {_checks.describe(value)}")
@@ -203,7 +208,6 @@ class _Fast:
     _kind: Any  # the layer's class
     _more: tuple[str, ...] = ()  # its own options
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # PyTorch's decorators are not looked at
     def forward(
         self: Any, input: Any, hx: Any = None, *, lengths: Any = None, resets: Any = None, mask: Any = None
     ) -> tuple[Any, Any]:
@@ -228,6 +232,11 @@ class _Fast:
         TypeError, ValueError
             An argument is of a wrong kind, shape, dtype or range.
         """
+        run = _outside(self._run)
+        made: tuple[Any, Any] = run(input, hx, lengths, resets, mask)
+        return made
+
+    def _run(self: Any, input: Any, hx: Any, lengths: Any, resets: Any, mask: Any) -> tuple[Any, Any]:
         rnn = torch.nn.utils.rnn
         packed = isinstance(input, rnn.PackedSequence)
         if packed:
@@ -342,7 +351,6 @@ class Recurrent(torch.nn.Module):
         """The layer, for `repr`."""
         return repr(self._twin.layer)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(
         self,
         input: Any,
@@ -372,7 +380,9 @@ class Recurrent(torch.nn.Module):
         """
         extra = {name: _plain(one) for name, one in given.items()} if isinstance(given, Mapping) else given
         options = {"lengths": lengths, "resets": resets, "mask": mask, "given": extra}
-        return _apply(self, self._twin, input, state, dict(self.named_parameters()), self._dropout, options)
+        weights = dict(self.named_parameters())
+        made: tuple[Any, Any] = _outside(_apply)(self, self._twin, input, state, weights, self._dropout, options)
+        return made
 
 
 class Chain(torch.nn.Sequential):
