@@ -699,32 +699,36 @@ class Standardizer:
         constant = np.where(there, values, -np.inf).max(axis=0) == np.where(there, values, np.inf).min(axis=0)
         return cls(np.asarray(mean), np.asarray(np.where(constant | (std == 0), 1.0, std)))
 
-    def apply(self, x: ArrayLike) -> Array:
+    def apply(self, x: Any) -> Any:
         """Standardise: `(x - mean) / std`.
 
         Parameters
         ----------
-        x : array_like, shape [..., I]
+        x : array_like, shape [..., I], or list of array_like, shape [T_i, I]
 
         Returns
         -------
-        ndarray
-            A new array, of the dtype of `x` if that is a float, else float64.
+        ndarray, or list of ndarray
+            New arrays, of the dtype of `x` if that is a float, else float64.
         """
+        if _is_ragged(x):
+            return [self.apply(one) for one in x]
         return self._scaled(x, lambda values: (values - self.mean) / self.std)
 
-    def invert(self, x: ArrayLike) -> Array:
+    def invert(self, x: Any) -> Any:
         """The way back: `x * std + mean`.
 
         Parameters
         ----------
-        x : array_like, shape [..., I]
+        x : array_like, shape [..., I], or list of array_like, shape [T_i, I]
 
         Returns
         -------
-        ndarray
+        ndarray, or list of ndarray
             As from `apply`.
         """
+        if _is_ragged(x):
+            return [self.invert(one) for one in x]
         return self._scaled(x, lambda values: values * self.std + self.mean)
 
     def select(self, features: Any) -> Standardizer:
@@ -793,9 +797,14 @@ class Standardizer:
         return result.astype(array.dtype) if array.dtype.kind == "f" else result
 
 
+def _is_ragged(x: Any) -> bool:
+    """Whether it is a list of sequences, and not an array in the form of lists."""
+    return isinstance(x, list | tuple) and any(not isinstance(part, list | tuple) and np.ndim(part) for part in x)
+
+
 def _all_rows(x: Any, lengths: ArrayLike | None, batch_first: bool) -> NDArray[np.float64]:
     """All values of an array, or of a list of arrays, as [N, I]; or [N]."""
-    if isinstance(x, list | tuple) and any(not isinstance(part, list | tuple) and np.ndim(part) for part in x):
+    if _is_ragged(x):
         return np.concatenate(_sequences("x", x)).astype(np.float64)
     array = _sequence("x", x).astype(np.float64)
     if lengths is not None:
@@ -1043,6 +1052,11 @@ class Batches:
     def _goal(self, name: str, value: Any) -> Array | list[Array]:
         """A column of targets: at every step, or one per sequence."""
         if not self.last_only:
+            numbers = isinstance(value, list | tuple) and value and all(np.ndim(one) == 0 for one in value)
+            if numbers or (hasattr(value, "ndim") and value.ndim == 1):
+                raise ValueError(
+                    f"{name}: expected one at every step, got one per sequence; last_only=True takes those"
+                )
             return self._steps(name, value)
         array = _sequence(name, value)
         if len(array) != len(self._counts):

@@ -306,7 +306,7 @@ def forecast(
     >>> rnnfast.decode.forecast(model, np.sin(np.arange(30.0))[:, None], 5).shape
     (5, 1)
     """
-    run = _Steps(model, num_threads, logits=False)
+    run = _Steps(model, num_threads, ids=False)
     count = _checks.integer("steps", steps, 0, _checks.MAX_ELEMENTS)
     if feed is not None and not callable(feed):
         raise TypeError(f"feed: expected a function, got {_checks.describe(feed)}")
@@ -387,7 +387,8 @@ class _Steps:
         Of the input.
     """
 
-    def __init__(self, model: Any, num_threads: Any, *, logits: bool = True) -> None:
+    def __init__(self, model: Any, num_threads: Any, *, ids: bool = True) -> None:
+        self._ids = ids
         self._model, self._names, self._parts = _parts_of(model)
         self._layers = [n for n, part in enumerate(self._parts) if isinstance(part, Recurrent)]
         if not self._layers:
@@ -395,7 +396,7 @@ class _Steps:
         if any(self._parts[n].bidirectional for n in self._layers):
             raise ValueError("model: expected layers of one direction, got one that needs the end of a sequence")
         self._options: dict[str, Any] = {"num_threads": _checks.threads(num_threads)}
-        self._logits: dict[str, Any] = {"logits": True} if logits and isinstance(self._parts[-1], Dense) else {}
+        self._logits: dict[str, Any] = {"logits": True} if ids and isinstance(self._parts[-1], Dense) else {}
         self.batch_first = bool(self._parts[self._layers[0]].batch_first)
         self.batched = True
         self.features = int(getattr(self._parts[0], "input_size", 0))
@@ -404,12 +405,13 @@ class _Steps:
 
     def begin(self, x: ArrayLike, state: Any, lengths: ArrayLike | None) -> Array:
         """The output [B, O] at the last step of each row."""
-        array = _checks.numbers("prompt", x)
+        array = _checks.integers("prompt", x) if self._ids else _checks.numbers("x", x)
         axes = 2 if array.dtype.kind in "iu" and array.ndim < 3 else 3
         self.batched = array.ndim == axes
         steps = array.shape[self.batched and self.batch_first] if array.ndim in (axes, axes - 1) else 0
         if not steps:
-            raise ValueError(f"prompt: expected [T, B, ...] or [T, ...] with at least one step, got {_shape(array)}")
+            name, expected = ("prompt", "ids [T, B] or [T]") if self._ids else ("x", "[T, B, I] or [T, I]")
+            raise ValueError(f"{name}: expected {expected} with at least one step, got {_checks.describe(array)}")
         ends = None if lengths is None else np.atleast_1d(_checks.integers("lengths", lengths))
         if ends is not None and (ends < 1).any():
             raise ValueError("lengths: expected at least one step in each prompt, got a row with none")
@@ -506,7 +508,3 @@ def _parts_of(model: Any) -> tuple[Model | None, list[Any], list[Any]]:
 def _steps_alone(part: Any) -> bool:
     """Whether a part can go step by step: a layer, or one that looks at each step by itself."""
     return kind_of(part) in ("layer", "head") and not getattr(part, "several", False)
-
-
-def _shape(array: Array) -> str:
-    return f"shape {list(array.shape)} of {array.dtype}"

@@ -347,6 +347,7 @@ class _Run:
         self._gradients.zero()
         mean = 0.0
         for batch in batches:
+            _check_target(batch)
             y, _, self._tape = self._model.forward(batch.x, **batch.inputs, tape=self._tape, **self._options)
             loss, dy = differentiated(self._loss, y, batch.target, batch.weights)
             if len(batches) > 1:
@@ -417,6 +418,7 @@ def evaluate(
     sums = dict.fromkeys(measured, 0.0)
     total = 0.0
     for batch in _each(batches):
+        _check_target(batch)
         if batch.total > 0:
             y, _ = model(batch.x, **batch.inputs, **options)
             weights = {} if batch.weights is None else {"mask": batch.weights}
@@ -597,6 +599,11 @@ def _check_batches(name: str, batches: Any, model: Any) -> None:
             f"{name}: expected pack=False or last_only=False for a model of two directions, got both: what the "
             "backward direction ends with is at a sequence's first step"
         )
+
+
+def _check_target(batch: Batch) -> None:
+    if batch.target is None:
+        raise ValueError("batches: expected batches with targets, got some without; data.Batches(x, target) has them")
 
 
 def _callables(name: str, given: Any) -> dict[Any, Callable[..., Any]]:

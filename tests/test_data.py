@@ -256,6 +256,9 @@ def test_standardised_features_have_mean_0_and_deviation_1(shape):
     np.testing.assert_allclose(z.std(axis=0), 1, rtol=1e-12)
     np.testing.assert_allclose(scale.invert(scale.apply(x)), x, rtol=1e-12)
     assert scale.apply(x.astype(np.float32)).dtype == np.float32
+    if len(shape) == 2:
+        ragged = [x[:3], x[3:5]]
+        np.testing.assert_allclose(np.concatenate(scale.invert(scale.apply(ragged))), x[:5], rtol=1e-12)
 
 
 def test_a_scale_is_fitted_to_what_is_there():
@@ -449,7 +452,8 @@ WRONG = [
     (lambda: data.fill_missing(np.zeros((3, 1)), fill="mean"), ValueError, "fill: expected one of 'last'"),
     (lambda: data.Batches(SERIES, SERIES[:4]), ValueError, r"target: expected shape \[5, 4, 2\], got \[4, 4, 2\]"),
     (lambda: data.Batches(SERIES, np.zeros(5), last_only=True), ValueError, "target: expected 4 values, one per seq"),
-    (lambda: data.Batches(SERIES, [1.0, 2.0]), ValueError, r"target\[0\]: expected a sequence"),
+    (lambda: data.Batches(SERIES, [1.0, 2.0]), ValueError, "target: expected one at every step, got one per sequence"),
+    (lambda: data.Batches(SERIES, np.zeros(4)), ValueError, "target: expected one at every step, got one per sequence"),
     (lambda: data.Batches([[1.0]], SERIES), TypeError, "target: expected a list of 1 arrays, as x is"),
     (lambda: data.Batches([[1.0]], [[1.0, 2.0]]), ValueError, r"target\[0\]: expected shape \[1\], got \[2\]"),
     (lambda: data.Batches([[1.0]], [[1.0]], lengths=[1]), ValueError, "lengths: expected None with a list"),

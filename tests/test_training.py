@@ -333,6 +333,7 @@ def test_a_bar_if_it_is_wanted(capsys, monkeypatch):
         ({"train": iter([])}, TypeError, "batches: expected Batches, or what can be gone through again"),
         ({"train": [SEQUENCES, LABELS]}, TypeError, "batches: expected Batches, such as data.Batches"),
         ({"validation": (SEQUENCES, LABELS)}, TypeError, "validation: expected Batches, such as data.Batches"),
+        ({"train": data.Batches(SEQUENCES, last_only=True)}, ValueError, "batches: expected batches with targets"),
         ({"train": batches(batch_first=True)}, ValueError, "batches: expected batch_first=False as the model has it"),
         ({"model": classifier(bidirectional=True), "train": batches(pack=True)}, ValueError, "expected pack=False"),
         ({"optimizer": optim.Adam(classifier().params)}, ValueError, "optimizer: expected one on model.params"),

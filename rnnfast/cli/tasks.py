@@ -281,7 +281,7 @@ def learn_series(
 
 def _filled(scale: Standardizer, values: Array) -> NDArray[np.float32]:
     """Standardised; what is missing is the mean."""
-    return np.nan_to_num(scale.apply(values), nan=0.0).astype(np.float32)
+    return np.asarray(np.nan_to_num(scale.apply(values), nan=0.0), np.float32)
 
 
 def _build(settings: TaskSettings, features: int, outputs: int, generators: list[np.random.Generator]) -> Model:
