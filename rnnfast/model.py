@@ -287,8 +287,8 @@ class Model(Part):
         if graph.linked:
             return "layers that begin with their own states, got one that begins with another's"
         if graph.timeless.intersection(graph.outputs):
-            return "an output with steps, got one that is pooled over time"
-        return None if graph.single else f"one output, got {', '.join(graph.outputs)}"
+            return "outputs with steps, got one that is pooled over time"
+        return None
 
     def __repr__(self) -> str:
         shown = [f"{name}={part!r}" for name, part in self._parts.items()]

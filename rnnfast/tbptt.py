@@ -121,8 +121,8 @@ class TBPTT:
     Parameters
     ----------
     model : Model, RNN, LSTM or GRU
-        In one direction; calls are batched. A Model must have one input, one output with steps, and layers that begin
-        with states of their own.
+        In one direction; calls are batched. A Model must have one input, outputs with steps, and layers that begin with
+        states of their own.
     loss : callable
         ``loss(prediction, target) -> (loss, dprediction)``, and ``mask=`` besides where there are masks or lengths:
         the losses of `rnnfast.losses`, or one's own. It is given arrays on the model's device.
@@ -267,8 +267,8 @@ class TBPTT:
             The shape can't always tell one from the other: `batches` and ``stateful_batches(..., batch_first=)`` make
             windows of the right layout. A first window with less than k1 steps and k1 rows is refused unless there are
             `lengths` or a state to tell its rows by.
-        target : array_like
-            [T, B, ...], what the loss takes.
+        target : array_like, or mapping from str to array_like
+            [T, B, ...], what the loss takes; of several outputs by name, as the loss has it.
         mask : array_like, optional
             [T, B], for the loss.
         resets : array_like of bool, optional
@@ -310,7 +310,8 @@ class TBPTT:
             raise
 
     def _step(self, window: Piece, target: Any, mask: Any, following: Any, seed: Any) -> StepResult:
-        weights, target = self._weights(mask, window), self._moved("target", target)
+        weights = self._weights(mask, window)
+        target = _by_name("target", target, self._moved)
         following = self.k1 if following is None else min(self.k1, _checks.integer("following", following))
         before, after = self._cut_pass(window, following)
 
@@ -322,7 +323,7 @@ class TBPTT:
         state, late = self._forward(after, start_state, len(before), seeds)
         y = self._end(early + late, window.steps)
         loss, dy = differentiated(self._loss, y, target, weights)
-        self._backward(before + after, dy)
+        self._backward(before + after, dy, self._steps_of(y))
         if hasattr(self._optimizer, "drop_frozen"):
             self._optimizer.drop_frozen(self._gradients)
         norm = self._clip_to_norm()
@@ -378,9 +379,9 @@ class TBPTT:
         with self._device.active():
             whole = self._piece(x, resets, lengths, ids, given)
             self._check_rows(whole)
-            goals = self._device.bring("targets", targets)
+            goals = _by_name("targets", targets, self._device.bring)
             weights = None if mask is None else self._device.bring("mask", mask)
-        for name, array in (("targets", goals), ("mask", weights)):
+        for name, array in (*_listed("targets", goals), ("mask", weights)):
             if array is not None and array.shape[:2] != whole.x.shape[:2]:
                 expected = f"leading axes {list(whole.x.shape[:2])} as in x"
                 raise ValueError(f"{name}: expected {expected}, got shape {list(array.shape)}")
@@ -418,13 +419,13 @@ class TBPTT:
         """
         return StatefulBatches(stream, batch_size, self.k1, batch_first=bool(self._time))
 
-    def _windows(self, whole: Piece, targets: Array, mask: Array | None, seed: Any) -> Iterator[StepResult]:
+    def _windows(self, whole: Piece, targets: Any, mask: Array | None, seed: Any) -> Iterator[StepResult]:
         for start in range(0, whole.steps, self.k1):
             stop = min(start + self.k1, whole.steps)
             piece = whole.cut(start, stop)
             yield self.step(
                 piece.x,
-                _pieces.along(targets, start, stop, self._time),
+                self._cut(targets, start, stop),
                 mask=None if mask is None else _pieces.along(mask, start, stop, self._time),
                 resets=piece.resets,
                 lengths=piece.lengths,
@@ -603,22 +604,32 @@ class TBPTT:
                 seeds["first_step"] += piece.steps
         return state, outputs
 
-    def _end(self, outputs: list[Array], steps: int) -> Array:
+    def _end(self, outputs: list[Any], steps: int) -> Any:
         """The last steps of the outputs, which begin where an output does."""
         first = len(outputs)
         while steps > 0:
             first -= 1
-            steps -= outputs[first].shape[self._time]
+            steps -= self._steps_of(outputs[first])
         own = outputs[first:]
-        return own[0] if len(own) == 1 else self._device.xp.concatenate(own, axis=self._time)
+        if len(own) == 1:
+            return own[0]
+        concatenate, time = self._device.xp.concatenate, self._time
+        return states.map_arrays(lambda *parts: concatenate(parts, axis=time), *own)
 
-    def _backward(self, pieces: list[Piece], dy: Array) -> None:
+    def _steps_of(self, y: Any) -> int:
+        """The steps of an output, or of outputs by name."""
+        return int(next(states.arrays(y)).shape[self._time])
+
+    def _cut(self, arrays: Any, start: int, stop: int) -> Any:
+        """Some of the steps of an array, or of arrays by name."""
+        return states.map_arrays(lambda array: _pieces.along(array, start, stop, self._time), arrays)
+
+    def _backward(self, pieces: list[Piece], dy: Any, stop: int) -> None:
         """The gradient of the pass into `self._gradients`; the steps of the context have no loss of their own."""
         self._gradients.zero()
         dstate = None
-        stop = dy.shape[self._time]
         for tape, piece in reversed(list(zip(self._tapes, pieces, strict=False))):
-            own = _pieces.along(dy, stop - piece.steps, stop, self._time) if stop > 0 else None
+            own = self._cut(dy, stop - piece.steps, stop) if stop > 0 else None
             grads = self._model.backward(
                 tape, own, dstate, into=self._gradients, input_gradient=False, num_threads=self._options["num_threads"]
             )
@@ -678,7 +689,7 @@ class TBPTT:
     def _result(self, loss: float, norm: Any, window: Piece, *, updated: bool) -> StepResult:
         return StepResult(loss, norm, window.steps, self.state, updated, self._carried.skipped)
 
-    def _error(self, window: Piece, y: Array, dy: Array, norm: Any) -> NonFiniteError:
+    def _error(self, window: Piece, y: Any, dy: Any, norm: Any) -> NonFiniteError:
         """Names the first array with a number that is not finite, in the order of the computation."""
         within = window.within()
         ended = within is not None and window.x.ndim == 3
@@ -688,8 +699,8 @@ class TBPTT:
             *(("given", array) for array in states.arrays(window.given)),
             *(("state", array) for array in states.arrays(self._carried.start_state)),
             *self._model.params.items(),
-            ("the prediction", y),
-            ("the loss's gradient", dy),
+            *_listed("the prediction", y),
+            *_listed("the loss's gradient", dy),
             *((f"the gradient of {name}", array) for name, array in self._gradients.items()),
         ]
         found = f"gradient: expected a finite norm, got {float(norm)}"
@@ -723,6 +734,20 @@ def _gradient(name: str, dy: Any, y: Array) -> Array:
     array: Array = holder(y).checks.numbers(name, dy)
     _checks.shape(name, array, y.shape)
     return array
+
+
+def _by_name(name: str, value: Any, bring: Callable[[str, Any], Any]) -> Any:
+    """A caller's array, or arrays by name, brought in."""
+    if not isinstance(value, Mapping):
+        return bring(name, value)
+    return {key: bring(f"{name}[{key!r}]", array) for key, array in value.items()}
+
+
+def _listed(name: str, value: Any) -> list[tuple[str, Any]]:
+    """An array, or arrays by name, each with its own."""
+    if not isinstance(value, Mapping):
+        return [(name, value)]
+    return [(f"{name}[{key!r}]", array) for key, array in value.items()]
 
 
 class StatefulBatches:

@@ -537,9 +537,53 @@ def test_truncated_bptt_of_graphs():
     assert_same_bits(result.state["rnn"], state["rnn"])
     assert_same_bits(np.array(model.params.flat), np.array(same.params.flat))
     for wrong, message in (
-        (two_heads(), "one output"),
         (translator(), "one input"),
-        (pooled(), "an output with steps"),
+        (pooled(), "outputs with steps"),
     ):
         with pytest.raises(ValueError, match=f"model: expected .*{message}"):
             TBPTT(wrong, losses.mean_squared_error, optim.SGD(wrong.params, 0.1), k1=4)
+
+
+@pytest.mark.parametrize(("k1", "k2"), [(12, 12), (4, 4), (4, 10)])
+def test_truncated_bptt_of_several_outputs(k1, k2):
+    """The same updates as a single output that is both side by side, of which one part has its own loss."""
+
+    def parts():
+        return {"rnn": LSTM(4, 5, rng=0, **D), "p": Dense(5, 2, rng=1, **D), "v": Dense(5, 1, rng=2, **D)}
+
+    def both():
+        return Model(**parts(), inputs={"v": "rnn"})
+
+    def joined():
+        return Model(**parts(), y=Concat(), inputs={"v": "rnn", "y": ("p", "v")})
+
+    def loss_of_both(y, target, mask=None):
+        p = losses.mean_squared_error(y["p"], target["p"], mask=mask, reduction="sum")
+        v = losses.mean_squared_error(y["v"], target["v"], mask=mask, reduction="sum")
+        return p[0] + v[0], {"p": p[1], "v": v[1]}
+
+    def loss_of_joined(y, target, mask=None):
+        return losses.mean_squared_error(y, target, mask=mask, reduction="sum")
+
+    rng = np.random.default_rng(0)
+    x, target = rng.standard_normal((12, B, 4)), rng.standard_normal((12, B, 3))
+    named = {"p": target[..., :2], "v": target[..., 2:]}
+    results = []
+    for model, loss, goal in ((both(), loss_of_both, named), (joined(), loss_of_joined, target)):
+        trainer = TBPTT(model, loss, optim.SGD(model.params, 0.01), k1=k1, k2=k2)
+        found = [result.loss for result in trainer.run(x, goal, lengths=[12, 7, 2])]
+        results.append((np.array(found), np.array(model.params.flat)))
+    assert_close(results[0][0], results[1][0], 1e-12)
+    assert_close(results[0][1], results[1][1], 1e-12)
+    model = both()
+    trainer = TBPTT(model, loss_of_both, optim.SGD(model.params, 0.01), k1=12)
+    with pytest.raises(ValueError, match=r"targets\['v'\]: expected leading axes"):
+        next(trainer.run(x, named | {"v": target[1:, :, 2:]}))
+    with pytest.raises(ValueError, match=r"the loss's gradient\['v'\]: expected shape"):
+        TBPTT(model, lambda y, t: (0.0, {"v": y["p"]}), optim.SGD(model.params, 0.1), k1=12).step(x, named)
+    with pytest.raises(ValueError, match=r"the loss's gradient\['p'\]: expected finite numbers, got nan"):
+        TBPTT(model, lambda y, t: (0.0, {"p": y["p"] * np.nan}), optim.SGD(model.params, 0.1), k1=12).step(x, named)
+    only = TBPTT(model, lambda y, t: (0.0, {"p": y["p"]}), optim.SGD(model.params, 0.1), k1=12)
+    before = model.params["v.weight"].copy()
+    only.step(x, named)
+    assert_same_bits(model.params["v.weight"].copy(), before)
