@@ -47,6 +47,9 @@ struct Sizes {
     const Program *program = nullptr; // described cells alone
 };
 
+// Blocks of units of 64 bytes, in float32.
+__attribute__((always_inline)) inline index unit_blocks(const Sizes &sizes) { return (sizes.hidden + 15) / 16; }
+
 template <class T> struct Strided { // [T, B, features], unit stride in the features
     T *data = nullptr;
     index t = 0, b = 0;

@@ -44,6 +44,9 @@ def threads_for(asked: int, work: float) -> int:
 def section_steps(batch: int) -> int:
     """See `rnnfast.section_steps`."""
 
+def set_cpus(cpus: int) -> None:
+    """The CPUs that calls may use, however many threads they ask for; the default may be higher."""
+
 def set_small_work(work: float) -> None:
     """Calls of fewer multiply-adds run on one thread; 0 makes small tests run on several."""
 

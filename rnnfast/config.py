@@ -7,8 +7,12 @@ import re
 from typing import Any, TextIO
 
 from . import _checks, _core
+from ._quota import limit_default_threads
 
 __all__ = ["get_include", "get_num_threads", "info", "set_num_threads", "show_config", "version"]
+
+
+limit_default_threads()
 
 
 def version() -> str:
@@ -42,9 +46,10 @@ def get_num_threads() -> int:
     """The most threads that a call uses, unless its `num_threads` says otherwise.
 
     It is what `set_num_threads` set, else `RNNFAST_NUM_THREADS`, else `OMP_NUM_THREADS`, else the number of CPUs that
-    this process may use. Where OpenMP is limited to fewer threads than it started with (`threadpoolctl`), no call of
-    that Python thread uses more of them, whatever this number and `num_threads` say. A call of little work runs on one
-    thread, and so does every call in a child after `fork`, which OpenMP's threads do not survive.
+    this process may use: by its affinity, and by the quota of its control group (a container's `--cpus`). Where OpenMP
+    is limited to fewer threads than it started with (`threadpoolctl`), no call of that Python thread uses more of them,
+    whatever this number and `num_threads` say. A call of little work runs on one thread, and so does every call in a
+    child after `fork`, which OpenMP's threads do not survive.
 
     Examples
     --------
@@ -64,7 +69,8 @@ def set_num_threads(num_threads: int) -> None:
     Parameters
     ----------
     num_threads : int
-        In 1..4096; more than there are CPUs if you wish. A limit on OpenMP (`get_num_threads`) goes before it.
+        In 1..4096; more than there are CPUs if you wish, where a call's `num_threads` is at most their number.
+        A limit on OpenMP (`get_num_threads`) goes before it.
 
     Raises
     ------

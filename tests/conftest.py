@@ -18,6 +18,13 @@ settings.load_profile("rnnfast")
 from rnnfast import _core  # noqa: E402  (only now is it sure which rnnfast this is)
 
 _core.set_small_work(0)  # else the small calls of the tests would all run on one thread, whatever num_threads says
+_core.set_cpus(4)  # else there are machines on which nothing runs on two or three threads
+# Tests that want threads say how many; workers of pytest-xdist that all took every CPU would wait for each other.
+_core.set_num_threads(1)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--every-float32", action="store_true", help="measure activations at all float32 (minutes)")
 
 
 def pytest_terminal_summary(terminalreporter):

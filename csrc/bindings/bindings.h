@@ -8,6 +8,7 @@
 #include <pybind11/pybind11.h>
 
 #include "kernels.h"
+#include "parallel/interrupt.h"
 
 namespace rnnfast::bindings {
 
@@ -93,11 +94,32 @@ class Signals {
     }
 };
 
+// Without the GIL while it lives. When the interpreter ends meanwhile, Python ends the thread that asks for the GIL
+// again (a daemon's) by an exception, which must not leave a destructor: the thread then waits for the process's end.
+class Released {
+    PyThreadState *const state_ = PyEval_SaveThread();
+
+  public:
+    Released() = default;
+    Released(const Released &) = delete;
+    Released &operator=(const Released &) = delete;
+    ~Released() {
+        try {
+            PyEval_RestoreThread(state_);
+        } catch (...) {
+            wait_for_the_end();
+        }
+    }
+};
+
+void warn_of_refused_threads(); // once, where the system has refused some
+
 // Runs work(interrupt) without the GIL; a Python exception raised by a signal handler meanwhile comes out.
 template <class Work> void without_gil(Work work) {
+    warn_of_refused_threads();
     Signals signals;
     {
-        const py::gil_scoped_release release;
+        const Released released;
         work(signals.interrupt());
     }
     signals.raise();

@@ -50,7 +50,7 @@ template <class T> class CellBinding {
     void to_pairs(const py::object &panels, const py::object &out) const {
         const T *const from = contiguous<const T>(panels, "panels", {panel_size()});
         std::uint32_t *const to = contiguous<std::uint32_t>(out, "out", {pairs_size()});
-        const py::gil_scoped_release release;
+        const Released released;
         kernel_.to_pairs(sizes_, from, to);
     }
 
@@ -63,21 +63,21 @@ template <class T> class CellBinding {
     void pack(const py::object &params, const py::object &out) const {
         const auto w = matrices<const T>(params);
         T *const panels = contiguous<T>(out, "out", {panel_size()});
-        const py::gil_scoped_release release;
+        const Released released;
         kernel_.pack(sizes_, w, panels);
     }
 
     void pack_backward(const py::object &params, const py::object &out) const {
         const auto w = matrices<const T>(params);
         T *const panels = contiguous<T>(out, "out", {panel_size_backward()});
-        const py::gil_scoped_release release;
+        const Released released;
         kernel_.pack_backward(sizes_, w, panels);
     }
 
     void unpack(const py::object &panels, const py::object &params) const {
         const T *const from = contiguous<const T>(panels, "panels", {panel_size()});
         const auto w = matrices<T>(params);
-        const py::gil_scoped_release release;
+        const Released released;
         kernel_.unpack(sizes_, from, w);
     }
 
@@ -91,6 +91,7 @@ template <class T> class CellBinding {
         call.training = truth(fields[F::training], "training");
         without_gil([&](Interrupt *interrupt) {
             call.interrupt = interrupt;
+            if (call.batch == 0) call.steps = 0; // however many there are
             kernel_.forward(call);
         });
     }
@@ -118,6 +119,7 @@ template <class T> class CellBinding {
         call.adds = truth(fields[F::adds], "adds");
         without_gil([&](Interrupt *interrupt) {
             call.interrupt = interrupt;
+            if (call.batch == 0) call.steps = 0; // however many there are
             kernel_.backward(call);
         });
     }
@@ -207,11 +209,11 @@ template <class T> class CellBinding {
         const double per_step = shape_.work * static_cast<double>(batch) * passes;
         const std::int64_t asked = integer(fields[F::num_threads], "num_threads");
         if (asked > 4096) fail("num_threads", "an integer of at most 4096", std::to_string(asked));
-        call.threads = threads_for_steps(static_cast<int>(asked), per_step, steps, batch);
+        call.threads = threads_for_steps(static_cast<int>(asked), per_step, steps, batch, unit_blocks(sizes_));
     }
 
     void check_ids(const Sequence<T> &call) const {
-        for (index t = 0; t < call.steps; ++t) {
+        for (index t = 0; call.batch > 0 && t < call.steps; ++t) {
             for (index b = 0; b < call.batch; ++b) {
                 if ((call.lengths && t >= call.lengths[b]) || (call.skip.data && *call.skip.at(t, b))) continue;
                 const std::int64_t id = *call.ids.at(t, b);

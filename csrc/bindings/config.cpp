@@ -81,6 +81,14 @@ const char *active_isa() { return active; }
 
 std::string require_isa(const std::optional<std::string> &name) { return name ? find(*name, "isa") : active.load(); }
 
+void warn_of_refused_threads() {
+    const int threads = refused_threads();
+    if (threads == 0) return;
+    const std::string message =
+        "num_threads: the system refuses more threads; the call goes on with " + std::to_string(threads);
+    if (PyErr_WarnEx(PyExc_RuntimeWarning, message.c_str(), 1) < 0) throw py::error_already_set();
+}
+
 void register_config(py::module_ &module) {
     read_environment();
     module.def(
@@ -99,6 +107,8 @@ void register_config(py::module_ &module) {
     module.def(
         "section_steps", [](index batch) { return section_steps(batch); }, py::arg("batch"),
         "The steps of a section of the parameters' gradients.");
+    module.def("set_cpus", set_cpus, py::arg("cpus"),
+               "The CPUs that calls may use, however many threads they ask for.");
     module.def("set_small_work", set_small_work, py::arg("work"),
                "Calls of fewer multiply-adds run on one thread; 0 makes small tests run on several.");
 }

@@ -84,7 +84,7 @@ template <class T> class DenseBinding {
     void activate_rows(const py::object &z) const {
         const index n = rows_of(z, "z");
         T *const data = contiguous<T>(z, "z", {n, sizes_.hidden});
-        const py::gil_scoped_release release;
+        const Released released;
         activate(activation_, pointwise_, data, n, sizes_.hidden);
     }
 
@@ -92,7 +92,7 @@ template <class T> class DenseBinding {
         const index n = rows_of(dy, "dy");
         const T *const from = contiguous<const T>(kept, "kept", {n, sizes_.hidden});
         T *const data = contiguous<T>(dy, "dy", {n, sizes_.hidden});
-        const py::gil_scoped_release release;
+        const Released released;
         differentiate(activation_, pointwise_, from, data, n, sizes_.hidden);
     }
 

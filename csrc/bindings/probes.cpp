@@ -15,7 +15,7 @@ std::uint64_t checksum_of(const py::array &a) {
     if (a.dtype().has_fields() || a.dtype().kind() == 'O') fail("array", "a numeric array", describe(a));
     const View view{static_cast<const char *>(a.data()),  a.shape(), a.strides(), a.ndim(), a.itemsize(),
                     (a.flags() & py::array::c_style) != 0};
-    const py::gil_scoped_release release;
+    const Released released;
     return checksum(view);
 }
 
@@ -23,7 +23,7 @@ std::uint64_t checksum_of(const py::array &a) {
 
 void register_probes(py::module_ &module) {
     const auto none = py::none();
-    module.def("line_transfer", line_transfer, py::call_guard<py::gil_scoped_release>(),
+    module.def("line_transfer", line_transfer, py::call_guard<Released>(),
                "Seconds that a cache line takes from one core to another; 0 where there is one thread.");
     module.def("checksum", checksum_of, py::arg("array"), "A 64-bit checksum of an array's content in logical order.");
     module.def(
@@ -33,7 +33,7 @@ void register_probes(py::module_ &module) {
             if (threads < 1 || threads > most_threads)
                 fail("threads", "an integer in 1 .. 4096", std::to_string(threads));
             const std::string name = require_isa(isa);
-            const py::gil_scoped_release release;
+            const Released released;
             return table<float>(name.c_str())->read_bandwidth(bytes, threads);
         },
         py::arg("nbytes"), py::arg("threads") = 1, py::arg("isa") = none,
@@ -44,7 +44,7 @@ void register_probes(py::module_ &module) {
             const std::string name = require_isa(isa);
             const auto f =
                 is_double(dtype) ? table<double>(name.c_str())->fma_peak : table<float>(name.c_str())->fma_peak;
-            const py::gil_scoped_release release;
+            const Released released;
             return f();
         },
         py::arg("dtype") = "float32", py::arg("isa") = none,

@@ -3,6 +3,8 @@
 
 #include <ctime>
 
+#include <unistd.h>
+
 #include "kernels.h"
 
 namespace rnnfast {
@@ -11,21 +13,34 @@ __attribute__((always_inline)) inline bool is_stopped(const Interrupt &interrupt
     return __atomic_load_n(&interrupt.stop, __ATOMIC_RELAXED);
 }
 
+[[noreturn]] __attribute__((always_inline)) inline void wait_for_the_end() {
+    for (;;) pause();
+}
+
+__attribute__((always_inline)) inline std::int64_t nanoseconds() {
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return std::int64_t(now.tv_sec) * 1000000000 + now.tv_nsec;
+}
+
 // The calling thread's clock: asks for signals every 50 ms, the first time 50 ms after the first look.
 class Poll {
-    timespec last_{};
+    std::int64_t last_ = 0;
 
   public:
     __attribute__((always_inline)) void look(Interrupt &interrupt) {
-        timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        if (last_.tv_sec == 0) last_ = now;
-        const double elapsed = double(now.tv_sec - last_.tv_sec) + 1e-9 * double(now.tv_nsec - last_.tv_nsec);
-        if (elapsed < 0.05) return;
+        const std::int64_t now = nanoseconds();
+        if (last_ == 0) last_ = now;
+        if (now - last_ < 50'000'000) return;
         last_ = now;
         const std::uint64_t inside = arithmetic_mode();
         set_arithmetic_mode(interrupt.mode);
-        const bool stop = interrupt.poll(interrupt.context);
+        bool stop = true;
+        try {
+            stop = interrupt.poll(interrupt.context);
+        } catch (...) { // Python ends this thread, because the interpreter has ended: no kernel can be left that way
+            wait_for_the_end();
+        }
         set_arithmetic_mode(inside);
         if (stop) __atomic_store_n(&interrupt.stop, 1, __ATOMIC_RELAXED);
     }

@@ -13,13 +13,25 @@ void find_threads();
 int default_threads();
 void set_default_threads(int threads);
 
+// The CPUs that this process may use: no call uses more threads, unless the default is higher.
+void set_cpus(int cpus);
+
 // A call of fewer multiply-adds than this runs on one thread; a test sets it to 0.
 void set_small_work(double work);
 
 // The most threads that a call of so many multiply-adds uses here and now; asked <= 0: the default.
 int threads_for(int asked, double work);
 
-// The same for a recurrent call, whose threads wait for each other after each step where the batch is small.
-int threads_for_steps(int asked, double work_per_step, index steps, index batch);
+// The same for a recurrent call, whose threads wait for each other after each step where the batch is small. Units come
+// in so many blocks, of which each thread must have one.
+int threads_for_steps(int asked, double work_per_step, index steps, index batch, index blocks);
+
+// Threads of a call have waited for each other nearly all of its time: others have the cores. For a second, calls run
+// on one thread.
+void note_crowd();
+
+// How many threads the system has let a call have that was to have more; 0: it has refused none since it was asked
+// last.
+int refused_threads();
 
 } // namespace rnnfast

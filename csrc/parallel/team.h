@@ -15,6 +15,7 @@
 #include "parallel/denormals.h"
 #include "parallel/interrupt.h"
 #include "parallel/memory.h"
+#include "parallel/policy.h"
 #include "simd/vec.h"
 
 namespace rnnfast::RNNFAST_ISA {
@@ -28,6 +29,7 @@ struct Barrier {
     static constexpr int patience = 128;
     int waiting = 0, generation = 0;
     bool halted = false;
+    std::int64_t lost = 0; // nanoseconds that threads have waited and yielded
 
     void wait(int threads, const Interrupt *interrupt) {
         if (threads == 1) {
@@ -41,12 +43,16 @@ struct Barrier {
             __atomic_store_n(&generation, now + 1, __ATOMIC_RELEASE);
             return;
         }
+        std::int64_t since = 0;
         for (int spins = 0; __atomic_load_n(&generation, __ATOMIC_ACQUIRE) == now; ++spins) {
 #if defined(__SSE2__)
             _mm_pause();
 #endif
-            if (spins > patience) sched_yield();
+            if (spins <= patience) continue;
+            if (since == 0) since = nanoseconds();
+            sched_yield();
         }
+        if (since != 0) __atomic_add_fetch(&lost, nanoseconds() - since, __ATOMIC_RELAXED);
     }
 };
 
@@ -101,11 +107,17 @@ class Team {
     index share(index count, int of) const { return count * of / size; }
 };
 
+// Where others have the cores, threads that wait for each other take turns with them: a step then costs milliseconds.
+inline void watch_for_a_crowd(const Barrier &barrier, int threads, std::int64_t elapsed) {
+    if (barrier.lost > 1000000 && barrier.lost > (threads - 1) * (elapsed - elapsed / 5)) note_crowd();
+}
+
 // Runs work(team) on each thread of one parallel region. The team may be smaller than asked for.
 template <class Work> void run_team(int threads, Interrupt *interrupt, Work work) {
     Barrier barrier;
 #ifdef _OPENMP
     if (threads > 1) { // OpenMP would take memory and a lock for a team of one as well
+        const std::int64_t start = nanoseconds();
 #pragma omp parallel num_threads(threads)
         {
             const FlushDenormals flush;
@@ -114,6 +126,7 @@ template <class Work> void run_team(int threads, Interrupt *interrupt, Work work
             barrier.wait(team.size,
                          nullptr); // OpenMP's own at the region's end looks for milliseconds before it yields
         }
+        watch_for_a_crowd(barrier, threads, nanoseconds() - start);
         return;
     }
 #endif

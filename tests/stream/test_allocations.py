@@ -36,7 +36,9 @@ from itertools import product, repeat
 import numpy as np, rnnfast
 from rnnfast import _core
 
-threads, ROUNDS = int(sys.argv[1]), 1000
+threads = int(sys.argv[1])
+# Threads that wait for each other are slow where other tests have the CPUs.
+ROUNDS, KINDS = (1000, 4) if threads == 1 else (20, 2)
 _core.set_small_work(0)
 allocations = ctypes.c_longlong.in_dll(ctypes.CDLL(None), "allocations")
 
@@ -73,19 +75,19 @@ kinds = {
     "LSTM": rnnfast.LSTM, "GRU": rnnfast.GRU, "RNN": rnnfast.RNN,
     "GRU before": lambda *sizes, **options: rnnfast.GRU(*sizes, reset_after=False, **options),
 }
-for kind, weights, B, L, first in product(kinds, ("float32", "bfloat16"), (1, 4), (1, 2), (False, True)):
+for kind, weights, B, L, first in product([*kinds][:KINDS], ("float32", "bfloat16"), (1, 4), (1, 2), (False, True)):
     stream = kinds[kind](16, 24, L, batch_first=first, rng=0).stream(B, weights=weights, num_threads=threads)
     name = f"{kind} {weights} B={B} L={L} batch_first={first} "
     measure(name + "step", stream.step, normal(B, 16), normal(B, 24))
     block, out = ((B, 70), (B, 70)) if first else ((70, B), (70, B))
-    measure(name + "process", stream.process, normal(*block, 16), normal(*out, 24), 100)
+    measure(name + "process", stream.process, normal(*block, 16), normal(*out, 24), ROUNDS // 10)
     if B == 1:
         measure(name + "unbatched step", stream.step, normal(16), normal(24))
-        measure(name + "unbatched process", stream.process, normal(70, 16), normal(70, 24), 100)
+        measure(name + "unbatched process", stream.process, normal(70, 16), normal(70, 24), ROUNDS // 10)
 
 # Enough work that the GIL is released, and that signals are looked for.
 stream = rnnfast.LSTM(256, 256, 2, rng=0).stream(num_threads=threads)
-measure("large step", stream.step, normal(256), normal(256), 200)
+measure("large step", stream.step, normal(256), normal(256), ROUNDS // 5)
 measure("large process", stream.process, normal(2000, 256), normal(2000, 256), 3, 2)
 double = rnnfast.LSTM(8, 9, dtype=np.float64, rng=0).stream(2, num_threads=threads)
 measure("float64 step", double.step, rng.random((2, 8)), rng.random((2, 9)))
@@ -132,12 +134,12 @@ def counter(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("threads", [1, 2])
-def test_with_out_nothing_is_allocated(counter, threads):
-    """Neither by Python nor by NumPy, by the kernels or by OpenMP's threads; counted in 1000 calls (100 of process)."""
+@pytest.mark.parametrize(("threads", "rounds"), [(1, 1000), (2, 20)])
+def test_with_out_nothing_is_allocated(counter, threads, rounds):
+    """Neither by Python nor by NumPy, by the kernels or by OpenMP's threads; process is counted a tenth as often."""
     found = json.loads(run_script(COUNTING, str(threads), LD_PRELOAD=str(counter), PYTHONMALLOC="malloc"))
     empty = found.pop("an empty loop")  # reading the counter makes a number, outside of the loop
     assert empty <= 4
-    assert found.pop("without out") >= 1000  # so the counter does count
-    assert len(found) > 100
+    assert found.pop("without out") >= rounds  # so the counter does count
+    assert len(found) > 40
     assert {name: count for name, count in found.items() if count != empty} == {}
