@@ -23,8 +23,8 @@ the comparison lets through can still become a denormal).
 
 from cython cimport floating
 from libc.float cimport DBL_MIN, FLT_MIN
-from libc.math cimport fabs, isfinite, pow, sqrt, sqrtf
-from libc.stdint cimport int64_t, uintptr_t
+from libc.math cimport ceil, fabs, isfinite, pow, sqrt, sqrtf
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 
 cdef extern from *:
     """
@@ -253,6 +253,51 @@ def adam(
             <floating>step_size, <floating>scale, safe, <floating>coupled, <floating>keep,
         )
         set_mode(caller)
+
+
+# --- dropout ----------------------------------------------------------------------------------------------------------
+
+
+cdef inline uint64_t scramble(uint64_t x) noexcept nogil:
+    """One step of splitmix64, as in `reference/random.py` and `csrc/simd/functions.h`."""
+    x += <uint64_t>0x9E3779B97F4A7C15U
+    x = (x ^ x >> 30) * <uint64_t>0xBF58476D1CE4E5B9U
+    x = (x ^ x >> 27) * <uint64_t>0x94D049BB133111EBU
+    return x ^ x >> 31
+
+
+cdef void dropout_row(Py_ssize_t units, floating* out, uint64_t key, uint32_t least, floating scale) noexcept nogil:
+    """`scale` where `random.uniform(key, unit)` is at least 2^-24 times `least`, else 0."""
+    cdef uint32_t low = <uint32_t>key, high = <uint32_t>(key >> 32), x
+    cdef uint32_t one = 0x7FEB352D, two = <uint32_t>0x846CA68BU, three = <uint32_t>0x85EBCA6BU
+    cdef uint32_t four = <uint32_t>0xC2B2AE35U
+    cdef Py_ssize_t unit
+    for unit in range(units):
+        x = <uint32_t>unit + low
+        x = (x ^ x >> 16) * one
+        x = (x ^ x >> 15) * two
+        x = x ^ x >> 16 ^ high
+        x = (x ^ x >> 16) * three
+        x = (x ^ x >> 13) * four
+        x = (x ^ x >> 16) >> 8
+        out[unit] = scale if x >= least else 0
+
+
+def dropout(
+    floating[:, :, ::1] out not None, uint64_t seed, uint64_t layer, uint64_t stream, uint64_t first_step, double p
+):
+    """Fill [T, B, units] with 0, with the probability `p`, or 1 / (1 - p): a function of all but the array."""
+    cdef uint64_t whole = scramble(scramble(scramble(seed) ^ layer) ^ stream), step
+    cdef uint32_t least = <uint32_t>ceil(p * 16777216.0)
+    cdef floating scale = <floating>(1 / (1 - p)) if p < 1 else 0
+    cdef Py_ssize_t t, b
+    if out.shape[0] == 0 or out.shape[1] == 0 or out.shape[2] == 0:
+        return
+    with nogil:
+        for t in range(out.shape[0]):
+            step = scramble(whole ^ (first_step + <uint64_t>t))
+            for b in range(out.shape[1]):
+                dropout_row(out.shape[2], &out[t, b, 0], scramble(step ^ <uint64_t>b), least, scale)
 
 
 # --- sums and clipping ------------------------------------------------------------------------------------------------

@@ -209,8 +209,6 @@ class Recurrence:
             given = self._given(checks, call.given, steps, batch, batched, copy=training)
         if call.seed is not None:
             seed = _checks.integer("seed", call.seed, 0, 2**63 - 1)
-        elif training and self.layout.random:
-            seed = int(source.rng.integers(2**63))
         if type(call.first_step) is not int or call.first_step:
             first = _checks.integer("first_step", call.first_step, 0, 2**62)
         return Run(sequence, batched, state, reset_state, lengths, resets, skip, given, seed, first)
@@ -277,6 +275,7 @@ class Recurrence:
             levels = self.levels(source, call, run, len(shapes)) if training else ()
             y = out if out is not None and port.direct else [self.device.result(shape, self.dtype) for shape in shapes]
             recorder = begin(old, source, self._params) if training else None
+            run = self._seeded(call, run, source) if training else run
             final, views = self._new_states(batch, run.batched)
             inside = () if outputs == "last" else tuple([self.axes.view(one, run.batched) for one in y])
             self._run(source, run.enter(port), port.direct, outputs, inside, views, recorder, threads or 0, levels)
@@ -299,9 +298,17 @@ class Recurrence:
             else:
                 final, views = self._new_states(batch, run.batched)
             recorder = begin(old, source, self._params) if training else None
+            run = self._seeded(call, run, source) if training else run
             y = self.device.result((1, batch, self.layout.features), self.dtype)
             self._run(source, run.enter(port), port.direct, "step", (y,), views, recorder, 0)
             return self._structure(port.leave(final, out)), recorder
+
+    def _seeded(self, call: Arguments, run: Run, source: Any) -> Run:
+        """The arguments of a forward that nothing refuses any more, with a seed if it needs one and was given none."""
+        drops = source.dropout and self.layout.num_layers > 1
+        if call.seed is not None or not (drops or self.layout.random):
+            return run
+        return run._replace(seed=int(source.rng.integers(2**63)))
 
     def levels(self, source: Any, call: Arguments, run: Run, wanted: int = 1) -> tuple[int, ...]:
         """The checked segments that backward is to compute again; `wanted` is how many states' sequences y has."""

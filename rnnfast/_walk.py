@@ -42,6 +42,9 @@ __all__ = ["Layout", "Outputs", "Recording", "Run", "StreamSpec", "Walk"]
 States = tuple[Array, ...]
 Some = tuple[Array | None, ...]
 
+_DROPOUT = 2**32
+"""The number of the dropout between layers among the streams of random numbers, which no state of a cell has."""
+
 _FUSED_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
@@ -326,7 +329,7 @@ class Walk:
     ) -> None:
         """Write the last layer's `y`, of the first states or of none, [T, B, D*width]; and `final`, [L*D, B, width].
 
-        With `kept`, record there and on the tape, and drop out between layers: `source` has `rng` and `dropout`.
+        With `kept`, record there and on the tape, and drop out between layers: `source` has `dropout`.
         """
         layout = self.layout
         directions, last = layout.directions, layout.num_layers - 1
@@ -361,7 +364,7 @@ class Walk:
         for layer in range(layout.num_layers):
             if kept is not None:
                 if layer and source.dropout:
-                    kept.dropout.append(self._drop_out(inputs, tape, layer, source))
+                    kept.dropout.append(self._drop_out(inputs, tape, layer, run, source.dropout))
                 kept.inputs.append(inputs)
             outputs: Some = y
             if layer != last:
@@ -444,12 +447,13 @@ class Walk:
             return self.device.empty(shape, self.dtype)
         return tape.buffer(("y", layer), shape, self.dtype)
 
-    def _drop_out(self, inputs: Array, tape: Tape, layer: int, source: Any) -> Array:
-        """Draw a mask of 0 and 1 / (1 - p), multiply a layer's inputs by it, and return it."""
+    def _drop_out(self, inputs: Array, tape: Tape, layer: int, run: Run, p: float) -> Array:
+        """Multiply a layer's inputs by a mask of 0 and 1 / (1 - p), and return it.
+
+        As the cells' random masks, it is a function of the seed, the layer, the step, the row and the unit.
+        """
         mask = tape.buffer(("dropout", layer), inputs.shape, self.dtype)
-        self.device.draw(source.rng, mask)
-        scale = 1.0 / (1.0 - source.dropout) if source.dropout < 1.0 else 0.0
-        self.device.xp.multiply(mask >= source.dropout, self.dtype.type(scale), out=mask)
+        self.device.flat.dropout(mask, run.seed, layer, _DROPOUT, run.first_step, p)
         inputs *= mask
         return mask
 

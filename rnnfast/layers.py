@@ -106,7 +106,7 @@ class Recurrent(Part):
     params : Parameters
         The cell's, in its order, with `_l0` behind their names, then `_l0_reverse`, `_l1`, ...
     rng : numpy.random.Generator
-        What dropout and random masks draw from.
+        What the seeds of dropout and of random masks are drawn from.
 
     Raises
     ------
@@ -281,7 +281,7 @@ class Recurrent(Part):
         tape : Tape, optional
             An old tape of this layer, to record in its memory; what it holds is lost.
         seed : int, optional
-            Of the cell's random masks (zoneout, recurrent dropout), in 0..2**63-1; drawn from `rng` by default.
+            Of the random masks (dropout, zoneout, recurrent dropout), in 0..2**63-1; drawn from `rng` by default.
         first_step : int, optional
             Where the first step of `x` is in its sequence, for the masks: chunks of one sequence with one seed, each
             with its first step, have the masks of the whole.

@@ -649,9 +649,9 @@ class TBPTT:
         self._optimizer.step(self._gradients)
 
     def _draws(self) -> list[tuple[Any, Any]]:
-        """The generators that dropout draws from, and where they stand."""
+        """The generators that random masks draw from, and where they stand."""
         parts = getattr(self._model, "parts", {"": self._model}).values()
-        generators = [part.rng.bit_generator for part in parts if getattr(part, "dropout", 0)]
+        generators = [part.rng.bit_generator for part in parts if hasattr(part, "rng")]
         return [(generator, generator.state) for generator in generators]
 
     def _has_targets(self, weights: Array | None) -> bool:

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from ..reference import random
 from . import arrays, elements, shim
 from .elements import first, stride
 from .shim import float32
 
-__all__ = ["adam", "clamp", "rmsprop", "scale", "scale_to_norm", "sgd", "sum_of_squares"]
+__all__ = ["adam", "clamp", "dropout", "rmsprop", "scale", "scale_to_norm", "sgd", "sum_of_squares"]
 
 Array = Any  # a device array, float32, one contiguous axis
 _ZERO = float32(0)
@@ -214,3 +215,25 @@ def scale_to_norm(array: Array, max_norm: float) -> Array:
     coefficient = max_norm / (norm + 1e-6)
     array *= xp.where(xp.isfinite(norm) & (coefficient < 1), coefficient, 1.0).astype(np.float32)
     return norm
+
+
+def dropout(out: Array, seed: int, layer: int, stream: int, first_step: int, p: float) -> None:
+    """Fill [T, B, units] with 0, with the probability `p`, or 1 / (1 - p): `reference.random.uniform(key, unit) >= p`.
+
+    Array expressions, because it is done once per sequence and layer.
+    """
+    steps, rows, units = out.shape
+    keys = random.mix(seed, layer, stream, first_step + np.arange(steps)[:, None], np.arange(rows))
+    low, high = (arrays.to_device(half.astype(np.uint32)[..., None]) for half in (keys, keys >> np.uint64(32)))
+    x = arrays.arange(units).astype(np.uint32) + low
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x ^= x >> np.uint32(shift)
+        x *= np.uint32(factor)
+    x ^= x >> np.uint32(16)
+    x ^= high
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        x ^= x >> np.uint32(shift)
+        x *= np.uint32(factor)
+    x ^= x >> np.uint32(16)
+    kept = (x >> np.uint32(8)) >= np.uint32(math.ceil(p * 2**24))
+    out[...] = kept.astype(np.float32) * np.float32(1 / (1 - p) if p < 1 else 0)

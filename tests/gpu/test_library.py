@@ -469,3 +469,13 @@ def test_u_is_packed_once_while_the_parameters_are_the_same(kind, monkeypatch):
     third = call.run()
     assert made == [False, True] * 2
     assert not np.array_equal(third["y"], first["y"])
+
+
+@pytest.mark.parametrize("p", [0.3, 1.0])
+def test_dropout_is_that_of_the_host(p):
+    for shape in ((3, 2, 7), (0, 2, 3), (2, 3, 100)):
+        wanted = np.empty(shape, np.float32)
+        _flat.dropout(wanted, 2**63 - 5, 3, 2**32, 7, p)
+        found = arrays.to_device(np.full(shape, np.nan, np.float32))
+        flat.dropout(found, 2**63 - 5, 3, 2**32, 7, p)
+        np.testing.assert_array_equal(arrays.to_host(found), wanted)
