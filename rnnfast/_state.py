@@ -9,13 +9,17 @@ Nothing else in the package needs to know this: who works on states says here wh
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 __all__ = ["arrays", "map_arrays", "rows", "zero_rows"]
 
 
-def map_arrays(function: Callable[..., Any], state: Any, *others: Any) -> Any:
+_MOST_LEVELS = 8  # of mappings and tuples in each other, of which a state needs two
+
+
+def map_arrays(function: Callable[..., Any], state: Any, *others: Any, level: int = 0) -> Any:
     """A state of the same structure, made array by array.
 
     Parameters
@@ -26,24 +30,35 @@ def map_arrays(function: Callable[..., Any], state: Any, *others: Any) -> Any:
         None in it stays None.
     *others
         States of the same structure.
+    level : int
+        For its own use.
 
     Returns
     -------
     state
         Tuples in the place of lists.
     """
+    _check_level(level)
+    deeper: Any = functools.partial(map_arrays, function, level=level + 1)
     if isinstance(state, Mapping):
-        return {name: map_arrays(function, part, *(other[name] for other in others)) for name, part in state.items()}
+        return {name: deeper(part, *(other[name] for other in others)) for name, part in state.items()}
     if isinstance(state, tuple | list):
-        return tuple(map_arrays(function, *parts) for parts in zip(state, *others, strict=True))
+        return tuple(deeper(*parts) for parts in zip(state, *others, strict=True))
     return None if state is None else function(state, *others)
 
 
-def arrays(state: Any) -> Iterator[Any]:
-    """The arrays of a state in order; the first of a cell's is the one that goes to `y`."""
+def _check_level(level: int) -> None:
+    """A list that is inside itself has no end."""
+    if level > _MOST_LEVELS:
+        raise ValueError("state: expected an array, or tuples of arrays, got lists in each other without end")
+
+
+def arrays(state: Any, level: int = 0) -> Iterator[Any]:
+    """The arrays of a state in order; the first of a cell's is the one that goes to `y`. `level`: for its own use."""
+    _check_level(level)
     if isinstance(state, Mapping | tuple | list):
         for part in state.values() if isinstance(state, Mapping) else state:
-            yield from arrays(part)
+            yield from arrays(part, level + 1)
     elif state is not None:
         yield state
 

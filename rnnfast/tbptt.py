@@ -505,11 +505,8 @@ class TBPTT:
                 raise ValueError(f"{name}: expected arrays [L, B, H], got {_checks.describe(array)}")
             return taken
 
-        try:
-            with self._device.active():
-                return states.map_arrays(own, state)
-        except RecursionError as error:
-            raise ValueError(f"{name}: expected a state of the model, got lists in each other without end") from error
+        with self._device.active():
+            return states.map_arrays(own, state)
 
     def _piece(self, x: Any, resets: Any, lengths: Any, ids: Any = None, given: Any = None) -> Piece:
         """Checked arguments, where the model lies; lengths that end nothing are dropped."""

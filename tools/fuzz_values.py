@@ -49,7 +49,7 @@ def _constant(constant: Any) -> Callable[[], Any]:
 
 
 ANYTHING: list[Callable[[], Any]] = [
-    *map(_constant, (None, True, False, 0, 1, -1, 2, 7, 2**25, 2**31, 2**63, 2**64 - 1, 2**64)),
+    *map(_constant, (None, True, False, 0, 1, -1, 2, 7, 2**49, 2**31, 2**63, 2**64 - 1, 2**64)),
     *map(_constant, (-(2**63), 10**30, 0.0, 0.5, 1.5, -2.0, 1e308, 1e-320, math.nan, math.inf)),
     *map(_constant, ("", "text", "mean", "cpu", "µ\0", "\ud800", b"bytes", 1j, ..., slice(3))),
     *map(_constant, ([], (), [[]], [[1.0], [2.0, 3.0]], range(3), "1", [None], [{}], ["a"])),
