@@ -409,7 +409,9 @@ class DataParallel:
             given = _checks.mapping("state", state)
             if set(given) != {"seed", "steps", "shards"}:
                 raise ValueError(f"state: expected one of state_dict(), got the keys {sorted(map(str, given))}")
-            shards = list(given["shards"])
+            shards = given["shards"]
+            if not isinstance(shards, list | tuple):
+                raise TypeError(f"shards: expected a list of states, got {_checks.describe(shards)}")
             if len(shards) != (self._shards if self._trainer is not None else 0):
                 raise ValueError(f"shards: expected a state of {self._shards} shards, got one of {len(shards)}")
             seed = _checks.integer("seed", given["seed"], 0, 2**63 - 1)

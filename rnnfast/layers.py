@@ -441,7 +441,15 @@ class Recurrent(Part):
         batch, threads = _checks.size("batch_size", batch_size), _checks.threads(num_threads)
         return self._recurrence.stream(batch, weights, threads)
 
-    def learner(self, loss: Any, optimizer: Any, *, method: str = "snap1", **options: Any) -> Any:
+    def learner(
+        self,
+        loss: Any,
+        optimizer: Any,
+        *,
+        method: str = "snap1",
+        batch_size: int = 1,
+        clip_norm: float | None = None,
+    ) -> Any:
         """What learns from a stream while it runs: no sequence is stored, and there is an update at any step.
 
         Parameters
@@ -452,8 +460,10 @@ class Recurrent(Part):
             On ``layer.params``.
         method : {"snap1", "rflo", "rtrl"}, optional
             How the dependence of the state on the parameters is carried along; see `rnnfast.online`.
-        **options
-            `batch_size`, `clip_norm`: of `rnnfast.online.Learner`.
+        batch_size : int, optional
+            Streams side by side.
+        clip_norm : float, optional
+            Bound for the gradient's norm.
 
         Returns
         -------
@@ -466,7 +476,7 @@ class Recurrent(Part):
         """
         from .online import Learner  # which is on a floor above
 
-        return Learner(self, loss, optimizer, method=method, **options)
+        return Learner(self, loss, optimizer, method=method, batch_size=batch_size, clip_norm=clip_norm)
 
     def flops(self, T: int, B: int, training: bool = False) -> int:
         """The floating-point operations of the products of one call: two for each multiplication and addition.

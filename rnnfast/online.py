@@ -50,8 +50,7 @@ class Learned(NamedTuple):
     Attributes
     ----------
     prediction : ndarray, shape [B, O]
-        Of the layer or its head, as `x` has a batch axis or not. The layer's is the learner's own memory, which the
-        next step writes to.
+        Of the layer or its head, as `x` has a batch axis or not; `out`, if that was given.
     loss : float or None
         None without a target.
     updated : bool
@@ -183,7 +182,15 @@ class Learner:
         for trace in self._traces:
             trace[:, chosen] = 0
 
-    def step(self, x: ArrayLike, target: ArrayLike | None = None, *, given: Any = None, update: bool = True) -> Learned:
+    def step(
+        self,
+        x: ArrayLike,
+        target: ArrayLike | None = None,
+        *,
+        given: Any = None,
+        update: bool = True,
+        out: Array | None = None,
+    ) -> Learned:
         """One step of all streams; with a target, learn from it.
 
         Parameters
@@ -196,6 +203,8 @@ class Learner:
             The cell's extra inputs, each [B] or [B, H].
         update : bool, optional
             Whether the optimiser makes a step with the gradients since its last one; they add up otherwise.
+        out : ndarray, shape of the prediction, optional
+            Where to write it, of the layer's dtype; a layer's step with it takes no memory.
 
         Returns
         -------
@@ -215,6 +224,10 @@ class Learner:
             )
         batched = self._fill(x, given)
         _checks.truth("update", update)
+        if out is not None:
+            features = self._layer.hidden_size if self._head is None else self._head.output_size
+            shape = (self.batch_size, features)[not batched :]
+            out = _checks.output("out", out, shape, self._layer.dtype, ())
         step = self._step
         with np.errstate(all="ignore"):  # as in the kernels
             _flat.flushed(step.forward)
@@ -230,9 +243,11 @@ class Learner:
             gradient = None if error is None else target_of
             _flat.advance_traces(trace, step.handed, one.direct, one.source, error, gradient)
         np.copyto(step.before, step.after)
+        if out is not None:
+            np.copyto(out, prediction)
         self._pending |= error is not None
         updated = self._update() if update and self._pending else False
-        return Learned(prediction, loss, updated)
+        return Learned(prediction.copy() if out is None else out, loss, updated)
 
     def state_dict(self) -> dict[str, Any]:
         """States, traces and the gradients that wait for an update, as copies.
@@ -283,8 +298,6 @@ class Learner:
         step, rows, size, dtype = self._step, self.batch_size, self._layer.input_size, self._layer.dtype
         array = _checks.numbers("x", x)
         ids = array.dtype.kind in "iu" and array.ndim < 2 and array.shape in ((), (rows,))
-        if ids and array.shape == (size,) and rows == 1 and size != 1:
-            ids = False
         batched = array.ndim + ids == 2
         if not batched and (rows != 1 or array.ndim + ids != 1):
             raise ValueError(f"x: expected [B, I] or ids [B] with B={rows}, got {_checks.describe(array)}")
@@ -340,6 +353,8 @@ class Learner:
 
     def _update(self) -> bool:
         """The optimiser's step; True."""
+        if hasattr(self._optimizer, "drop_frozen"):
+            self._optimizer.drop_frozen(self._gradients)
         norm = self._model.params.device.clip_norm(self._gradients.flat, self._clip)
         try:
             if not math.isfinite(norm):

@@ -150,6 +150,22 @@ def test_a_window_without_targets_changes_no_weights():
     np.testing.assert_array_equal(model.params.flat, before)
 
 
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"shards": 3}, TypeError, "shards: expected a list of states, got int 3"),
+        ({"shards": []}, ValueError, "expected a state of 8 shards, got one of 0"),
+        ({"seed": -1}, ValueError, "seed: expected an integer in"),
+        ({"more": 1}, ValueError, "state: expected one of state_dict"),
+    ],
+)
+def test_a_state_that_is_none(change, error, message):
+    _, trainer = make()
+    parallel = DataParallel(trainer)
+    with pytest.raises(error, match=message):
+        parallel.load_state_dict(parallel.state_dict() | change)
+
+
 def test_reset_begins_anew():
     _, trainer = make()
     parallel = DataParallel(trainer, shards=4)

@@ -175,6 +175,19 @@ def test_it_learns():
         assert np.mean(errors[-50:]) < 0.3 * np.mean(errors[:50]), (kind, method)
 
 
+def test_frozen_parameters_stay_and_predictions_are_one_s_own():
+    layer = make("lstm")
+    before = np.array(layer.params["weight_hh_l0"])
+    optimizer = rnnfast.optim.SGD(layer.params, 0.1, groups={"weight_hh*": {"frozen": True}})
+    learner, out = layer.learner(of_dy, optimizer, batch_size=B), np.empty((B, 5))
+    x, dy, _ = data(layer)
+    first = learner.step(x[0], dy[0]).prediction
+    kept = first.copy()
+    assert learner.step(x[1], dy[1], out=out).prediction is out
+    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(layer.params["weight_hh_l0"], before)
+
+
 def test_rows_begin_anew():
     layer = make("sru")
     x, dy, _ = data(layer, 6)
@@ -231,15 +244,16 @@ def test_a_step_takes_no_memory(kind):
     layer = rnnfast.Recurrent(DESCRIPTIONS[kind], 16, hidden, rng=0)
     learner = layer.learner(of_dy, rnnfast.optim.SGD(layer.params, 1e-3), batch_size=rows)
     x, dy = np.ones((rows, 16), np.float32), np.full((rows, hidden), 1e-3, np.float32)
+    out = np.empty_like(dy)
     for _ in range(3):
-        learner.step(x, dy)
+        learner.step(x, dy, out=out)
     tracemalloc.start()
     try:
-        learner.step(x, dy)
+        learner.step(x, dy, out=out)
         tracemalloc.reset_peak()
         before, _ = tracemalloc.get_traced_memory()
         for _ in range(5):
-            learner.step(x, dy)
+            learner.step(x, dy, out=out)
         after, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -298,6 +312,8 @@ BAD_STEPS = [
     ({"given": {"dt": np.ones(B)}}, ValueError, "given: expected"),
     ({"target": np.zeros((B, 4))}, ValueError, "the loss's gradient: expected shape"),
     ({"update": 1}, TypeError, "update: expected"),
+    ({"out": np.zeros((B, 4))}, ValueError, "out: expected shape"),
+    ({"out": np.zeros((B, 5), np.float32)}, TypeError, "out: expected dtype float64"),
 ]
 
 
