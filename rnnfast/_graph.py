@@ -202,7 +202,8 @@ class Graph:
                     continue
                 known = [*reads, *(f"{one}.state" for one in reads if kind_of(parts[one]) == "layer")]
                 if value not in known:
-                    hint = " (a part can read only what stands before it)" if head in parts else ""
+                    later = head in parts and head not in reads
+                    hint = " (a part can read only what stands before it)" if later else ""
                     expected = ", ".join(["x", "x.NAME", *known])
                     raise ValueError(f"inputs[{name!r}]: expected one of {expected}; got {value!r}{hint}")
             reads[name] = tuple(values)

@@ -26,13 +26,20 @@ class Flush { // denormals are zeros; the caller's mode is put back
     Flush &operator=(const Flush &) = delete;
 };
 
-template <class T> T largest(const T *z, index n) {
-    T found = z[0];
-    for (index i = 1; i < n; ++i) found = z[i] > found || z[i] != z[i] ? z[i] : found;
-    return found;
-}
-
 constexpr int lanes = 8;
+
+// Of numbers; a NaN is passed over, and comes out of the sum instead.
+template <class T> T largest(const T *z, index n) {
+    T lane[lanes];
+    for (int k = 0; k < lanes; ++k) lane[k] = z[0];
+    index i = 0;
+    for (; i + lanes <= n; i += lanes) {
+        for (int k = 0; k < lanes; ++k) lane[k] = z[i + k] > lane[k] ? z[i + k] : lane[k];
+    }
+    for (; i < n; ++i) lane[0] = z[i] > lane[0] ? z[i] : lane[0];
+    for (int k = 1; k < lanes; ++k) lane[0] = lane[k] > lane[0] ? lane[k] : lane[0];
+    return lane[0];
+}
 
 template <class Term> double sum(index n, Term term) {
     double lane[lanes] = {};
