@@ -237,8 +237,7 @@ class Part(ABC):
     def _gradients(self, into: Gradients | None) -> Gradients:
         """The gradients to write to, every one of them: `into` if it fits these parameters, else new memory."""
         if into is None:
-            params, new = self.params, self._device.empty
-            gradients = Gradients(params.shapes, params.dtype, new((params.size,), params.dtype), self._device)
+            params, gradients = self.params, Gradients.like(self.params)
             if params.borrowed:
                 tied = params.borrowed.items()
                 gradients._borrow({name: self._device.zeros(shape, params.dtype) for name, (_, shape) in tied})

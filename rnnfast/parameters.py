@@ -237,9 +237,28 @@ class Gradients(_Named):
         size = _total(shapes)
         if flat is None:
             flat = device.zeros((size,), dtype)
+        self._begin(shapes, device.checks.output("flat", flat, (size,), dtype, ()), device)
+
+    def _begin(self, shapes: Shapes, flat: Array, device: Device) -> None:
         self._device = device
         self._parts: dict[Any, tuple[Parameters, Gradients]] = {}
-        self._lay_out(shapes, device.checks.output("flat", flat, (size,), dtype, ()))
+        self._lay_out(shapes, flat)
+
+    @classmethod
+    def like(cls, params: Parameters) -> Gradients:
+        """Gradients of some parameters, of values that are yet to be written: every backward makes them.
+
+        Parameters
+        ----------
+        params : Parameters
+
+        Returns
+        -------
+        Gradients
+        """
+        gradients = cls.__new__(cls)  # nothing is to be checked
+        gradients._begin(params.shapes, params.device.empty((params.size,), params.dtype), params.device)
+        return gradients
 
     @property
     def device(self) -> Device:
