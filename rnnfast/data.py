@@ -688,8 +688,8 @@ class Standardizer:
             raise ValueError("x: expected finite numbers, or NaN where one is missing, got an infinity")
         there = ~np.isnan(values)
         count = there.sum(axis=0)
-        if not np.all(count):
-            which = f"feature {np.argmin(count)}" if count.ndim else "x"
+        if not len(values) or not np.all(count):
+            which = f"feature {np.argmin(count)}" if count.size and count.ndim else "x"
             raise ValueError(f"x: expected at least one value of each feature, got none of {which}")
         mean = np.where(there, values, 0.0).sum(axis=0) / count
         apart = np.where(there, values - mean, 0.0)
