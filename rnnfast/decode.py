@@ -393,8 +393,8 @@ class _Steps:
         self._layers = [n for n, part in enumerate(self._parts) if isinstance(part, Recurrent)]
         if not self._layers:
             raise ValueError("model: expected a recurrent layer in it, got none")
-        if any(self._parts[n].bidirectional for n in self._layers):
-            raise ValueError("model: expected layers of one direction, got one that needs the end of a sequence")
+        if any(self._parts[n].bidirectional or self._parts[n].reverse for n in self._layers):
+            raise ValueError("model: expected layers that run forwards, got one that needs the end of a sequence")
         self._options: dict[str, Any] = {"num_threads": _checks.threads(num_threads)}
         self._logits: dict[str, Any] = {"logits": True} if ids and isinstance(self._parts[-1], Dense) else {}
         self.batch_first = bool(self._parts[self._layers[0]].batch_first)

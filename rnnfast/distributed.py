@@ -38,7 +38,7 @@ from numpy.typing import ArrayLike
 
 from . import _checks, _core, checkpoint, config
 from ._checks import Array
-from .optim import clip_grad_value
+from .optim import clip_grad_value, drop_frozen
 from .parameters import Gradients, Parameters
 from .tbptt import TBPTT, NonFiniteError, StepResult
 
@@ -614,8 +614,7 @@ class DataParallel:
         self._timed("reduce", lambda: self._sum.total(total.flat))
         began = time.perf_counter()
         skipped = self._clones[0]._carried.skipped
-        if hasattr(optimizer, "drop_frozen"):
-            optimizer.drop_frozen(total)
+        drop_frozen(optimizer, total)
         limit = math.inf if trainer._clip_norm is None else trainer._clip_norm
         norm = self._params.device.clip_norm(total.flat, limit)
         if trainer._nonfinite != "apply" and not math.isfinite(norm):

@@ -35,6 +35,7 @@ from ._unitwise import UnitwiseStep
 from .heads import Dense
 from .layers import Recurrent
 from .model import Model
+from .optim import drop_frozen
 from .parameters import Gradients
 from .tape import Tape
 from .tbptt import NonFiniteError
@@ -353,8 +354,7 @@ class Learner:
 
     def _update(self) -> bool:
         """The optimiser's step; True."""
-        if hasattr(self._optimizer, "drop_frozen"):
-            self._optimizer.drop_frozen(self._gradients)
+        drop_frozen(self._optimizer, self._gradients)
         norm = self._model.params.device.clip_norm(self._gradients.flat, self._clip)
         try:
             if not math.isfinite(norm):

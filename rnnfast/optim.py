@@ -610,6 +610,12 @@ def clip_grad_value(gradients: Gradients, bound: float) -> None:
         gradients.device.flat.clamp(gradients.flat, limit)
 
 
+def drop_frozen(optimizer: Any, gradients: Gradients) -> None:
+    """`Optimizer.drop_frozen`, of an optimiser that has it: it may be the caller's own."""
+    if hasattr(optimizer, "drop_frozen"):
+        optimizer.drop_frozen(gradients)
+
+
 def _checked_groups(params: Parameters, groups: Any) -> dict[str, dict[str, Any]]:
     """The groups as plain numbers, in their order."""
     if not isinstance(groups, Mapping):

@@ -42,7 +42,7 @@ from ._device import Device, Port, holder
 from ._pieces import Piece
 from ._recompute import levels
 from .diagnostics import gradient_norm_by_distance
-from .optim import clip_grad_value
+from .optim import clip_grad_value, drop_frozen
 from .tape import Tape
 
 __all__ = ["TBPTT", "NonFiniteError", "StatefulBatches", "StepResult", "gradient_norm_by_distance", "stateful_batches"]
@@ -324,8 +324,7 @@ class TBPTT:
         y = self._end(early + late, window.steps)
         loss, dy = differentiated(self._loss, y, target, weights)
         self._backward(before + after, dy, self._steps_of(y))
-        if hasattr(self._optimizer, "drop_frozen"):
-            self._optimizer.drop_frozen(self._gradients)
+        drop_frozen(self._optimizer, self._gradients)
         norm = self._clip_to_norm()
 
         if self._nonfinite != "apply" and not math.isfinite(norm):

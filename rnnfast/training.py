@@ -66,7 +66,7 @@ from . import _checks
 from ._checks import Array
 from ._device import holder
 from .data import Batch, Batches
-from .optim import Optimizer, clip_grad_norm
+from .optim import clip_grad_norm, drop_frozen
 from .parameters import Gradients
 from .tape import Tape
 from .tbptt import Loss, NonFiniteError, differentiated
@@ -360,8 +360,7 @@ class _Run:
                 num_threads=self._options["num_threads"],
             )
             mean += _float("loss", loss) * (batch.total / total)
-        if isinstance(self._optimizer, Optimizer):
-            self._optimizer.drop_frozen(self._gradients)
+        drop_frozen(self._optimizer, self._gradients)
         norm = clip_grad_norm(self._gradients, self._limit)
         if not math.isfinite(norm) and self._nonfinite != "apply":
             if self._nonfinite == "raise":

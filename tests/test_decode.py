@@ -293,8 +293,9 @@ def test_models_that_are_no_chain():
         (
             lambda: decode.greedy(Model(rnn=GRU(6, 3, bidirectional=True), head=Dense(6, 6)), prompts(), 4),
             ValueError,
-            "model: expected layers of one direction",
+            "model: expected layers that run forwards",
         ),
+        (lambda: decode.greedy(GRU(6, 6, reverse=True), prompts(), 4), ValueError, "model: expected layers that run"),
         (lambda: decode.greedy(language(), [], 4), ValueError, "prompt: expected .* with at least one step"),
         (lambda: decode.greedy(language(), np.zeros((0, 3), int), 4), ValueError, "prompt: expected"),
         (lambda: decode.greedy(language(), [0.5], 4), TypeError, "prompt: expected integers"),

@@ -783,3 +783,20 @@ def test_stateful_batches_arguments():
         stateful_batches(np.arange(4), 1, 1, batch_first=1)
     with pytest.raises(IndexError):
         stateful_batches(np.arange(9), 1, 4)[2]
+
+
+def test_frozen_parameters_do_not_count_in_the_norm():
+    """Clipped to the norm of what learns: the step of an optimiser that has no frozen part is another."""
+    x = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float32)
+    norms = []
+    for groups in (None, {"rnn.*": {"frozen": True}}):
+        model = Model(rnn=GRU(3, 4, rng=0), head=Dense(4, 2, rng=1))
+        before = model.params.flat.copy()
+        optimizer = SGD(model.params, 1.0, groups=groups)
+        trainer = TBPTT(model, mean_squared_error, optimizer, k1=5, clip_norm=1e-3)
+        result = trainer.step(x, np.ones((5, 2, 2), np.float32))
+        norms.append(result.grad_norm)
+        moved = model.params.flat - before
+        assert np.isclose(np.linalg.norm(moved), 1e-3, rtol=1e-2)
+        assert groups is None or not moved[: model.parts["rnn"].params.size].any()
+    assert norms[1] < norms[0]
