@@ -405,7 +405,7 @@ class Parameters(_Named):
         False
         """
         with self._store.lock:
-            flat = self.device.xp.array(self._flat)
+            flat = _own(self._flat)
         return dict(_slices(self._shapes, flat))
 
     @contextmanager
@@ -421,7 +421,7 @@ class Parameters(_Named):
         ...     flat *= 0.5
         """
         with self._store.lock:
-            flat = self.device.xp.array(self._flat)
+            flat = _own(self._flat)
         yield flat
         with self.in_place() as target:
             _write_all([target], [flat])
@@ -622,7 +622,13 @@ def _same(value: Any, view: Array) -> bool:
 
 def _protected(view: Array) -> Array:
     """A view as callers get it."""
-    return view.view(ParameterView) if isinstance(view, np.ndarray) else view
+    return view.view(ParameterView) if type(view) is np.ndarray else view
+
+
+def _own(view: Array) -> Array:
+    """A writeable copy of a view that callers have, of the type that arrays have where it lies."""
+    copied = view.copy()
+    return copied.view(np.ndarray) if isinstance(copied, ParameterView) else copied
 
 
 def _write_all(targets: list[Array], values: list[Array]) -> None:
