@@ -84,7 +84,7 @@ def test_arrays_of_the_device_are_checked(x, error, message):
 def test_numpy_values_are_held_against_their_ranges():
     _, there = pair("lstm")
     with pytest.raises(ValueError, match=r"x: expected ids in 0..2, got 3"):
-        there(np.full((T, B), I))
+        there(np.full((T, B), I), ids=True)
     with pytest.raises(ValueError, match=f"lengths: expected values in 0..T, 0..{T}"):
         there(normal(T, B, I), lengths=np.full(B, T + 1))
 

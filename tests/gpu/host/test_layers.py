@@ -54,12 +54,12 @@ def test_layouts(batch_first, ids, batched):
     here, there = pair("lstm", batch_first=batch_first)
     axes = ((B, T) if batch_first else (T, B)) if batched else (T,)
     x = np.arange(np.prod(axes)).reshape(axes) % I if ids else normal(*axes, I)
-    y, (h, _), tape = here.forward(x)
+    y, (h, _), tape = here.forward(x, ids=ids)
     grads = here.backward(tape, y, (h, None))
     for given in (x, to_device(x)):
         as_given = to_device if on_device(given) else np.asarray
         out = as_given(np.empty_like(y))
-        y_there, (h_there, _), tape = there.forward(given, out=out)
+        y_there, (h_there, _), tape = there.forward(given, out=out, ids=ids)
         assert y_there is out
         assert_same_bits(to_host(y_there), y)
         assert_same_bits(to_host(h_there), h)

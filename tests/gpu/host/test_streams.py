@@ -44,8 +44,14 @@ def test_streams(kind, batch_first, as_given):
 def test_streams_of_one_row_and_of_ids():
     _, there = pair("lstm")
     stream = there.stream()
-    y, _ = there(np.array([0, 1, 2]))
-    assert_same_bits(np.concatenate([stream.step(0)[None], stream.process(np.array([1, 2]))]), y)
+    y, _ = there(np.array([0, 1, 2]), ids=True)
+    assert_same_bits(np.concatenate([stream.step(0)[None], stream.process(np.array([1, 2]), ids=True)]), y)
+    there.update({"bias_ih_l0": np.ones_like(to_host(there.params["bias_ih_l0"]))})
+    assert stream.stale
+    stream.refresh()
+    stream.reset()
+    assert (stream.stale, stream.version) == (False, there.params.version)
+    assert_same_bits(stream.process(np.array([0, 1, 2]), ids=True), there(np.array([0, 1, 2]), ids=True)[0])
     for x, message in [(np.full(1, I), "ids in 0..2"), (np.zeros((2, I)), "x: expected"), (np.zeros(I + 1), "x: exp")]:
         with pytest.raises(ValueError, match=message):
             stream.step(x)

@@ -63,7 +63,7 @@ def test_models(batch_first):
         assert_close(to_host(found_grads.x), grads.x.astype(np.float64), 1e-4)
         assert_close(to_host(found_grads.params.flat), grads.params.flat.astype(np.float64), 1e-4)
     with pytest.raises(ValueError, match=r"x: expected ids in 0..2, got 3"):
-        there(np.full((T, B), I))
+        there(np.full((T, B), I), ids=True)
     with pytest.raises(TypeError, match=r"state.*: expected an array on the CUDA device"):
         there(to_device(x), state)
 
