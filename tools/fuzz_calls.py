@@ -708,6 +708,19 @@ def _backward_model(rng: Rng) -> Call:
     return Call("Model.backward", model.backward, arguments, check, (into.flat,))
 
 
+@target("Model.stream")
+def _model_stream(rng: Rng) -> Call:
+    model = _model(_pick(rng, (0, 2, 3)))
+    if _chance(rng, 0.2):
+        return Call("Model.stream", model.stream, {"batch_size": 2, "weights": "float32", "num_threads": 1})
+    stream, x = model.stream(2), _normal(rng, 4, 2, 3)
+    if _chance(rng, 0.5):
+        return Call("ModelStream.process", stream.process, {"block": x}, lambda y: _same("y", y, model(x)[0]))
+    if _chance(rng, 0.2):
+        return Call("ModelStream.reset", stream.reset, {"rows": [1]})
+    return Call("ModelStream.step", stream.step, {"x": x[0]}, lambda y: _same("y", y, model(x[:1])[0][0]))
+
+
 @target("Model.set_rng_state")
 def _rng_state(rng: Rng) -> Call:
     model = copy.deepcopy(_some_model(rng))
