@@ -41,13 +41,13 @@ def test_a_broadcast_input_is_an_input():
 
 @pytest.mark.parametrize("dtype", ["i1", "u2", "i8", ">i4", "bool", "f2"])
 def test_real_dtypes_are_converted(dtype):
-    """An integer array of full rank holds numbers, of one rank less holds ids; bool is never ids."""
+    """An integer array of full rank holds numbers, of one rank less holds ids, short ones on request; bool is never."""
     layer = CASE.layer()
     x = (np.arange(6 * 4 * 5).reshape(6, 4, 5) % 2).astype(dtype)
     assert layer(x)[0].tobytes() == layer(x.astype(np.float32))[0].tobytes()
     if np.dtype(dtype).kind in "iu":
         ids = (np.arange(24).reshape(6, 4) % 5).astype(dtype)
-        np.testing.assert_allclose(layer(ids)[0], layer(np.eye(5)[ids.astype(int)])[0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(layer(ids, ids=True)[0], layer(np.eye(5)[ids.astype(int)])[0], rtol=1e-5, atol=1e-6)
     else:
         with pytest.raises((ValueError, TypeError), match="x"):
             layer(np.zeros((6, 4), dtype))
