@@ -17,6 +17,7 @@ checks a call's arrays is handed the one module or the other (`_device.Port`).
 
 from __future__ import annotations
 
+import difflib
 import math
 import operator
 import os
@@ -395,6 +396,17 @@ def path(name: str, value: Any) -> Path:
     if "\0" in str(value):
         raise ValueError(f"{name}: expected a path without a null character, got {str(value)!r}")
     return Path(value)
+
+
+def options(owner: str, given: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Refuse names that a constructor doesn't have, with the one that may have been meant."""
+    known = list(known)
+    for name in given:
+        if name in known:
+            continue
+        meant = difflib.get_close_matches(name, known, 1)
+        hint = f"; did you mean {meant[0]}?" if meant else ""
+        raise TypeError(f"{owner}: expected the options {', '.join(known)}; got {name}{hint}")
 
 
 def size(name: str, value: Any) -> int:

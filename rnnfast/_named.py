@@ -13,6 +13,7 @@ from typing import Any, TypedDict, TypeVar
 
 from numpy.typing import DTypeLike
 
+from . import _checks
 from .description import Cell
 from .description.cells import LAYERS
 from .description.declarations import declared
@@ -122,6 +123,7 @@ def named(cls: _Class) -> _Class:
     own = {name: one for name, one in inspect.signature(make).parameters.items() if name not in wrappers}
 
     def __init__(self: Any, input_size: int, hidden_size: int, *arguments: Any, **options: Any) -> None:
+        _checks.options(cls.__name__, options, cls.__signature__.parameters)  # type: ignore[attr-defined]
         chosen = {name: options.pop(name) for name in own if name in options}
         vars(self).update({name: chosen.get(name, one.default) for name, one in own.items()})
         base.__init__(self, make(**chosen), input_size, hidden_size, *arguments, **options)

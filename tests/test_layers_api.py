@@ -564,3 +564,10 @@ def test_cells_write_to_out_and_reuse_tapes(kind, rng):
     assert reused is tape
     assert_equal(gradients(cell.backward(tape, state)), gradients(grads))
     assert {part.shape for part in parts(cell(np.zeros((0, I))))} == {(0, H)}
+
+
+def test_an_option_that_is_not_there_is_told_with_the_one_that_was_meant():
+    with pytest.raises(TypeError, match=r"^LSTM: expected the options .*; got peephol; did you mean peephole\?$"):
+        rnnfast.LSTM(3, 4, peephol=True)
+    with pytest.raises(TypeError, match=r"^GRUCell: expected the options .*; got batch_first$"):
+        rnnfast.GRUCell(3, 4, batch_first=True)
