@@ -1,30 +1,22 @@
 """Fused recurrent layers for NumPy: LSTM, GRU and Elman RNN, forward and backward, without a framework.
 
-Importing this package imports no optional package; the rooms that need some (`checkpoint`, `cuda`, `distributed`,
-`interop`, `plot`, `sklearn`, `torch`) are imported at their first use.
+Importing this package imports no optional package, and of its own modules those that layers need. The others are
+imported at their first use.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import (
     _built,  # noqa: F401 - first of all
     _device,
     config,
-    data,
-    decode,
-    encoders,
     init,
     layers,
     losses,
-    online,
     optim,
-    reference,
-    schedules,
-    tbptt,
-    training,
 )
 from .cells import GRUCell, LSTMCell, RecurrentCell, RNNCell
 from .config import get_include, get_num_threads, set_num_threads, show_config
@@ -52,12 +44,33 @@ from .layers import (
     Recurrent,
 )
 from .model import Model
-from .online import Learner
 from .parameters import Gradients, Parameters, section_steps
 from .parts import Add, Concat, Dropout, LayerNorm, Pool
 from .tape import Grads, Tape
-from .tbptt import TBPTT
-from .training import fit
+
+if TYPE_CHECKING:  # what `__getattr__` imports
+    from . import (
+        checkpoint,  # noqa: F401
+        cuda,  # noqa: F401
+        data,
+        decode,
+        distributed,  # noqa: F401
+        encoders,
+        interop,  # noqa: F401
+        online,
+        plot,  # noqa: F401
+        reference,
+        schedules,
+        sklearn,  # noqa: F401
+        tbptt,
+        torch,  # noqa: F401
+        training,
+    )
+    from .online import Learner
+    from .tbptt import TBPTT
+    from .training import fit
+
+    __version__: str
 
 __all__ = [
     "AUGRU",
@@ -119,7 +132,10 @@ __all__ = [
 ]
 
 
+# Imported at their first use; these need an optional package, and are not in `__all__`.
 _ROOMS = ("checkpoint", "cuda", "distributed", "interop", "plot", "sklearn", "torch")
+_LATER = ("data", "decode", "encoders", "online", "reference", "schedules", "tbptt", "training", *_ROOMS)
+_FROM = {"Learner": "online", "TBPTT": "tbptt", "fit": "training"}
 
 
 def _cuda() -> _device.Device:
@@ -131,13 +147,17 @@ def _cuda() -> _device.Device:
 _device.register("cuda", _cuda)
 
 
-def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return import_module(f".{name}", __name__)
-    if name == "__version__":
-        return config.version()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker would take every name for one
+
+    def __getattr__(name: str) -> Any:
+        if name in _LATER:
+            return import_module(f".{name}", __name__)
+        if name in _FROM:
+            return getattr(import_module(f".{_FROM[name]}", __name__), name)
+        if name == "__version__":
+            return config.version()
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), "__version__", *_ROOMS])
+    return sorted({*globals(), *_LATER, *_FROM, "__version__"})

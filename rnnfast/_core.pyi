@@ -20,6 +20,9 @@ FORWARD_FIELDS: tuple[str, ...]
 BACKWARD_FIELDS: tuple[str, ...]
 """Those of `BackwardCall`, for `Kernel.backward`."""
 
+OPERATIONS: dict[str, int]
+"""The operations of the interpreter: how many operands each has."""
+
 def isa_available() -> list[str]:
     """The instruction sets that this build has and this CPU runs, the slowest first."""
 

@@ -4,7 +4,7 @@ from typing import Any, TypeVar
 from numpy import float32, float64, int64
 from numpy.typing import NDArray
 
-Flat = NDArray[float32] | NDArray[float64]
+_Flat = NDArray[float32] | NDArray[float64]
 
 _Result = TypeVar("_Result")
 
@@ -12,9 +12,9 @@ def flushed(call: Callable[..., _Result], *arguments: object) -> _Result: ...
 def run(calls: Iterable[Callable[[], object]]) -> None: ...
 def commit(call: Callable[[], object], *assignments: tuple[object, str, Any]) -> None: ...
 def sgd(
-    params: Flat,
-    gradients: Flat,
-    momentum_buffer: Flat | None,
+    params: _Flat,
+    gradients: _Flat,
+    momentum_buffer: _Flat | None,
     *,
     lr: float,
     momentum: float,
@@ -22,11 +22,11 @@ def sgd(
     weight_decay: float,
 ) -> None: ...
 def rmsprop(
-    params: Flat,
-    gradients: Flat,
-    square_avg: Flat,
-    grad_avg: Flat | None,
-    momentum_buffer: Flat | None,
+    params: _Flat,
+    gradients: _Flat,
+    square_avg: _Flat,
+    grad_avg: _Flat | None,
+    momentum_buffer: _Flat | None,
     *,
     lr: float,
     alpha: float,
@@ -35,10 +35,10 @@ def rmsprop(
     weight_decay: float,
 ) -> None: ...
 def adam(
-    params: Flat,
-    gradients: Flat,
-    exp_avg: Flat,
-    exp_avg_sq: Flat,
+    params: _Flat,
+    gradients: _Flat,
+    exp_avg: _Flat,
+    exp_avg_sq: _Flat,
     *,
     step: int,
     lr: float,
@@ -48,15 +48,17 @@ def adam(
     weight_decay: float,
     decoupled: bool,
 ) -> None: ...
-def scale_to_norm(array: Flat, max_norm: float) -> float: ...
-def clamp(array: Flat, bound: float) -> None: ...
-def add_rows(target: Flat, ids: NDArray[int64], order: NDArray[int64], rows: Flat, total: NDArray[float64]) -> None: ...
+def scale_to_norm(array: _Flat, max_norm: float) -> float: ...
+def clamp(array: _Flat, bound: float) -> None: ...
+def add_rows(
+    target: _Flat, ids: NDArray[int64], order: NDArray[int64], rows: _Flat, total: NDArray[float64]
+) -> None: ...
 def advance_traces(
-    traces: Flat,
-    handed: Flat,
-    direct: Flat,
-    source: Flat,
-    error: Flat | None,
-    gradient: Flat | None,
+    traces: _Flat,
+    handed: _Flat,
+    direct: _Flat,
+    source: _Flat,
+    error: _Flat | None,
+    gradient: _Flat | None,
 ) -> None: ...
 def dropout(out: NDArray[Any], seed: int, layer: int, stream: int, first_step: int, p: float) -> None: ...

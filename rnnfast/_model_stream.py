@@ -19,6 +19,7 @@ from ._checks import Array
 from ._device import HOST
 from ._graph import Graph, Node
 from ._part import panels_of
+from ._words import StreamWeights
 from .embedding import Embedding
 from .heads import Dense
 from .layers import Recurrent
@@ -95,7 +96,7 @@ def make_spec(
     graph: Graph,
     params: Parameters,
     batch: int,
-    weights: str | None,
+    weights: StreamWeights | None,
     num_threads: int | None,
     batch_first: bool,
     streams: Mapping[str, Any] | None = None,
@@ -148,7 +149,7 @@ def _work(
     sources: tuple[int, ...],
     width: int,
     batch: int,
-    weights: str | None,
+    weights: StreamWeights | None,
     num_threads: int | None,
     stream: Any,
 ) -> StreamWork:

@@ -14,6 +14,7 @@ from typing import Any, TypedDict, TypeVar
 from numpy.typing import DTypeLike
 
 from . import _checks
+from ._words import DeviceName, Precision
 from .description import Cell
 from .description.cells import LAYERS
 from .description.declarations import declared
@@ -44,8 +45,8 @@ class CellOptions(TypedDict, total=False):
     dtype: DTypeLike
     rng: Any
     init: Init
-    device: str
-    precision: str
+    device: DeviceName
+    precision: Precision
 
 
 class LayerOptions(CellOptions, total=False):

@@ -8,7 +8,7 @@ Rejected: cells of their own in NumPy (other rounding than the layers').
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Generic, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -19,6 +19,7 @@ from ._named import GRUCellOptions, LSTMCellOptions, RNNCellOptions, named
 from ._part import Part
 from ._recurrence import Arguments, Recurrence, build, cell_options, engine, pack
 from ._walk import Layout
+from ._words import Array, DeviceName, Precision, State
 from .description import Cell
 from .init import Init
 from .parameters import Gradients
@@ -28,7 +29,7 @@ from .tape import Grads, Tape
 __all__ = ["GRUCell", "LSTMCell", "RNNCell", "RecurrentCell"]
 
 
-class RecurrentCell(Stepper, Part):
+class RecurrentCell(Stepper, Part, Generic[State]):
     """One step of any cell.
 
     Parameters
@@ -110,8 +111,8 @@ class RecurrentCell(Stepper, Part):
         dtype: DTypeLike = np.float32,
         rng: Any = None,
         init: Init = "pytorch",
-        device: str = "cpu",
-        precision: str = "float32",
+        device: DeviceName = "cpu",
+        precision: Precision = "float32",
     ) -> None:
         wrappers = zoneout, recurrent_dropout
         build(self, cell, input_size, hidden_size, bias, wrappers, forget_bias, dtype, rng, init, device, precision)
@@ -152,7 +153,7 @@ class RecurrentCell(Stepper, Part):
         seed: int | None = None,
         first_step: int = 0,
         ids: bool | None = None,
-    ) -> tuple[Any, Tape]:
+    ) -> tuple[State, Tape]:
         """One step for training: record what `backward` needs.
 
         The tape refers to `x`, which must not change before `backward`; all else it copies.
@@ -213,7 +214,7 @@ class RecurrentCell(Stepper, Part):
 
 
 @named
-class RNNCell(RecurrentCell):
+class RNNCell(RecurrentCell[Array]):
     """One step of an Elman layer."""
 
     if TYPE_CHECKING:
@@ -222,7 +223,7 @@ class RNNCell(RecurrentCell):
 
 
 @named
-class LSTMCell(RecurrentCell):
+class LSTMCell(RecurrentCell[tuple[Array, Array]]):
     """One step of an LSTM; the state is the tuple (h, c)."""
 
     if TYPE_CHECKING:
@@ -231,7 +232,7 @@ class LSTMCell(RecurrentCell):
 
 
 @named
-class GRUCell(RecurrentCell):
+class GRUCell(RecurrentCell[Array]):
     """One step of gated recurrent units."""
 
     if TYPE_CHECKING:

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from . import _checks, init
 from ._part import Part, from_config
+from ._words import DeviceName
 from .parameters import Parameters
 
 __all__ = ["Checkpoint", "load", "remove_leftovers", "save", "write_atomically"]
@@ -122,7 +123,7 @@ def save(
     write_atomically(path, _safetensors().numpy.save(tensors, metadata={_METADATA_KEY: text}))
 
 
-def load(path: str | os.PathLike[str], *, device: str | None = None) -> Checkpoint:
+def load(path: str | os.PathLike[str], *, device: DeviceName | None = None) -> Checkpoint:
     """Read a checkpoint and check all of it.
 
     Parameters

@@ -31,7 +31,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -235,7 +235,7 @@ class DataParallel:
         comm: Any = None,
         *,
         shards: int = 8,
-        reduction: str = "mean",
+        reduction: Literal["mean", "sum"] = "mean",
         shard_optimizer: bool = False,
         strict: bool = False,
     ) -> None:

@@ -21,6 +21,7 @@ from . import init as initialisation
 from ._checks import Array
 from ._device import HOST, Port, choose
 from ._part import Part
+from ._words import DeviceName, Precision
 from .parameters import Gradients, Parameters
 from .tape import Grads, Tape, begin, recording
 
@@ -89,8 +90,8 @@ class Embedding(Part):
         dtype: DTypeLike = np.float32,
         rng: Any = None,
         init: initialisation.Init = "pytorch",
-        device: str = "cpu",
-        precision: str = "float32",
+        device: DeviceName = "cpu",
+        precision: Precision = "float32",
     ) -> None:
         self.num = _checks.size("num", num)
         self.dim = _checks.size("dim", dim)

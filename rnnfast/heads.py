@@ -21,6 +21,7 @@ from . import init as initialisation
 from ._checks import Array
 from ._device import Port, choose
 from ._part import Packed, Part, panels_of
+from ._words import Activation, DeviceName, Precision
 from .parameters import Gradients, Parameters
 from .tape import Grads, Tape, begin, checked, recording
 
@@ -89,13 +90,13 @@ class Dense(Part):
         input_size: int,
         output_size: int,
         *,
-        activation: str = "identity",
+        activation: Activation = "identity",
         bias: bool = True,
         dtype: DTypeLike = np.float32,
         rng: Any = None,
         init: initialisation.Init = "pytorch",
-        device: str = "cpu",
-        precision: str = "float32",
+        device: DeviceName = "cpu",
+        precision: Precision = "float32",
     ) -> None:
         self.input_size = _checks.size("input_size", input_size)
         self.output_size = _checks.size("output_size", output_size)

@@ -34,12 +34,13 @@ from numpy.typing import ArrayLike
 from . import _checks
 from ._checks import Array
 from ._device import holder
+from ._words import Scheme
 
 __all__ = ["SCHEMES", "embedding", "forget_bias", "orthogonal", "uniform", "xavier_normal", "xavier_uniform", "zeros"]
 
 SCHEMES = ("pytorch", "xavier", "ids")
 
-Init = str | Callable[[str, tuple[int, ...], np.random.Generator], ArrayLike]
+Init = Scheme | Callable[[str, tuple[int, ...], np.random.Generator], ArrayLike]
 Draw = Callable[[tuple[int, ...], np.random.Generator], Array]
 
 

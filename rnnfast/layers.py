@@ -16,21 +16,28 @@ a training flag on the layer (`forward` and the call say it, so that one layer c
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, Unpack
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, Literal, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from . import _checks, _inside
+from . import _checks
 from ._axes import Axes
 from ._named import GRULayerOptions, LSTMLayerOptions, RNNLayerOptions, named
 from ._part import Part, from_config
 from ._recurrence import Arguments, Recurrence, build, cell_options, engine, pack
 from ._walk import Layout
+from ._words import Array, DeviceName, Method, Precision, State, StreamWeights
 from .description import Cell
 from .init import Init
 from .parameters import Gradients
+from .stream import Stream
 from .tape import Grads, Tape
+
+if TYPE_CHECKING:
+    from .online import Learner
+    from .optim import Optimizer
 
 __all__ = [
     "AUGRU",
@@ -57,7 +64,7 @@ __all__ = [
 _MOST_LAYERS = 4096  # each has a kernel of its own
 
 
-class Recurrent(Part):
+class Recurrent(Part, Generic[State]):
     """Layers of any cell.
 
     Parameters
@@ -154,8 +161,8 @@ class Recurrent(Part):
         dtype: DTypeLike = np.float32,
         rng: Any = None,
         init: Init = "pytorch",
-        device: str = "cpu",
-        precision: str = "float32",
+        device: DeviceName = "cpu",
+        precision: Precision = "float32",
     ) -> None:
         self.num_layers = _checks.integer("num_layers", num_layers, maximum=_MOST_LAYERS)
         self.batch_first = _checks.truth("batch_first", batch_first)
@@ -197,7 +204,7 @@ class Recurrent(Part):
         return_states: bool = False,
         last_only: bool = False,
         ids: bool | None = None,
-    ) -> tuple[Any, Any]:
+    ) -> tuple[Any, State]:
         """Run the layer; keep nothing, drop nothing out.
 
         Parameters
@@ -266,10 +273,10 @@ class Recurrent(Part):
         last_only: bool = False,
         seed: int | None = None,
         first_step: int = 0,
-        recompute: int | str | None = None,
+        recompute: int | Literal["auto"] | None = None,
         memory: int | None = None,
         ids: bool | None = None,
-    ) -> tuple[Any, Any, Tape]:
+    ) -> tuple[Any, State, Tape]:
         """Run the layer for training, with dropout, and record what `backward` needs.
 
         The tape refers to `x`, which must not change before `backward`; all else it copies.
@@ -409,10 +416,14 @@ class Recurrent(Part):
         >>> seen["f"].shape, bool((seen["f"] > 0).all())
         ((10, 2, 4), True)
         """
+        from . import _inside  # and with it the oracle, which nothing else here needs
+
         call = Arguments(x, state, lengths, resets, reset_state, mask, given)
         return _inside.inspect(self, call, layer, reverse)
 
-    def stream(self, batch_size: int = 1, *, weights: str | None = None, num_threads: int | None = None) -> Any:
+    def stream(
+        self, batch_size: int = 1, *, weights: StreamWeights | None = None, num_threads: int | None = None
+    ) -> Stream:
         """The layer as a stream: it keeps its state and runs step by step, at the lowest cost.
 
         Parameters
@@ -439,17 +450,18 @@ class Recurrent(Part):
         """
         _checks.runs_forwards("stream", self)
         batch, threads = _checks.size("batch_size", batch_size), _checks.threads(num_threads)
-        return self._recurrence.stream(batch, weights, threads)
+        stream: Stream = self._recurrence.stream(batch, weights, threads)
+        return stream
 
     def learner(
         self,
-        loss: Any,
-        optimizer: Any,
+        loss: Callable[..., Any],
+        optimizer: Optimizer,
         *,
-        method: str = "snap1",
+        method: Method = "snap1",
         batch_size: int = 1,
         clip_norm: float | None = None,
-    ) -> Any:
+    ) -> Learner:
         """What learns from a stream while it runs: no sequence is stored, and there is an update at any step.
 
         Parameters
@@ -502,7 +514,7 @@ class Recurrent(Part):
 
 
 @named
-class RNN(Recurrent):
+class RNN(Recurrent[Array]):
     """Elman layers."""
 
     if TYPE_CHECKING:
@@ -513,7 +525,7 @@ class RNN(Recurrent):
 
 
 @named
-class LSTM(Recurrent):
+class LSTM(Recurrent[tuple[Array, Array]]):
     """Long short-term memory; the state is the tuple (h, c)."""
 
     if TYPE_CHECKING:
@@ -524,7 +536,7 @@ class LSTM(Recurrent):
 
 
 @named
-class GRU(Recurrent):
+class GRU(Recurrent[Array]):
     """Gated recurrent units."""
 
     if TYPE_CHECKING:
@@ -535,7 +547,7 @@ class GRU(Recurrent):
 
 
 @named
-class Jordan(Recurrent):
+class Jordan(Recurrent[Array]):
     """Jordan's network: the context is the previous output."""
 
     if TYPE_CHECKING:
@@ -544,7 +556,7 @@ class Jordan(Recurrent):
 
 
 @named
-class IndRNN(Recurrent):
+class IndRNN(Recurrent[Array]):
     """Independently recurrent units: each sees its own state alone."""
 
     if TYPE_CHECKING:
@@ -553,7 +565,7 @@ class IndRNN(Recurrent):
 
 
 @named
-class LiGRU(Recurrent):
+class LiGRU(Recurrent[Array]):
     """The light GRU: one gate, ReLU units."""
 
     if TYPE_CHECKING:
@@ -562,7 +574,7 @@ class LiGRU(Recurrent):
 
 
 @named
-class MGU(Recurrent):
+class MGU(Recurrent[Array]):
     """The minimal gated unit: one gate."""
 
     if TYPE_CHECKING:
@@ -571,7 +583,7 @@ class MGU(Recurrent):
 
 
 @named
-class SLSTM(Recurrent):
+class SLSTM(Recurrent[tuple[Array, Array, Array, Array]]):
     """The scalar LSTM of xLSTM: exponential gates, stabilised."""
 
     if TYPE_CHECKING:
@@ -580,7 +592,7 @@ class SLSTM(Recurrent):
 
 
 @named
-class BlockGRU(Recurrent):
+class BlockGRU(Recurrent[Array]):
     """Dreamer's GRU: block-diagonal recurrent weights, normalised sums."""
 
     if TYPE_CHECKING:
@@ -589,7 +601,7 @@ class BlockGRU(Recurrent):
 
 
 @named
-class MinGRU(Recurrent):
+class MinGRU(Recurrent[Array]):
     """The minimal GRU, whose gates see the input alone."""
 
     if TYPE_CHECKING:
@@ -598,7 +610,7 @@ class MinGRU(Recurrent):
 
 
 @named
-class MinLSTM(Recurrent):
+class MinLSTM(Recurrent[Array]):
     """The minimal LSTM, whose gates see the input alone."""
 
     if TYPE_CHECKING:
@@ -607,7 +619,7 @@ class MinLSTM(Recurrent):
 
 
 @named
-class SRU(Recurrent):
+class SRU(Recurrent[tuple[Array, Array]]):
     """Simple recurrent units."""
 
     if TYPE_CHECKING:
@@ -616,7 +628,7 @@ class SRU(Recurrent):
 
 
 @named
-class LRU(Recurrent):
+class LRU(Recurrent[tuple[Array, Array, Array]]):
     """The linear recurrent unit: a complex diagonal recurrence."""
 
     if TYPE_CHECKING:
@@ -625,7 +637,7 @@ class LRU(Recurrent):
 
 
 @named
-class RGLRU(Recurrent):
+class RGLRU(Recurrent[Array]):
     """The real-gated linear recurrent unit of Griffin."""
 
     if TYPE_CHECKING:
@@ -634,7 +646,7 @@ class RGLRU(Recurrent):
 
 
 @named
-class AUGRU(Recurrent):
+class AUGRU(Recurrent[Array]):
     """A GRU whose update gate is scaled by an attention score; `given` is the score."""
 
     if TYPE_CHECKING:
@@ -643,7 +655,7 @@ class AUGRU(Recurrent):
 
 
 @named
-class GRUD(Recurrent):
+class GRUD(Recurrent[Array]):
     """The GRU with decay, for missing values; `given` has the mask and the time since the last value."""
 
     if TYPE_CHECKING:
@@ -652,7 +664,7 @@ class GRUD(Recurrent):
 
 
 @named
-class CfC(Recurrent):
+class CfC(Recurrent[Array]):
     """The closed-form continuous-time cell; `given` is the time since the previous step."""
 
     if TYPE_CHECKING:

@@ -36,6 +36,7 @@ from ._graph import Graph, Node, kind_of
 from ._model_stream import make_spec
 from ._part import Part, from_config
 from ._recurrence import Arguments
+from ._words import StreamWeights
 from .embedding import Embedding
 from .heads import Dense
 from .layers import Recurrent
@@ -249,7 +250,7 @@ class Model(Part):
         return list(self._graph.reads_ids.values()) == ["ids"]
 
     @property
-    def parts(self) -> dict[str, Any]:
+    def parts(self) -> dict[str, Part]:
         """The parts by name, in order."""
         return dict(self._parts)
 
@@ -522,7 +523,9 @@ class Model(Part):
         dx, dstate, dreset_state, dgiven = map(port.leave, given_back)
         return Grads(dx, dstate, gradients, dreset_state, dgiven)
 
-    def stream(self, batch_size: int = 1, *, weights: str | None = None, num_threads: int | None = None) -> ModelStream:
+    def stream(
+        self, batch_size: int = 1, *, weights: StreamWeights | None = None, num_threads: int | None = None
+    ) -> ModelStream:
         """The model as a stream: it keeps its layers' states and runs step by step, at the lowest cost.
 
         Parameters

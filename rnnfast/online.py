@@ -32,6 +32,7 @@ from numpy.typing import ArrayLike
 from . import _checks, _flat
 from ._checks import Array
 from ._unitwise import UnitwiseStep
+from ._words import Method
 from .heads import Dense
 from .layers import Recurrent
 from .model import Model
@@ -106,7 +107,7 @@ class Learner:
         loss: Any,
         optimizer: Any,
         *,
-        method: str = "snap1",
+        method: Method = "snap1",
         batch_size: int = 1,
         clip_norm: float | None = None,
         logits: bool = False,

@@ -23,6 +23,7 @@ from ._checks import Array
 from ._device import Device, Port, choose, holder
 from ._flat import flushed
 from ._part import Part
+from ._words import DeviceName, Pooling, Precision
 from .parameters import Gradients, Parameters
 from .tape import Grads, Tape, begin, recording
 
@@ -314,8 +315,8 @@ class LayerNorm(Plain):
         eps: float = 1e-5,
         bias: bool = True,
         dtype: DTypeLike = np.float32,
-        device: str = "cpu",
-        precision: str = "float32",
+        device: DeviceName = "cpu",
+        precision: Precision = "float32",
         rng: Any = None,
     ) -> None:
         self.size = _checks.size("size", size)
@@ -407,7 +408,7 @@ class Pool(Plain):
 
     def __init__(
         self,
-        kind: str = "last",
+        kind: Pooling = "last",
         *,
         batch_first: bool = False,
         bidirectional: bool = False,

@@ -29,6 +29,7 @@ import numpy as np
 
 from . import _checks, data, layers, losses, optim, training
 from ._checks import Array
+from ._words import Activation
 from .description import Cell
 from .description.cells import LAYERS
 from .heads import Dense
@@ -288,7 +289,7 @@ class _SequenceEstimator(BaseEstimator):
         self.loss_curve_: list[float] = []
         self.n_iter_ = 0
 
-    def _activation(self) -> str:
+    def _activation(self) -> Activation:
         return "identity"
 
     _loss: ClassVar[Any] = staticmethod(losses.mean_squared_error)
@@ -551,7 +552,7 @@ class SequenceClassifier(ClassifierMixin, _Supervised):
         check_classification_targets(labels)
         return np.asarray(labels)
 
-    def _activation(self) -> str:
+    def _activation(self) -> Activation:
         return "softmax"
 
     _loss = staticmethod(losses.softmax_cross_entropy)

@@ -3,15 +3,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from typing_extensions import disjoint_base
 
 from ._walk import StreamSpec
 from .parameters import Store
 
 __all__ = ["ModelStream", "Stream"]
 
+@disjoint_base
 class Stream:
     @staticmethod
-    def _make(source: Callable[..., StreamSpec], arguments: dict[str, Any], /) -> Stream: ...
+    def _make(source: Callable[..., StreamSpec], arguments: dict[str, Any]) -> Stream: ...
     @property
     def batch_size(self) -> int: ...
     @property
@@ -44,9 +46,10 @@ class Stream:
     def __copy__(self) -> Stream: ...
     def __deepcopy__(self, memo: Any) -> Stream: ...
 
+@disjoint_base
 class ModelStream:
     @staticmethod
-    def _make(source: Callable[..., Any], arguments: dict[str, Any], /) -> ModelStream: ...
+    def _make(source: Callable[..., Any], arguments: dict[str, Any]) -> ModelStream: ...
     @property
     def batch_size(self) -> int: ...
     @property
@@ -73,10 +76,12 @@ class ModelStream:
     def __copy__(self) -> ModelStream: ...
     def __deepcopy__(self, memo: Any) -> ModelStream: ...
 
+@disjoint_base
 class Steps:
     def __init__(self, spec: StreamSpec, store: Store, version: int) -> None: ...
     def serves(self, batch: int) -> bool: ...
 
+@disjoint_base
 class Stepper:
     _steps: Steps | None
     def __call__(

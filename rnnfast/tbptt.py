@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -41,6 +41,7 @@ from . import _state as states
 from ._device import Device, Port, holder
 from ._pieces import Piece
 from ._recompute import levels
+from ._words import NonFinite
 from .diagnostics import gradient_norm_by_distance
 from .optim import clip_grad_value, drop_frozen
 from .tape import Tape
@@ -178,10 +179,10 @@ class TBPTT:
         k2: int | None = None,
         clip_norm: float | None = None,
         clip_value: float | None = None,
-        nonfinite: str = "raise",
+        nonfinite: NonFinite = "raise",
         logits: bool = False,
         num_threads: int | None = None,
-        recompute: int | str | None = None,
+        recompute: int | Literal["auto"] | None = None,
         memory: int | None = None,
     ) -> None:
         self.k1 = _checks.integer("k1", k1)

@@ -65,6 +65,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import _checks
 from ._checks import Array
 from ._device import holder
+from ._words import NonFinite
 from .data import Batch, Batches
 from .optim import clip_grad_norm, drop_frozen
 from .parameters import Gradients
@@ -163,7 +164,7 @@ def fit(
     schedule: Callable[[int], float] | None = None,
     clip_norm: float | None = None,
     accumulate: int = 1,
-    nonfinite: str = "raise",
+    nonfinite: NonFinite = "raise",
     patience: int | None = None,
     min_delta: float = 0.0,
     restore_best: bool = True,

@@ -32,7 +32,6 @@ def not_expected(estimator):
 @parametrize_with_checks(
     [SequenceClassifier(**SMALL), SequenceRegressor(**SMALL), SequenceForecaster(**SMALL)],
     expected_failed_checks=not_expected,
-    xfail_strict=True,
 )
 def test_what_scikit_learn_asks_of_estimators(estimator, check):
     check(estimator)

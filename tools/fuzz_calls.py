@@ -27,6 +27,7 @@ from rnnfast import (
     tbptt,
     training,
 )
+from rnnfast._words import Activation
 
 __all__ = ["EXEMPT", "TARGETS", "Call", "make"]
 
@@ -532,7 +533,7 @@ def _backward_cell(rng: Rng) -> Call:
 
 @functools.cache
 def _dense(number: int) -> Any:
-    activations = ("identity", "sigmoid", "tanh", "softmax")
+    activations: tuple[Activation, ...] = ("identity", "sigmoid", "tanh", "softmax")
     dtype = ("float32", "float64")[number // 4 % 2]
     return rnnfast.Dense(4, 3, activation=activations[number % 4], bias=number % 3 > 0, dtype=dtype, rng=number)
 
