@@ -108,21 +108,22 @@ def test_an_id_out_of_range_makes_its_row_nan_from_there_on():
     assert np.isfinite(found["y"][:, 1]).all()
 
 
-def test_backward_adds_to_the_gradient_panels():
+def test_backward_adds_to_the_gradient_panels_if_told():
     kernel = Kernel("gru_after", 3, 2)
     once = [arrays.to_device(np.ones((2, 1, 3), np.float32)), arrays.zeros((1, 2))]
     panels = arrays.to_device(np.linspace(-1, 1, kernel.panel_size, dtype=np.float32))
 
-    def add_to(gradients):
+    def run(gradients, adds):
         tape, y, dh0 = arrays.empty((kernel.tape_size(2, 1),)), arrays.empty((2, 1, 2)), arrays.empty((1, 2))
         kernel.forward(ForwardCall(panels, once[0], (y,), None, (dh0,), tape=tape))
         no_panels = arrays.empty((0,))
-        kernel.backward(BackwardCall(panels, no_panels, once[0], tape, (y,), None, None, (dh0,), gradients))
+        call = BackwardCall(panels, no_panels, once[0], tape, (y,), None, None, (dh0,), gradients, adds=adds)
+        kernel.backward(call)
 
-    total, single = arrays.zeros((kernel.panel_size,)), arrays.zeros((kernel.panel_size,))
-    add_to(total)
-    add_to(total)
-    add_to(single)
+    total, single = (arrays.to_device(np.full(kernel.panel_size, 7.0, np.float32)) for _ in range(2))
+    run(total, adds=False)
+    run(total, adds=True)
+    run(single, adds=False)
     assert np.abs(single).max() > 0
     assert_close(total, 2 * single, 1e-6)
 
