@@ -175,6 +175,14 @@ def test_importing_the_package_imports_numpy_and_nothing_else():
     assert {name for name in foreign if not name.startswith(("_cython", "cython_runtime"))} == set()
 
 
+def test_what_layers_do_not_need_is_imported_at_its_first_use():
+    script = "import sys, rnnfast; print(*sys.modules); [getattr(rnnfast, name) for name in rnnfast.__all__]"
+    done = subprocess.run([sys.executable, "-P", "-c", script], check=True, capture_output=True, text=True)
+    later = "data decode encoders online reference schedules tbptt training checkpoint cuda distributed interop plot"
+    later += " sklearn torch diagnostics bench cli"
+    assert {f"rnnfast.{name}" for name in later.split()} & set(done.stdout.split()) == set()
+
+
 def imported_by(path):
     """The top-level packages that a source file imports at its module level."""
     for node in ast.parse(path.read_text()).body:
