@@ -12,7 +12,7 @@ B) What is masked is not read: where a block has masked entries, the others are 
 C) Sums over features, entries and blocks are in float64, in an order that depends on shapes and masks alone.
 D) A prediction on a CUDA device is handed to `rnnfast.cuda.losses`: the other arrays must lie there too, the gradient
    does, and the loss is the one number that is waited for. Values out of range make it NaN there.
-E) Stable at any magnitude: log-sum-exp around the maximum; sigmoids and their logarithms through exp(-|z|).
+E) Stable at any magnitude: log-sum-exp around the maximum; sigmoids and their logarithms through exp(-abs(z)).
 F) Numbers below the smallest normal one are zeros in the loops over blocks, as they are in the kernels: a prediction
    that is sure of itself would else take many times as long.
 

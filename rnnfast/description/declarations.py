@@ -69,7 +69,7 @@ class Product:
     ----------
     name : str
     weight : str or None
-        The parameter, [width of `to`, width of `of`]. None: "weight_" and the name.
+        The parameter, [width of `to`, width of `of`]. None: ``"weight_"`` and the name.
     bias : str or None
         The bias, [width of `to`]; None: it has none.
     to, of : str

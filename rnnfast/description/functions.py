@@ -302,7 +302,7 @@ def selu(x: Row) -> Row:
 
 
 def softsign(x: Row) -> Row:
-    """x / (1 + |x|)."""
+    """x / (1 + abs(x))."""
     return x / (1.0 + abs(x))
 
 
@@ -322,7 +322,7 @@ def hard_silu(x: Row) -> Row:
 
 
 def hard_shrink(x: Row, alpha: float = 0.5) -> Row:
-    """x where |x| > alpha, else 0."""
+    """x where abs(x) > alpha, else 0."""
     return where(abs(x) - alpha, x, 0.0)
 
 

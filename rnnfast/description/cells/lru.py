@@ -23,15 +23,15 @@ class LRU(Cell):
         y = Re(C s) + D x
 
     Source: Orvieto et al. (2023), "Resurrecting recurrent neural networks for long sequences", section 3 and appendix
-    A. |lambda| < 1 whatever nu_log is. D is a matrix here, as y need not be as wide as x; the paper's is diagonal. B
+    A. abs(lambda) < 1 whatever nu_log is. D is a matrix here, as y need not be as wide as x; the paper's is diagonal. B
     and D have biases where the layer has. With `readout=False` the cell ends with the recurrence, states re and im, of
     which re is shown: no step then waits for a product, and C and D may stand above the layer.
 
     Parameters, in the gate order re, im, d: `weight_ih` [3*H, I], `bias_ih` [3*H] (without the readout re, im);
     `weight_re`, `weight_im` [H, H], C's parts; the vectors `nu_log`, `theta_log`, `gamma_log` [H]. As in the paper at
-    first: |lambda|^2 uniform in 0.9^2..0.999^2 (evenly spaced, so that gamma can follow), the phases uniform in 0..pi /
-    10, gamma = sqrt(1 - |lambda|^2); B's and C's parts normal with the variances 1 / (2 I) and 1 / H, D's 1 / I; no
-    biases.
+    first: abs(lambda)^2 uniform in 0.9^2..0.999^2 (evenly spaced, so that gamma can follow), the phases uniform in
+    0..pi / 10, gamma = sqrt(1 - abs(lambda)^2); B's and C's parts normal with the variances 1 / (2 I) and 1 / H, D's
+    1 / I; no biases.
     """
 
     name = "lru"
