@@ -19,7 +19,6 @@ html_title = f"rnnfast {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 
-myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3  # so that pages can link to headings
 
 # Pages that run. A cell that fails is a warning, which fails the build, with its traceback.
@@ -27,6 +26,7 @@ nb_execution_mode = "cache"
 nb_execution_show_tb = True
 nb_execution_timeout = 300  # seconds a cell
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # tables, too
 nb_output_stderr = "show"
 
 # The reference: docstrings in numpydoc's form. Types are in the docstrings, with shapes.
