@@ -38,13 +38,13 @@ ENVIRONMENT = {
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
     "PRTE_MCA_hwloc_default_binding_policy": "none",  # other tests run at the same time
     "OMP_NUM_THREADS": "1",
-    "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])),
 }
 
 
 def launched(count, *command):
     """A running mpiexec of so many Pythons."""
-    line = [MPIEXEC, "-n", str(count), sys.executable, *map(str, command)]
+    line = [MPIEXEC, "-n", str(count), sys.executable, "-P", *map(str, command)]
     return subprocess.Popen(
         line, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -291,7 +291,7 @@ def children(pid):
     return sorted(map(int, listed.stdout.split()))
 
 
-TRAIN = ["-P", "-m", "rnnfast", "train", "--mpi", "--hidden", "12", "--batch-size", "8", "--window", "8"]
+TRAIN = ["-m", "rnnfast", "train", "--mpi", "--hidden", "12", "--batch-size", "8", "--window", "8"]
 TRAIN += ["--dropout", "0.2", "--layers", "2", "--sample-length", "0", "--threads", "1", "--eval-every", "1000000"]
 
 
