@@ -29,6 +29,8 @@ nb_merge_streams = True
 nb_render_markdown_format = "myst"  # tables, too
 nb_output_stderr = "show"
 
+default_role = "py:obj"  # single backticks in docstrings: a link where there is such a name, else code
+
 # The reference: docstrings in numpydoc's form. Types are in the docstrings, with shapes.
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
