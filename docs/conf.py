@@ -1,6 +1,6 @@
 """How Sphinx builds the site: see tools/docs.py."""
 
-from importlib import metadata
+from importlib import metadata, util
 
 try:
     release = metadata.version("rnnfast")
@@ -34,7 +34,9 @@ default_role = "py:obj"  # single backticks in docstrings: a link where there is
 # The reference: docstrings in numpydoc's form. Types are in the docstrings, with shapes.
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
-autodoc_mock_imports = ["mpi4py"]
+# PyTorch is not in the extra: without it the page of rnnfast.torch stays empty.
+suppress_warnings = [] if util.find_spec("torch") else ["autodoc.import_object"]
+autosummary_generate = False
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 
@@ -43,7 +45,7 @@ copybutton_prompt_is_regexp = True
 
 
 def skip(app, what, name, member, skipped, options):
-    """Leave out what scikit-learn adds to its estimators' methods, which is documented there."""
+    """Leave out the methods that scikit-learn adds to its estimators, which are documented there."""
     return True if name.startswith("set_") and name.endswith("_request") else None
 
 
