@@ -345,7 +345,8 @@ class Model(Part):
             that no part reads.
         last_only : bool, optional
             Whether the last of the layers hands only its last output on, so that the prediction has no axis for time.
-            All that follows that layer must depend on it alone; elsewhere in a model `Pool` says the same.
+            All that follows that layer must depend on it alone; elsewhere in a model `Pool` says the same, and where
+            all outputs are pooled this changes nothing.
         ids : bool, or mapping from str to bool, optional
             Whether `x` is ids, as for a layer; of several inputs by their names.
 
@@ -645,7 +646,8 @@ class Model(Part):
         """One walk through the parts, recorded or not: check everything, then run."""
         graph = self._graph
         values, port, rows = self._enter(call)
-        last_only = _checks.truth("last_only", call.last_only)
+        # Pooled outputs are one for each sequence already.
+        last_only = _checks.truth("last_only", call.last_only) and not graph.timeless.issuperset(graph.outputs)
         if last_only and graph.last_layer is None:
             raise ValueError(
                 "last_only: expected False for a model in which no layer is the last, with heads alone after it, got "

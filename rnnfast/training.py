@@ -69,6 +69,7 @@ from ._words import NonFinite
 from .data import Batch, Batches
 from .optim import clip_grad_norm, drop_frozen
 from .parameters import Gradients
+from .parts import Pool
 from .tape import Tape
 from .tbptt import Loss, NonFiniteError, differentiated
 
@@ -598,6 +599,12 @@ def _check_batches(name: str, batches: Any, model: Any) -> None:
         raise ValueError(
             f"{name}: expected pack=False or last_only=False for a model of two directions, got both: what the "
             "backward direction ends with is at a sequence's first step"
+        )
+    pooled = [name for name, part in getattr(model, "parts", {}).items() if isinstance(part, Pool)]
+    if batches.pack and pooled:
+        raise ValueError(
+            f"{name}: expected pack=False for a model that pools ({', '.join(pooled)}), got True: a row holds several "
+            "sequences"
         )
 
 

@@ -353,3 +353,18 @@ def test_a_loss_of_another_kind_is_named():
     model = classifier()
     with pytest.raises(TypeError, match=r"loss: expected it to return \(loss, gradient\)"):
         rnnfast.fit(model, lambda y, target: 1.0, optim.Adam(model.params), batches(), epochs=1)
+
+
+@pytest.mark.parametrize("kind", ["last", "mean"])
+def test_a_model_that_pools_learns_a_target_for_each_sequence(kind):
+    rng = np.random.default_rng(0)
+    x = [rng.standard_normal((n, 3)) for n in (3, 9, 4, 8, 5, 7)]
+    labels = np.array([0, 1, 0, 1, 1, 0])
+    parts = {"rnn": rnnfast.GRU(3, 8, rng=0), "pool": rnnfast.Pool(kind), "head": rnnfast.Dense(8, 2, rng=1)}
+    model = rnnfast.Model(**parts)
+    batches = data.Batches(x, labels, batch_size=3, last_only=True, rng=0)
+    history = rnnfast.fit(model, losses.softmax_cross_entropy, optim.Adam(model.params, 0.03), batches, epochs=30)
+    assert history["loss"][-1] < 0.5 * history["loss"][0]
+    packed = data.Batches(x, labels, batch_size=3, last_only=True, pack=True)
+    with pytest.raises(ValueError, match=r"expected pack=False for a model that pools \(pool\), got True"):
+        rnnfast.fit(model, losses.softmax_cross_entropy, optim.Adam(model.params), packed, epochs=1)
