@@ -474,6 +474,7 @@ cdef class ModelStream:
                     at = self.join(work, one, rows, at, to)
         return False
 
+    # noexcept: it copies memory whose sizes were checked when the stream was made, and calls nothing that could raise.
     cdef index join(self, Work *work, int one, index rows, index at, char *to) noexcept:
         """Copy one source's features beside the others'; where the next ones begin."""
         cdef int value = self.sources[work.first + one]
@@ -482,6 +483,7 @@ cdef class ModelStream:
             memcpy(to + row * work.width * self.item + at, self.places[value] + row * width, width)
         return at + width
 
+    # noexcept: as `advance`, of which it is a part; what the poll raised is still set.
     cdef bint layer(self, Work *work, const char *source, bint ids, index begin, index some, char *to) noexcept:
         cdef Run run
         cdef Stream stream = <Stream>self.layers[work.layer]

@@ -5,8 +5,9 @@ A) An update is made after every window of (at most) k1 steps; its gradient flow
    end)`, `start = max(0, end - k2)`. The state carried to `start` is a constant: the one that the previous window's
    pass, with the parameters it had, computed there.
 B) So each pass is cut where the next window's pass will start. Every piece has its tape, and backward runs from the
-   last piece to the first into one `Gradients`. Chunking changes no bit, hence neither does the cut; with k1 = k2 = T
-   there is one piece, and this is full BPTT, bitwise.
+   last piece to the first into one `Gradients`. So states and outputs have the bits of an uncut pass, and gradients of
+   parameters agree with its to rounding (`section_steps`); with k1 = k2 = T there is one piece, and this is full BPTT,
+   bitwise.
 C) Between windows the trainer keeps the inputs and masks that the next pass repeats: the *context*, less than k2 steps.
    It is a list of pieces (`_pieces.py`), joined where that can be, so a pass has three pieces at most where no row ends
    and goes on.

@@ -68,7 +68,7 @@ class Stream:
     """A stream of the header."""
 
     def __init__(self, library, data):
-        self.library, self.bytes = library, np.frombuffer(data + b"\0" * (-len(data) % 4), np.uint32).copy()
+        self.compiled, self.bytes = library, np.frombuffer(data + b"\0" * (-len(data) % 4), np.uint32).copy()
         self.model = ctypes.create_string_buffer(library.sizes())
         self.status = library.load(self.model, self.bytes.ctypes.data, len(data))
         if not self.status:
@@ -76,11 +76,11 @@ class Stream:
             self.reset()
 
     def reset(self):
-        self.library.start(self.model, self.memory.ctypes.data)
+        self.compiled.start(self.model, self.memory.ctypes.data)
 
     def process(self, x, outputs):
         x, y = np.ascontiguousarray(x, np.float32), np.full((len(x), outputs), np.nan, np.float32)
-        self.library.run(self.model, self.memory.ctypes.data, x.ctypes.data, y.ctypes.data, len(x))
+        self.compiled.run(self.model, self.memory.ctypes.data, x.ctypes.data, y.ctypes.data, len(x))
         return y
 
 

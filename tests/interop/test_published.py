@@ -23,6 +23,7 @@ def folder_of(package):
     """Where a package lies, which is not imported."""
     found = find_spec(package)
     if found is None:
+        # Not in the extra `test`: these packages ask for others that nothing else here needs.
         pytest.skip(f"{package} is not installed")
     return Path(found.origin).parent
 
