@@ -103,7 +103,7 @@ template <class T> struct Backward : Sequence<T> {
     Strided<T> dgiven[most_given]; // described cells alone; written
     T *dstate[most_states];        // written
     T *d_reset_state[most_states]; // written
-    T *dpanels;                    // panel_size(); written
+    T *dpanels;                    // gradient_size(); written
     bool adds;                     // whether to add to what dpanels hold
 };
 
@@ -111,6 +111,7 @@ template <class T> struct CellKernel {
     index gates, states; // how many
     index (*panel_size)(const Sizes &);
     index (*panel_size_backward)(const Sizes &);
+    index (*gradient_size)(const Sizes &); // panel_size(), and what rounding leaves of the vectors' sums
     index (*tape_size)(const Sizes &, index steps, index batch);
     void (*pack)(const Sizes &, const Weights<const T> &, T *panels);
     void (*pack_backward)(const Sizes &, const Weights<const T> &, T *panels);

@@ -97,8 +97,9 @@ class BackwardCall(NamedTuple):
         Where to write dLoss/dx; None for ids, or where it is not wanted.
     dstate : tuple of array or None, shape [B, W]
         Where to write dLoss/dstate; None where it is not wanted.
-    dpanels : array, shape [panel_size]
-        Where to write the parameters' gradients, laid out as `panels`.
+    dpanels : array, shape [gradient_size]
+        Where to write the parameters' gradients, laid out as `panels`. Behind them is what rounding leaves of the sums
+        of biases and vectors, for the call that adds the sums of the steps before.
     state, reset_state : tuple of array or None, shape [B, W]
     lengths : int64 array, shape [B], or None
     resets : bool array, shape [T, B], or None

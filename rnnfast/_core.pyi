@@ -91,11 +91,15 @@ class Kernel:
     ) -> None: ...
     @property
     def panel_size(self) -> int:
-        """Elements of the panels that forward reads, and of the gradients that backward adds to."""
+        """Elements of the panels that forward reads."""
 
     @property
     def panel_size_backward(self) -> int:
         """Elements of the panels that backward reads besides."""
+
+    @property
+    def gradient_size(self) -> int:
+        """Elements of `dpanels`: `panel_size` gradients, and what rounding has left of the vectors' sums."""
 
     def pack(self, params: _Params, out: _Array) -> None:
         """Pack for forward; `out` has `panel_size` elements."""

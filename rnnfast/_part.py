@@ -78,8 +78,10 @@ class Packed:
         return panels
 
     def load_gradients(self, gradients: Gradients, panels: Array) -> None:
-        """Put gradients into their panels, for backward to add to."""
-        self.kernel.pack(tuple(map(gradients.get, self._names)), panels)
+        """Put gradients into their panels, for backward to add to; nothing is left of a rounding."""
+        size = self.kernel.panel_size
+        self.kernel.pack(tuple(map(gradients.get, self._names)), panels[:size])
+        panels[size:] = 0
 
     def store_gradients(self, panels: Array, gradients: Gradients) -> None:
         """Write gradient panels into the gradients."""
@@ -89,7 +91,8 @@ class Packed:
 def store_all(packed: Sequence[Packed], panels: Sequence[Array], gradients: Gradients) -> None:
     """`store_gradients` of each; on the host one call of compiled code, in which Ctrl-C can't fall."""
     targets = [tuple(map(gradients.get, one._names)) for one in packed]
-    deque(map(operator.call, [one.kernel.unpack for one in packed], panels, targets), maxlen=0)
+    sums = [own[: one.kernel.panel_size] for one, own in zip(packed, panels, strict=True)]
+    deque(map(operator.call, [one.kernel.unpack for one in packed], sums, targets), maxlen=0)
 
 
 _FORWARD = operator.attrgetter("panel_size", "pack")

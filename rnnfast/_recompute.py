@@ -9,8 +9,8 @@ two more forwards (Gruslys et al. 2016, "Memory-efficient backpropagation throug
 A `Segmented` has a kernel's calls, so layers, directions, masks and devices need not know of it. So has a `Stack`, of
 layers in one direction: their segments keep nothing of the sequence's length. Where directions meet between layers,
 each layer has segments of its own, and what goes from layer to layer is kept. Bits: chunks of a
-sequence have the bits of the whole, and so have sums over segments, as long as these end where the sections of the
-gradients' sums do (`section_steps`). The one exception is the gradient of `reset_state`: a sum over resets, which is
+sequence have the bits of the whole, and so have sums over segments, as long as these end where quarters of a section
+of the gradients' sums do (`section_steps`), and hand on what the rounding of a quarter leaves. The one exception is the gradient of `reset_state`: a sum over resets, which is
 added up segment by segment, so it equals that of the plain pass to rounding.
 
 Rejected: keeping every segment's output too (its memory grows with the sequence); the binomial schedule, which is
@@ -38,9 +38,16 @@ States = tuple[Array, ...]
 
 
 def round_up(steps: int, batch: int) -> int:
-    """The least number of steps, at least `steps`, that is whole sections of the gradients' sums."""
-    unit = section_steps(max(batch, 1))
-    return -(-steps // unit) * unit
+    """The least number of steps, at least `steps`, that a segment may have.
+
+    It is a quarter, a half, or whole sections of the gradients' sums, so that no section ends inside a segment that is
+    shorter than one, counted from the segment's first step or from the sequence's.
+    """
+    section = section_steps(max(batch, 1))
+    for part in (section // 4, section // 2):
+        if steps <= part:
+            return part
+    return -(-steps // section) * section
 
 
 class Segmented:
@@ -93,11 +100,20 @@ class Segmented:
                 self._run_forward(_again(part, saved[number]), memory)
                 self._restart(call, cuts[number], saved[number])
             self._kernel.backward(part._replace(tape=self._own(memory, part)))
+            if not first and cuts[number][call.reverse] % section_steps(max(call.x.shape[1], 1)) == 0:
+                self.round(call.dpanels)
             if not last:
                 _add(call.d_reset_state, part.d_reset_state)
             if not first:
                 self._send_back(call, cuts[number - 1], part.dstate)
             dfinal = part.dstate
+
+    def round(self, dpanels: Any) -> None:
+        """Drop what rounding has left of the gradients' sums: a section ends here."""
+        if isinstance(self._kernel, Segmented | Stack):
+            self._kernel.round(dpanels)
+        else:
+            dpanels[self._kernel.panel_size :] = 0
 
     def _restart(self, call: Any, cut: Cut, final: Any) -> None:
         """Put into the states with which one segment ends what a reset between it and the next one does."""
@@ -203,6 +219,11 @@ class Stack:
                 _add(call.dgiven, own.dgiven)
             dy = (dx, *(None,) * (self._states(call) - 1))
 
+    def round(self, dpanels: Any) -> None:
+        """As of `Segmented`."""
+        for kernel, own in zip(self._kernels, dpanels, strict=True):
+            own[kernel.panel_size :] = 0
+
     def _states(self, call: Any) -> int:
         """Of a layer."""
         given: Any = call.final_state if isinstance(call, ForwardCall) else call.dstate
@@ -302,12 +323,13 @@ def _candidates(steps: int, batch: int) -> Iterator[tuple[int, ...]]:
 
 
 def _parts(steps: int, batch: int) -> Iterator[int]:
-    """Lengths of segments, whole sections each and shorter than `steps`; each at most four fifths of the one before."""
-    section = round_up(1, batch)
+    """Lengths that segments may have, shorter than `steps`; each at most four fifths of the one before."""
+    section = section_steps(max(batch, 1))
     length = (steps - 1) // section * section
     while length > 0:
         yield length
         length = min(length * 4 // 5, length - section) // section * section
+    yield from [part for part in (section // 2, section // 4) if part < steps]
 
 
 def _of_segment(call: Any, cut: Cut) -> Any:

@@ -424,9 +424,9 @@ class Walk:
         layout, (steps, batch) = self.layout, run.x.shape[:2]
         packed, above, rows = self.packed(interpreted), layout.num_layers - 1, steps * batch
         if levels and self.stacks(dropout):
-            size = self._stack(packed, levels).tape_size(steps, batch) + sum(one.kernel.panel_size for one in packed)
+            size = self._stack(packed, levels).tape_size(steps, batch) + sum(one.kernel.gradient_size for one in packed)
             return int(size) * self.dtype.itemsize
-        count = sum(self._segmented(one, levels).tape_size(steps, batch) + one.kernel.panel_size for one in packed)
+        count = sum(self._segmented(one, levels).tape_size(steps, batch) + one.kernel.gradient_size for one in packed)
         count += rows * layout.features * (above * (1 + dropout) + min(above, 2))
         if layout.directions == 2:
             count += rows * max(layout.input_size if run.x.ndim == 3 else 0, layout.features if above else 0)
@@ -472,7 +472,7 @@ class Walk:
     ) -> None:
         """Write what `out` asks for, and all of `gradients`: the sum with `into`, if that is given."""
         packed = self.packed(kept.interpreted)
-        panels = [tape.buffer(("dpanels", k), (one.kernel.panel_size,), self.dtype) for k, one in enumerate(packed)]
+        panels = [tape.buffer(("dpanels", k), (one.kernel.gradient_size,), self.dtype) for k, one in enumerate(packed)]
         for one, own in zip(packed, panels, strict=True):
             if into is not None:
                 one.load_gradients(into, own)

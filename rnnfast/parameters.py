@@ -191,7 +191,7 @@ class _Named(Mapping[str, Array], ABC):
 def section_steps(batch_size: int) -> int:
     """How many steps a section of the parameters' gradients has on the host.
 
-    The gradient of a parameter is a sum over all steps and rows. It is made of sections of some 16384 rows, counted
+    The gradient of a parameter is a sum over all steps and rows. It is made of sections of some 65536 rows, counted
     from a call's first step, so that its error stays small. Chunks of a sequence whose lengths are multiples of a
     section have, run backward from the last to the first into one `Gradients`, the gradient's bits of the whole.
     States, outputs and dx have them wherever the sequence is cut.
@@ -208,7 +208,7 @@ def section_steps(batch_size: int) -> int:
     Examples
     --------
     >>> rnnfast.section_steps(32)
-    512
+    2048
     """
     return _core.section_steps(_checks.size("batch_size", batch_size))
 

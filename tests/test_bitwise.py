@@ -123,12 +123,11 @@ def test_any_chunking(case, bounds):
 @every
 def test_chunks_of_whole_sections(case):
     """Those have all bits of the whole, the parameters' gradients too."""
-    case = replace(case, T=9, B=5000, H=5, I=3, mask="both")
-    assert rnnfast.section_steps(case.B) == 3
+    case = replace(case, T=8, B=17_000, H=5, I=3, mask="both")
+    assert rnnfast.section_steps(case.B) == 4
     layer, data = case.layer(), case.data
     whole = run(layer, data, threads=2, **data.masks)
-    for bounds in ((0, 3, 6, 9), (0, 6, 9)):
-        assert_all_same(run_chunks(layer, data, bounds), whole)
+    assert_all_same(run_chunks(layer, data, (0, 4, 8)), whole)
 
 
 @every

@@ -9,7 +9,7 @@ from registry import DTYPES, ISAS, KINDS, Case, assert_close, assert_same, asser
 from rnnfast import LSTM, TBPTT, Dense, Model, _recompute, losses, optim, section_steps
 from rnnfast._recompute import round_up
 
-B, T = 2048, 20  # rows so many that 8 steps are a section of the gradients' sums
+B, T = 2048, 20  # rows so many that 8 steps are a quarter of a section of the gradients' sums
 MASKS = ("none", "lengths", "resets", "both", "mask", "all")
 
 
@@ -113,12 +113,20 @@ def test_segments_of_a_stack_keep_nothing_of_the_sequence_s_length(kind, ids):
     assert calls(long, 8)["bytes"] - calls(short, 8)["bytes"] < states + 2**16
 
 
+@pytest.mark.parametrize(("recompute", "reverse"), [(8, False), (16, True), (32, False), (64, True), (8, True)])
+def test_segments_of_several_sections(recompute, reverse):
+    """What rounding leaves of a bias goes on from segment to segment, within a section of 32 steps and no further."""
+    case = Case("lstm", ISAS[-1], H=5, I=3, T=76, B=B, mask="both")
+    assert section_steps(B) == 32
+    assert_equal(calls(case, recompute, reverse=reverse), calls(case, reverse=reverse))
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 def test_segments_of_segments(reverse):
-    case = Case("gru_before", ISAS[-1], num_layers=1 + reverse, H=5, I=3, T=60, B=B, mask="both")
+    case = Case("gru_before", ISAS[-1], num_layers=1 + reverse, H=5, I=3, T=108, B=B, mask="both")
     plain = calls(case, reverse=reverse)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_recompute, "_candidates", lambda steps, batch: [(40, 16)])
+        patch.setattr(_recompute, "_candidates", lambda steps, batch: [(64, 8)])
         assert_equal(calls(case, "auto", 2**30, reverse=reverse), plain)
 
 
@@ -131,20 +139,22 @@ def test_few_steps_and_no_rows(steps, rows):
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8, 100, 512, 1000])
-def test_segments_are_whole_sections(batch):
-    for steps in (1, 7, 511, 513):
+def test_segments_are_whole_sections_or_a_half_or_a_quarter(batch):
+    section = section_steps(batch)
+    for steps in (1, 7, 511, 513, section // 2, section // 2 + 1, section + 1):
         rounded = round_up(steps, batch)
         assert rounded >= steps
-        assert rounded - steps < section_steps(batch)
-        assert rounded % section_steps(batch) == 0
+        assert rounded in (section // 4, section // 2) or rounded % section == 0
+        assert rounded in (section // 4, section // 2, section) or rounded - steps < section
 
 
-@pytest.mark.parametrize("steps", [0, 1, 2048, 2049, 10_000, 100_000])
-def test_candidates_reach_down_to_one_section(steps):
+@pytest.mark.parametrize("steps", [0, 1, 2048, 2049, 4097, 10_000, 100_000])
+def test_candidates_reach_down_to_a_quarter(steps):
     found = list(_recompute._parts(steps, 8))
     assert found == sorted(set(found), reverse=True)
-    assert all(length % 2048 == 0 and 0 < length < steps for length in found)
+    assert all(0 < length < steps and round_up(length, 8) == length for length in found)
     assert (2048 in found) == (steps > 2048)
+    assert (4096 in found) == (steps > 4096)
 
 
 def test_a_tape_is_used_again_with_and_without():

@@ -45,6 +45,7 @@ template <class T> class CellBinding {
     const KernelHandle *handle() const { return &handle_; }
     index panel_size() const { return kernel_.panel_size(sizes_); }
     index panel_size_backward() const { return kernel_.panel_size_backward(sizes_); }
+    index gradient_size() const { return kernel_.gradient_size(sizes_); }
     index pairs_size() const { return kernel_.pairs_size(sizes_); }
 
     void to_pairs(const py::object &panels, const py::object &out) const {
@@ -115,7 +116,7 @@ template <class T> class CellBinding {
         states(fields[F::dfinal], "dfinal", B, call.dfinal, false);
         states(fields[F::dstate], "dstate", B, call.dstate, false);
         states(fields[F::d_reset_state], "d_reset_state", B, call.d_reset_state, false);
-        call.dpanels = contiguous<T>(fields[F::dpanels], "dpanels", {panel_size()});
+        call.dpanels = contiguous<T>(fields[F::dpanels], "dpanels", {gradient_size()});
         call.adds = truth(fields[F::adds], "adds");
         without_gil([&](Interrupt *interrupt) {
             call.interrupt = interrupt;

@@ -55,6 +55,8 @@ void register_kernels(py::module_ &module) {
                                [](const Kernel &k) { return k.visit([](auto &b) { return b.panel_size(); }); })
         .def_property_readonly("panel_size_backward",
                                [](const Kernel &k) { return k.visit([](auto &b) { return b.panel_size_backward(); }); })
+        .def_property_readonly("gradient_size",
+                               [](const Kernel &k) { return k.visit([](auto &b) { return b.gradient_size(); }); })
         .def_property_readonly("pairs_size",
                                [](const Kernel &k) { return k.visit([](auto &b) { return b.pairs_size(); }); })
         .def(

@@ -78,7 +78,7 @@ template <class T> struct Dense {
         BackwardPass(const DenseCall<T> &c, Carver &carver)
             : call(c), I(c.sizes.input), O(c.sizes.hidden), parts(c.rows, 1, false, outer_rows),
               left(carver.take<const T *>(c.rows)), scratch(carver.take<char>(c.threads * index(scratch_size()))),
-              sums(c.dpanels, c.adds, blocks<T>(O) * V * I, panel_size(c.sizes), parts, carver) {}
+              sums(c.dpanels, nullptr, c.adds, blocks<T>(O) * V * I, panel_size(c.sizes), parts, carver) {}
 
         void prepare() {
             for (index m = 0; m < call.rows; ++m) left[m] = call.x + (call.rows - 1 - m) * call.x_stride;

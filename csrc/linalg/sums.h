@@ -7,9 +7,9 @@
 
 namespace rnnfast::RNNFAST_ISA {
 
-// The parts in which backward walks over the steps: chunks that end where their section does.
+// The parts in which backward walks over the steps: chunks that end where their quarter of a section does.
 class Parts {
-    const index steps_, section_, chunk_;
+    const index steps_, quarter_, chunk_;
     const bool reverse_;
 
     static index whole_chains(index rows, index batch) {
@@ -20,25 +20,27 @@ class Parts {
   public:
     struct Part {
         index begin, end; // steps
-        bool closes;      // whether it is its section's last
+        bool closes;      // whether it is its quarter's last
+        bool rounds;      // and its section's
         bool last;        // of the walk
     };
 
     // `rows` is what a part should have.
     Parts(index steps, index batch, bool reverse, index rows)
-        : steps_(steps), section_(section_steps(batch)), chunk_(whole_chains(rows, batch)), reverse_(reverse) {}
+        : steps_(steps), quarter_(quarter_steps(batch)), chunk_(whole_chains(rows, batch)), reverse_(reverse) {}
 
     index most_steps() const { return chunk_ < steps_ ? chunk_ : steps_; } // of a part
-    bool several() const { return section_ < steps_; }                     // sections
+    bool several() const { return quarter_ < steps_; }                     // quarters
 
     // The part that begins the rest of the walk, of which `done` steps are behind.
     Part after(index done) const {
-        const index t = reverse_ ? done : steps_ - 1 - done, section = t / section_ * section_;
-        const index begin = section + (t - section) / chunk_ * chunk_;
-        const index close = section + section_ < steps_ ? section + section_ : steps_;
+        const index t = reverse_ ? done : steps_ - 1 - done, quarter = t / quarter_ * quarter_;
+        const index begin = quarter + (t - quarter) / chunk_ * chunk_;
+        const index close = quarter + quarter_ < steps_ ? quarter + quarter_ : steps_;
         const index end = begin + chunk_ < close ? begin + chunk_ : close;
-        return reverse_ ? Part{begin, end, end == close, end == steps_}
-                        : Part{begin, end, begin == section, begin == 0};
+        const index edge = reverse_ ? end : begin;
+        return {begin, end, edge == (reverse_ ? close : quarter), edge % (quarters * quarter_) == 0,
+                edge == (reverse_ ? steps_ : 0)};
     }
 };
 
@@ -80,15 +82,16 @@ class Chains {
 template <class T> class Sums {
     T *const panels_;
     const index matrices_, size_;
-    double *const exact_; // the open section's, of all but the matrices
-    T *const closed_;     // of the sections that are closed and of what was there before; null where there is neither
+    double *const exact_; // the open quarter's, of all but the matrices
+    T *const closed_;     // of the quarters that are closed and of what was there before; null where there is neither
+    T *const rest_; // what rounding has left of the closed ones' vectors, from call to call; null: nowhere to keep
     const bool adds_;
 
   public:
-    // `panels` is what the call writes, or adds to.
-    Sums(T *panels, bool adds, index matrices, index size, const Parts &parts, Carver &carver)
+    // `panels` is what the call writes, or adds to, and so is `rest`.
+    Sums(T *panels, T *rest, bool adds, index matrices, index size, const Parts &parts, Carver &carver)
         : panels_(panels), matrices_(matrices), size_(size), exact_(carver.take<double>(size - matrices)),
-          closed_(adds || parts.several() ? carver.take<T>(size) : nullptr), adds_(adds) {}
+          closed_(adds || parts.several() ? carver.take<T>(size) : nullptr), rest_(rest), adds_(adds) {}
 
     T *matrix(index place) const { return panels_ + place; }
     double *exact(index place) const { return exact_ + place - matrices_; }
@@ -100,7 +103,7 @@ template <class T> class Sums {
         for (index i = mine.begin; i < mine.end; ++i) {
             if (closed_) closed_[i] = adds_ ? panels_[i] : 0;
             panels_[i] = 0;
-            if (i >= matrices_) exact_[i - matrices_] = 0;
+            if (i >= matrices_) exact_[i - matrices_] = adds_ && rest_ ? rest_[i - matrices_] : 0;
         }
     }
 
@@ -110,16 +113,23 @@ template <class T> class Sums {
         if (!team.wait()) return false;
         const Range mine = team.share(size_);
         for (index i = mine.begin; i < mine.end; ++i) {
-            T sum = panels_[i];
-            if (i >= matrices_) {
-                sum = static_cast<T>(exact_[i - matrices_]);
-                exact_[i - matrices_] = 0;
-            }
-            if (closed_) sum += closed_[i];
+            const T closed = closed_ ? closed_[i] : 0;
+            const T sum = i < matrices_ ? closed + panels_[i] : round(i - matrices_, closed, part);
             if (closed_) closed_[i] = sum;
             panels_[i] = part.last ? sum : 0;
         }
         return true; // the next part's products come after a barrier
+    }
+
+  private:
+    // A vector's sum at the end of a quarter. What rounding leaves begins the next quarter's, within a section.
+    T round(index i, T closed, const Parts::Part &part) const {
+        const double sum = exact_[i] + static_cast<double>(closed);
+        const T rounded = static_cast<T>(sum);
+        const double left = sum - static_cast<double>(rounded), rest = left == left ? left : 0; // inf - inf
+        exact_[i] = part.rounds ? 0 : rest;
+        if (part.last && rest_) rest_[i] = static_cast<T>(rest);
+        return rounded;
     }
 };
 

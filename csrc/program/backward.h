@@ -42,7 +42,7 @@ template <class T> class ProgramBackward : ProgramPass<T> {
           most_rows(parts.most_steps() * call_.batch), order(Share<T>::carve(call_, carver)),
           records(at, call_.steps, call_.batch, call_.tape, 1, carver),
           scratch(carver.take<T>(call_.batch * at.scratch)),
-          sums(call_.dpanels, call_.adds, at.matrices, at.size, parts, carver) {
+          sums(call_.dpanels, call_.dpanels + at.size, call_.adds, at.matrices, at.size, parts, carver) {
         const index B = call.batch, rows = call.threads * most_rows;
         index deepest = at.sizes.input;
         for (int k = 0; k < program.states.count; ++k) {

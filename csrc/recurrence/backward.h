@@ -63,7 +63,7 @@ template <class Cell, class T> class BackwardPass {
         : call(call_), at(call_.sizes), parts(call_.steps, call_.batch, call_.reverse, outer_rows),
           most_rows(parts.most_steps() * call_.batch), masks(call_), order(Share<T>::carve(call_, carver)),
           states(call_, at, carver), records(Records<Cell, T>::on_tape(at, call_.steps, call_.batch, call_.tape)),
-          sums(call_.dpanels, call_.adds, at.bias_ih, at.size, parts, carver) {
+          sums(call_.dpanels, call_.dpanels + at.size, call_.adds, at.bias_ih, at.size, parts, carver) {
         const index B = call.batch, rows = call.threads * most_rows;
         if (Cell::states > 1) dc = carver.take<T>(B * at.padded);
         if (Cell::has_direct) direct = carver.take<T>(B * at.padded);

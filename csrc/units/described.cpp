@@ -15,6 +15,7 @@ using L = ProgramLayout<real>;
 
 index panel_size(const Sizes &s) { return L(s).size; }
 index panel_size_backward(const Sizes &s) { return L(s).back_size; }
+index gradient_size(const Sizes &s) { return 2 * L(s).size - L(s).matrices; }
 index tape_size(const Sizes &s, index steps, index batch) {
     return ProgramRecords<real>::tape_size(L(s), steps, batch);
 }
@@ -50,8 +51,8 @@ void backward(const Backward<real> &call) { run_pass<ProgramBackward<real>>(call
 
 template <>
 const CellKernel<real> Described<real>::kernel{
-    0,      0,          panel_size, panel_size_backward, tape_size, pack,    pack_backward,
-    unpack, pairs_size, to_pairs,   forward_bytes,       forward,   backward};
+    0,      0,          panel_size, panel_size_backward, gradient_size, tape_size, pack, pack_backward,
+    unpack, pairs_size, to_pairs,   forward_bytes,       forward,       backward};
 template <> void Described<real>::pointwise(Op op, const real *x, real *y, index n) {
     RNNFAST_ISA::pointwise(op, x, y, n);
 }

@@ -16,6 +16,7 @@ template <class Cell> struct Entries {
     using L = Layout<Cell, real>;
     static index panel_size(const Sizes &s) { return L(s).size; }
     static index panel_size_backward(const Sizes &s) { return L(s).back_size; }
+    static index gradient_size(const Sizes &s) { return 2 * L(s).size - L(s).bias_ih; }
     static index tape_size(const Sizes &s, index steps, index batch) {
         return Records<Cell, real>::size(L(s), steps, batch);
     }
@@ -45,19 +46,13 @@ template <class Cell> struct Entries {
         }
         run_forward<Cell, real, real>(call);
     }
-    static constexpr CellKernel<real> kernel{Cell::gates,
-                                             Cell::states,
-                                             panel_size,
-                                             panel_size_backward,
-                                             tape_size,
-                                             pack,
-                                             pack_backward,
-                                             unpack,
-                                             pairs_size,
-                                             to_pairs,
-                                             bytes,
-                                             forward,
-                                             run_backward<Cell, real>};
+    static constexpr CellKernel<real> kernel{Cell::gates,   Cell::states,
+                                             panel_size,    panel_size_backward,
+                                             gradient_size, tape_size,
+                                             pack,          pack_backward,
+                                             unpack,        pairs_size,
+                                             to_pairs,      bytes,
+                                             forward,       run_backward<Cell, real>};
 };
 
 #define RNNFAST_ROW(Cell) Entries<Cell>::kernel,

@@ -129,6 +129,11 @@ class Described:
         """The elements of the panels."""
         return sum(math.prod(self._shape(parameter)) for parameter in self.program.parameters)
 
+    @property
+    def gradient_size(self) -> int:
+        """The elements of `dpanels`: the sums here are rounded once, so nothing is left to hand on."""
+        return self.panel_size
+
     def _views(self, panels: Array) -> list[Array]:
         parts, start = [], 0
         for parameter in self.program.parameters:

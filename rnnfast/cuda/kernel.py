@@ -140,6 +140,11 @@ class Kernel:
         """None: backward takes the same panels."""
         return 0
 
+    @property
+    def gradient_size(self) -> int:
+        """The elements of `dpanels`: the sums here are rounded once, so nothing is left to hand on."""
+        return self.panel_size
+
     def _views(self, panels: Array) -> _Weights:
         parts, start = [], 0
         for shape in ((self._rows, self.input_size), (self._rows, self.hidden_size), (self._rows,), (self._rows,)):

@@ -148,7 +148,10 @@ class Problem:
                 found |= {f"final[{i}]{suffix}": array for i, array in enumerate(final)}
         dx = None if x.ndim == 2 else np.full(x.shape, np.nan, dtype)
         dstate, d_reset = (tuple(np.full_like(array, np.nan) for array in state) for _ in range(2))
-        dpanels, dgiven = np.zeros_like(panels), tuple(np.full_like(array, np.nan) for array in given)
+        dpanels, dgiven = (
+            np.zeros(kernel.gradient_size, panels.dtype),
+            tuple(np.full_like(array, np.nan) for array in given),
+        )
         dy = tuple(to(array) if not (kind and i) else None for i, array in enumerate(self.dy))
         for array in dy:
             if array is not None:
@@ -160,7 +163,7 @@ class Problem:
             )
         )  # fmt: skip
         gradients = tuple(np.full_like(array, np.nan) for array in params)
-        kernel.unpack(dpanels, gradients)
+        kernel.unpack(dpanels[: kernel.panel_size], gradients)
         found |= {f"dstate[{i}]": array for i, array in enumerate(dstate)}
         found |= {f"d_reset_state[{i}]": array for i, array in enumerate(d_reset)}
         found |= {f"dgiven[{i}]": array for i, array in enumerate(dgiven)}
