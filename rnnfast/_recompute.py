@@ -8,10 +8,10 @@ two more forwards (Gruslys et al. 2016, "Memory-efficient backpropagation throug
 
 A `Segmented` has a kernel's calls, so layers, directions, masks and devices need not know of it. So has a `Stack`, of
 layers in one direction: their segments keep nothing of the sequence's length. Where directions meet between layers,
-each layer has segments of its own, and what goes from layer to layer is kept. Bits: chunks of a
-sequence have the bits of the whole, and so have sums over segments, as long as these end where quarters of a section
-of the gradients' sums do (`section_steps`), and hand on what the rounding of a quarter leaves. The one exception is the gradient of `reset_state`: a sum over resets, which is
-added up segment by segment, so it equals that of the plain pass to rounding.
+each layer has segments of its own, and what goes from layer to layer is kept. Bits: chunks of a sequence have the bits
+of the whole. So have sums over segments, as long as these end where quarters of a section of the gradients' sums do
+(`section_steps`), and hand on what the rounding of a quarter leaves. The one exception is the gradient of
+`reset_state`: a sum over resets, which is added up segment by segment, so it equals that of the plain pass to rounding.
 
 Rejected: keeping every segment's output too (its memory grows with the sequence); the binomial schedule, which is
 optimal for a given number of kept states (two levels reach any length that is met, with long calls of the kernel).
