@@ -6,6 +6,8 @@ by an apt that has its own lists there and an empty list of installed packages: 
 and root is not needed. NumPy and the test tools are wheels from PyPI. CMake is told that the emulated Python is its
 interpreter, so it asks the right one for headers and for the extension modules' suffix.
 
+Where rnnfast is installed in this Python, for a CPU with AVX2, the emulated NEON is held to the bits that AVX2 gives.
+
 Rejected: `dpkg --add-architecture` (changes the system); a container or a whole emulated machine (much larger, and the
 compiler would run under emulation too); compiling without CMake (a second list of sources and flags).
 """
@@ -13,6 +15,7 @@ compiler would run under emulation too); compiling without CMake (a second list 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -24,7 +27,13 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ("tests/test_activations.py", "tests/test_bitwise.py", "tests/test_kernels.py", "tests/test_denormals.py")
+TESTS = (
+    "tests/cells/test_machines.py",
+    "tests/test_activations.py",
+    "tests/test_bitwise.py",
+    "tests/test_kernels.py",
+    "tests/test_denormals.py",
+)
 DEFAULT = ("-m", "not slow", *TESTS)
 TOOLS = {  # program: its Debian package
     "aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu",
@@ -114,6 +123,16 @@ def build(folder: Path, python: Path, project: dict[str, str], requires: list[st
     run(cmake, "--install", folder / "build", "--prefix", folder / "site")
 
 
+def digests_here(folder: Path) -> dict[str, str]:
+    """The environment that tells the tests of the bits that this machine gives, if it can tell."""
+    path = folder / "bits.json"
+    code = "import sys; sys.path.insert(0, 'tests'); from cells.test_machines import write; write(sys.argv[1])"
+    if subprocess.run((sys.executable, "-P", "-c", code, path), cwd=ROOT).returncode:
+        print("no bits of this machine to compare with: its Python needs rnnfast and the extra `test`", flush=True)
+        return {}
+    return {"RNNFAST_BITS": str(path)}
+
+
 def main() -> int:
     """Builds, runs the tests, says what ran and how long it took; returns pytest's exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -141,7 +160,7 @@ def main() -> int:
         start = time.perf_counter()
         arguments = options.pytest or DEFAULT
         pytest = (python, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments)
-        status = subprocess.run(pytest, cwd=ROOT).returncode
+        status = subprocess.run(pytest, cwd=ROOT, env=os.environ | digests_here(folder)).returncode
         print(f"pytest {' '.join(arguments)}: status {status} after {time.perf_counter() - start:.0f} s")
         return status
 

@@ -148,10 +148,8 @@ class Problem:
                 found |= {f"final[{i}]{suffix}": array for i, array in enumerate(final)}
         dx = None if x.ndim == 2 else np.full(x.shape, np.nan, dtype)
         dstate, d_reset = (tuple(np.full_like(array, np.nan) for array in state) for _ in range(2))
-        dpanels, dgiven = (
-            np.zeros(kernel.gradient_size, panels.dtype),
-            tuple(np.full_like(array, np.nan) for array in given),
-        )
+        dpanels = np.zeros(kernel.gradient_size, dtype)
+        dgiven = tuple(np.full_like(array, np.nan) for array in given)
         dy = tuple(to(array) if not (kind and i) else None for i, array in enumerate(self.dy))
         for array in dy:
             if array is not None:
