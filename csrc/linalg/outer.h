@@ -203,7 +203,7 @@ RNNFAST_INLINE void outer_product(Team &team, const Chains &chains, const T *con
                     }
                     // A part of a group may be fewer than pass at once, or leave a rest.
                     const int most = group.together, together = panels < most ? panels : panels % most ? 1 : most;
-                    const Group own{0, 0, panels, W, panels, together};
+                    const Group own{0, 0, panels, W, W, panels, together};
                     in_parts<T>(
                         {0, width},
                         [&](Range part, vec<T> *sums) RNNFAST_LAMBDA {

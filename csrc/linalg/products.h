@@ -99,7 +99,7 @@ RNNFAST_SHARED void multiply(vec<T> *sums, index pitch, const T *const *row, ind
     }
 }
 
-// One copy for all units of the build: products.cpp and, for bfloat16, bfloat16.cpp have it.
+// One copy for all units of the build, which products.cpp has.
 #define RNNFAST_PRODUCT(begin, N, T, W)                                                                                \
     begin void multiply<T, N, W>(vec<T> *, index, const T *const *, index, int, Span, const W *, index, const W *,     \
                                  Chain);
@@ -107,9 +107,6 @@ RNNFAST_SHARED void multiply(vec<T> *sums, index pitch, const T *const *row, ind
     RNNFAST_PRODUCT(begin, 1, T, W) RNNFAST_PRODUCT(begin, 2, T, W) RNNFAST_PRODUCT(begin, 3, T, W)
 #ifndef RNNFAST_DEFINES_PRODUCTS
 RNNFAST_PRODUCTS(extern template, RNNFAST_REAL, RNNFAST_REAL)
-#endif
-#ifndef RNNFAST_DEFINES_PAIR_PRODUCTS
-RNNFAST_PRODUCTS(extern template, float, Pair)
 #endif
 
 // How many rows of a product have their sums in L1 at once (with AVX-512 some of them in L2). Fewer rows are slower:

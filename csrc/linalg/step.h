@@ -30,19 +30,19 @@ template <class T, class W> struct Step {
 };
 
 // Tiles of R rows and Q panels of `width` vectors, from `panel` on, in registers from the first chain's begin to the
-// last one's end. One copy for all cells of N gates. Rejected: a copy for each, with closures for what is the cell's
-// own (more machine code; the seam the same), weights as memory operands where GCC likes (it then loads some three
-// times over).
-template <int N, int width, int R, int Q, bool apart, class T, class W>
+// last one's end. One copy for all cells. Rejected: a copy for each, with closures for what is the cell's own (more
+// machine code; the seam the same), weights as memory operands where GCC likes (it then loads some three times over).
+template <int width, int R, int Q, bool apart, class T, class W>
 RNNFAST_SHARED void tiles(const Step<T, W> &step, const Group &group, int panel, Range rows, vec<T> *sums) {
     constexpr int V = lanes<T>;
-    const index at = group.block + panel, vectors = group.block * N + panel * width, pitch = group.blocks * N;
+    const index gates = group.gates, at = group.block + panel;
+    const index vectors = group.block * gates + panel * width, pitch = group.blocks * gates;
     const index of_w = depth<W>(step.features) * V, of_u = depth<W>(step.units) * V; // one vector's weights
     const W *const w = step.w + vectors * of_w, *const u = step.u + vectors * of_u;
     const index features = step.features, units = step.units;
     // A panel of several blocks' vectors finds them side by side in `start` too.
-    const index first = step.first + (N == width ? at * step.pitch.start : vectors * V);
-    const index next = N == width ? step.pitch.start : width * V;
+    const index first = step.first + (gates == width ? at * step.pitch.start : vectors * V);
+    const index next = gates == width ? step.pitch.start : width * V;
     const T *const again = step.again + at * step.pitch.again;
     const StepRow<T> *row = step.rows + rows.begin;
     [[maybe_unused]] index kept[Q];
@@ -88,22 +88,32 @@ RNNFAST_INLINE void multiply_in_registers(Range rows, vec<T> *sums, const Group 
                     higher ? Range{rows.begin, rows.begin + larger} : Range{rows.begin + larger, rows.end};
                 vec<T> *const first = higher ? sums : sums + larger * group.blocks * N;
                 with_shape<width>(int(split.size) + higher, group.together, [&]<int R, int Q>() RNNFAST_LAMBDA {
-                    tiles<N, width, R, Q, apart>(step, group, panel, part, first);
+                    tiles<width, R, Q, apart>(step, group, panel, part, first);
                 });
             }
         }
     });
 }
 
+// A single row's tiles by the number of their panels: a table, so that one unit of the build compiles them for all.
+template <int width, bool apart, class T, class W> struct RowTiles {
+    using Tile = void (*)(const Step<T, W> &, const Group &, int panel, Range rows, vec<T> *sums);
+    static const std::array<Tile, std::size_t(Shape<width>::panels(1))> of;
+
+    template <int... q> static constexpr auto all(std::integer_sequence<int, q...>) {
+        return std::array<Tile, sizeof...(q)>{tiles<width, 1, q + 1, apart, T, W>...};
+    }
+};
+template <int width, bool apart, class T, class W>
+constinit const std::array<typename RowTiles<width, apart, T, W>::Tile, std::size_t(Shape<width>::panels(1))>
+    RowTiles<width, apart, T, W>::of = all(std::make_integer_sequence<int, Shape<width>::panels(1)>{});
+
 // The same for a single row, inlined: a stream's step of few units notices every call.
 template <int N, bool apart, class T, class W>
 RNNFAST_INLINE void multiply_row(vec<T> *sums, const Group &group, const Step<T, W> &step) {
     with_width<N>(group, [&]<int width>() RNNFAST_LAMBDA {
-        for (int panel = 0; panel < group.panels; panel += group.together) {
-            with_shape<width, 1, Shape<width>::panels(1)>(1, group.together, [&]<int R, int Q>() RNNFAST_LAMBDA {
-                tiles<N, width, R, Q, apart>(step, group, panel, {0, 1}, sums);
-            });
-        }
+        const auto tile = RowTiles<width, apart, T, W>::of[std::size_t(group.together - 1)];
+        for (int panel = 0; panel < group.panels; panel += group.together) tile(step, group, panel, {0, 1}, sums);
     });
 }
 
@@ -131,16 +141,18 @@ RNNFAST_INLINE void multiply_in_pieces(Range rows, vec<T> *sums, const Group &gr
 }
 
 // A step's products for a part of the rows and a group of panels: in registers, or, where panels are more than L1 holds
-// by far, in pieces. `many` is how many rows the step has.
+// by far, in pieces. `many` is how many rows the step has. Weights in bfloat16 are always read as a whole: half as many
+// bytes pass, and pieces are a third of what a unit with all shapes takes to compile (docs/lab/cpu-tuning.md).
 template <int N, bool apart, class T, class W>
 RNNFAST_SHARED void step_sums(index many, Range part, vec<T> *sums, const Group &group, const Step<T, W> &step) {
     static_assert(!apart || N <= widest, "the vector that is apart must be the last one of each panel");
-    const index k = step.features + step.units;
-    if (many <= 2 * Shape<widest>::rows || !in_pieces(k, group.together * group.width)) {
-        multiply_in_registers<N, apart>(part, sums, group, step);
-    } else {
-        multiply_in_pieces<N, apart>(part, sums, group, step);
+    if constexpr (std::is_same_v<T, W>) {
+        const index k = step.features + step.units;
+        if (many > 2 * Shape<widest>::rows && in_pieces(k, group.together * group.width)) {
+            return multiply_in_pieces<N, apart>(part, sums, group, step);
+        }
     }
+    multiply_in_registers<N, apart>(part, sums, group, step);
 }
 
 // One copy for all units of the build: steps.cpp and, for bfloat16, bfloat16.cpp have it.
@@ -149,11 +161,17 @@ RNNFAST_SHARED void step_sums(index many, Range part, vec<T> *sums, const Group 
 #define RNNFAST_STEPS(begin, T, W)                                                                                     \
     RNNFAST_STEP(begin, 1, false, T, W)                                                                                \
     RNNFAST_STEP(begin, 2, false, T, W)                                                                                \
-    RNNFAST_STEP(begin, 3, false, T, W) RNNFAST_STEP(begin, 3, true, T, W) RNNFAST_STEP(begin, 4, false, T, W)
+    RNNFAST_STEP(begin, 3, false, T, W)                                                                                \
+    RNNFAST_STEP(begin, 3, true, T, W)                                                                                 \
+    RNNFAST_STEP(begin, 4, false, T, W)                                                                                \
+    begin struct RowTiles<1, false, T, W>;                                                                             \
+    begin struct RowTiles<2, false, T, W>;                                                                             \
+    begin struct RowTiles<3, false, T, W>;                                                                             \
+    begin struct RowTiles<3, true, T, W>;
 #ifndef RNNFAST_DEFINES_STEPS
 RNNFAST_STEPS(extern template, RNNFAST_REAL, RNNFAST_REAL)
 #endif
-#ifndef RNNFAST_DEFINES_PAIR_PRODUCTS
+#ifndef RNNFAST_DEFINES_PAIR_STEPS
 RNNFAST_STEPS(extern template, float, Pair)
 #endif
 

@@ -133,7 +133,8 @@ static_assert(Shape<1>::panels(2) <= most_of_rows && 2 * Shape<2>::panels(2) <= 
 // The panels that all rows are multiplied with before the next ones are read: those of some whole unit blocks.
 struct Group {
     index block, next; // the first block, and that of the group after this one
-    int blocks, width; // of a panel
+    int blocks, gates; // vectors of a block
+    int width;         // of a panel
     int panels;
     int together; // how many of them one tile takes: as many as there are registers for, a divisor of `panels`
 };
@@ -162,7 +163,7 @@ RNNFAST_INLINE void each_group(Team &team, index rows, Range blocks, bool fallin
             const index g = falling ? groups - 1 - i : i, after = i + 1 == groups ? g : falling ? g - 1 : g + 1;
             const int size = int(begin(g + 1) - begin(g));
             if (team.stopped(rows * size)) return;
-            Group group{blocks.begin + begin(g), blocks.begin + begin(after), size, panel_width<N>(size), 0, 0};
+            Group group{blocks.begin + begin(g), blocks.begin + begin(after), size, N, panel_width<N>(size), 0, 0};
             group.panels = group.together = panels_of<N>(size);
             if constexpr (N > widest) {
                 with_width<N>(group, [&]<int W>() RNNFAST_LAMBDA {

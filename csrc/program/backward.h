@@ -328,17 +328,16 @@ template <class T> class ProgramBackward : ProgramPass<T> {
                 return load(grad[i].row.memory + region + at.at(some.block + block, slots) + n * C);
             };
             const index first = some.block * N * V;
-            if (p.x) {
-                for (index i = 0; i < count; ++i) left[i] = grad[i].x;
-                outer_product<N>(team, chains, call.x.data ? left : nullptr, id_rows + own, at.sizes.input, some.blocks,
-                                 d, sums.matrix(at.template w<T>(j) + first * at.sizes.input),
-                                 sums.exact(at.bias_x(j) + first), N * V, outer[team.rank]);
-            }
-            if (p.u) {
-                for (index i = 0; i < count; ++i) left[i] = interpreter.base(grad[i].row, source) + some.left;
-                outer_product<N>(team, chains, left, nullptr, some.depth, some.blocks, d,
-                                 sums.matrix(at.template u<T>(j) + first * some.depth),
-                                 sums.exact(at.bias_u(j) + first), N * V, outer[team.rank]);
+            for (const bool input : {true, false}) { // a loop, because each call is a copy of much machine code
+                if (input ? !p.x : !p.u) continue;
+                for (index i = 0; i < count; ++i)
+                    left[i] = input ? grad[i].x : interpreter.base(grad[i].row, source) + some.left;
+                const index depth = input ? at.sizes.input : some.depth;
+                const index matrix = input ? at.template w<T>(j) : at.template u<T>(j);
+                const index bias = input ? at.bias_x(j) : at.bias_u(j);
+                outer_product<N>(team, chains, input && !call.x.data ? nullptr : left, id_rows + own, depth,
+                                 some.blocks, d, sums.matrix(matrix + first * depth), sums.exact(bias + first), N * V,
+                                 outer[team.rank]);
             }
         }
     }

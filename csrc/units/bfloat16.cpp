@@ -1,11 +1,10 @@
-// Forward with weights in bfloat16, for all cells, and the products that it is made of: float32 alone.
-#define RNNFAST_DEFINES_PAIR_PRODUCTS
+// Forward with weights in bfloat16, for all cells, and the products of its steps: float32 alone.
+#define RNNFAST_DEFINES_PAIR_STEPS
 #include "cells/cells.h"
 #include "recurrence/forward.h"
 
 namespace rnnfast::RNNFAST_ISA {
 
-RNNFAST_PRODUCTS(template, float, Pair)
 RNNFAST_STEPS(template, float, Pair)
 
 #define RNNFAST_FORWARD(Cell)                                                                                          \
