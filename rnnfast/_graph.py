@@ -237,8 +237,9 @@ class Graph:
                     self.sizes[value] = found
                 if value not in self.sizes:
                     raise ValueError(f"{name}: expected a part that says the size of {value}, got none")
-            elif isinstance(part, Embedding):
-                raise ValueError(f"{name}: expected an input of the model, since an Embedding reads ids, got {value}")
+            elif _reads_ids(part):
+                what = "an Embedding" if isinstance(part, Embedding) else "a layer with sparse=True"
+                raise ValueError(f"{name}: expected an input of the model, since {what} reads ids, got {value}")
             if wanted is not None and self.sizes[value] != wanted:
                 what = f"as {value} has" if value in self.clocks else f"the output of {value}"
                 others = [one for one, size in self.sizes.items() if size == wanted and one != value]
@@ -282,13 +283,18 @@ class Graph:
 
     def _kind_of_input(self, value: str) -> str:
         readers = [node.part for node in self.nodes if value in node.sources]
-        embeds = [isinstance(part, Embedding) for part in readers]
+        embeds = list(map(_reads_ids, readers))
         if all(embeds):
             return "ids"
         either = all(isinstance(part, Embedding | Recurrent) for part in readers)
         if any(embeds) and not either:
             raise ValueError(f"inputs: expected {value} to be ids or real, but an Embedding and a head read it")
         return "ids" if any(embeds) else "either" if either else "real"
+
+
+def _reads_ids(part: Any) -> bool:
+    """Whether a part reads ids and nothing else."""
+    return isinstance(part, Embedding) or (isinstance(part, Recurrent) and part.takes_ids)
 
 
 def _all(reads: Mapping[str, tuple[str, ...]]) -> list[str]:

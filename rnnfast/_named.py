@@ -56,6 +56,7 @@ class LayerOptions(CellOptions, total=False):
     dropout: float
     bidirectional: bool
     reverse: bool
+    sparse: bool
 
 
 class _RNN(TypedDict, total=False):

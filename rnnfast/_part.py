@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _checks
+from . import _checks, _flat
 from ._cell_config import cell_of
 from ._checks import Array
 from ._device import HOST, Device
 from ._memory import aligned_empty
 from .description.kinds import Kinds
-from .parameters import Gradients, Parameters
+from .parameters import Gradients, Parameters, check_tables
 
-__all__ = ["Packed", "Part", "from_config", "panels_of"]
+__all__ = ["Chosen", "Packed", "Part", "from_config", "panels_of"]
 
 
 class Packed:
@@ -44,7 +44,7 @@ class Packed:
     def __init__(self, kernel: Any, params: Parameters, names: tuple[str, ...]) -> None:
         self.kernel = kernel
         self.params = params
-        self._names = names
+        self.names = names
         self._panels: dict[bool, tuple[int, Array | None]] = {}
 
     def panels(self) -> Array:
@@ -61,6 +61,10 @@ class Packed:
         self.kernel.to_pairs(panels, narrow)
         return narrow
 
+    def _arrays(self, source: Parameters | Gradients) -> tuple[Array | None, ...]:
+        """The parameters, or their gradients, in the kernel's order."""
+        return tuple(map(source.get, self.names))
+
     def filed(self, backward: bool, version: int) -> Array | None:
         """The panels, if they have been packed from this version."""
         found, panels = self._panels.get(backward, (-1, None))
@@ -73,26 +77,61 @@ class Packed:
             kernel, params = self.kernel, self.params
             size, pack = (_BACKWARD if backward else _FORWARD)(kernel)
             panels = params.device.empty((size,), params.dtype)
-            pack(tuple(map(params.get, self._names)), panels)
+            pack(self._arrays(params), panels)
             self._panels[backward] = version, panels
         return panels
 
     def load_gradients(self, gradients: Gradients, panels: Array) -> None:
         """Put gradients into their panels, for backward to add to; nothing is left of a rounding."""
         size = self.kernel.panel_size
-        self.kernel.pack(tuple(map(gradients.get, self._names)), panels[:size])
+        self.kernel.pack(self._arrays(gradients), panels[:size])
         panels[size:] = 0
 
-    def store_gradients(self, panels: Array, gradients: Gradients) -> None:
-        """Write gradient panels into the gradients."""
-        self.kernel.unpack(panels, tuple(map(gradients.get, self._names)))
+    def storing(self, panels: Array, gradients: Gradients) -> list[Callable[[], object]]:
+        """The calls that write gradient panels into the gradients."""
+        return [self._unpacking(panels, self._arrays(gradients))]
+
+    def _unpacking(self, panels: Array, arrays: tuple[Array | None, ...]) -> Callable[[], object]:
+        return partial(self.kernel.unpack, panels[: self.kernel.panel_size], arrays)
+
+
+class Chosen(Packed):
+    """The same for some ids alone: of a table (`rnnfast.sparse`) the kernel has what belongs to them.
+
+    Parameters
+    ----------
+    kernel, params, names
+        As of `Packed`; the kernel's input has as many features as there are ids.
+    ids : ndarray of int64, shape [n]
+        Rising.
+    """
+
+    def __init__(self, kernel: Any, params: Parameters, names: tuple[str, ...], ids: Array) -> None:
+        super().__init__(kernel, params, names)
+        self._ids, self._tables = ids, params.tables
+
+    def _arrays(self, source: Parameters | Gradients) -> tuple[Array | None, ...]:
+        return tuple([self._array(source, name) for name in self.names])
+
+    def _array(self, source: Parameters | Gradients, name: str) -> Array | None:
+        if name not in self._tables:
+            return source.get(name)
+        if isinstance(source, Gradients):
+            return source.sparse[name].at(self._ids)
+        return source[name].take(self._ids, self._tables[name])
+
+    def storing(self, panels: Array, gradients: Gradients) -> list[Callable[[], object]]:
+        arrays = self._arrays(gradients)
+        calls = [self._unpacking(panels, arrays)]
+        for name, array in zip(self.names, arrays, strict=True):
+            if array is not None and name in self._tables:
+                calls += gradients.sparse[name].replacing(self._ids, array)
+        return calls
 
 
 def store_all(packed: Sequence[Packed], panels: Sequence[Array], gradients: Gradients) -> None:
-    """`store_gradients` of each; on the host one call of compiled code, in which Ctrl-C can't fall."""
-    targets = [tuple(map(gradients.get, one._names)) for one in packed]
-    sums = [own[: one.kernel.panel_size] for one, own in zip(packed, panels, strict=True)]
-    deque(map(operator.call, [one.kernel.unpack for one in packed], sums, targets), maxlen=0)
+    """Write the gradient panels of each into the gradients: one call of compiled code, in which Ctrl-C can't fall."""
+    _flat.run([call for one, own in zip(packed, panels, strict=True) for call in one.storing(own, gradients)])
 
 
 _FORWARD = operator.attrgetter("panel_size", "pack")
@@ -240,15 +279,12 @@ class Part(ABC):
     def _gradients(self, into: Gradients | None) -> Gradients:
         """The gradients to write to, every one of them: `into` if it fits these parameters, else new memory."""
         if into is None:
-            params, gradients = self.params, Gradients.like(self.params)
-            if params.borrowed:
-                tied = params.borrowed.items()
-                gradients._borrow({name: self._device.zeros(shape, params.dtype) for name, (_, shape) in tied})
-            return gradients
+            return Gradients.like(self.params)
         if not isinstance(into, Gradients):
             raise TypeError(f"into: expected Gradients or None, got {_checks.describe(into)}")
         if into.dtype != self.params.dtype or into.shapes != self.params.shapes:
             raise ValueError(f"into: expected the layout of params, {self.params!r}; got {into!r}")
+        check_tables("into", into, self.params)
         if into.device is not self._device:
             raise ValueError(f"into: expected Gradients on {self._device}, as params are, got some on {into.device}")
         return into

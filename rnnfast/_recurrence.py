@@ -89,6 +89,10 @@ class Recurrence:
         """The time-major view of `x`, not yet converted (with two axes it is ids), and whether it has a batch axis."""
         array = checks.numbers("x", x)
         rank, size = self._rank, self.layout.input_size
+        if self.layout.sparse:
+            if ids is not None and not _checks.truth("ids", ids):
+                raise ValueError("ids: expected True for a layer with sparse=True, got False")
+            ids = True
         ids = _checks.means_ids("x", array, rank, size, ids)
         batched = array.ndim + ids == rank
         if not batched and array.ndim + ids != rank - 1:
@@ -267,7 +271,7 @@ class Recurrence:
         """A layer's call: check everything, then allocate, then run. Returns y, the final state and the tape."""
         with self.device.active():
             port = self.device.port(call.x)
-            run = self.check(port, call, source, training=training)
+            run = self.walk.narrowed(self.check(port, call, source, training=training))
             threads, outputs = _checks.threads(call.num_threads), call.outputs()
             batch = run.x.shape[1]
             shapes = self._shapes_of_y(outputs, run)
@@ -314,14 +318,14 @@ class Recurrence:
         """The checked segments that backward is to compute again; `wanted` is how many states' sequences y has."""
         if call.recompute is None and call.memory is None:
             return ()
-        interpreted, dropout = self.walk.interprets(run, wanted), bool(source.dropout)
+        packed, dropout = self.walk.packed_for(self.walk.narrowed(run), wanted), bool(source.dropout)
         steps, batch = run.x.shape[:2]
         return segments(
             call.recompute,
             call.memory,
             steps,
             batch,
-            lambda chosen: self.walk.tape_bytes(run, interpreted, dropout, chosen),
+            lambda chosen: self.walk.tape_bytes(run, packed, dropout, chosen),
         )
 
     def _run(
@@ -337,12 +341,11 @@ class Recurrence:
         levels: tuple[int, ...] = (),
     ) -> None:
         """The walk, recorded or not."""
-        kept = None
+        kept, packed = None, self.walk.packed_for(run, len(y))
         if recorder is not None:
-            interpreted = self.walk.interprets(run, len(y))
             stacked = bool(levels) and self.walk.stacks(bool(source.dropout))
-            kept = Recording(run, direct, outputs, interpreted, [], [], [], levels, stacked)
-        self.walk.forward(run, y, final, kept, recorder, source, threads)
+            kept = Recording(run, direct, outputs, packed, [], [], [], levels, stacked)
+        self.walk.forward(run, packed, y, final, kept, recorder, source, threads)
         if recorder is not None:
             recorder.finish(run.x, kept)
 
@@ -475,7 +478,7 @@ def build(
     values = layout.initial(init, part.rng)
     if part.forget_bias is not None:
         layout.forget_bias(values, part.forget_bias)
-    part.params = Parameters(layout.shapes(), part.dtype, device=place)
+    part.params = Parameters(layout.shapes(), part.dtype, device=place, tables=layout.tables)
     part.params.load(values)
     part._pack()
 

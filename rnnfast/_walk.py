@@ -29,7 +29,7 @@ from . import init as initialisation
 from ._call import BackwardCall, ForwardCall
 from ._checks import Array
 from ._device import Port
-from ._part import Packed, panels_of, store_all
+from ._part import Chosen, Packed, panels_of, store_all
 from ._recompute import Stack, segmented
 from .description.cell import Cell
 from .description.declarations import declared
@@ -59,6 +59,8 @@ class Layout:
         `reverse`: all layers run backwards in time, and there is no other direction.
     numbered : bool
         Whether parameters have the suffix of their layer, `_l0`; a step of a cell has none.
+    sparse : bool
+        Whether the input is always ids, and gradients of its matrices are sparse; see `rnnfast.sparse`.
 
     Attributes
     ----------
@@ -84,6 +86,7 @@ class Layout:
         reverse: bool = False,
         bias: bool = True,
         numbered: bool = True,
+        sparse: bool = False,
     ) -> None:
         self.cell, self.input_size, self.hidden_size, self.num_layers = cell, input_size, hidden_size, num_layers
         cell.check_sizes(hidden_size)
@@ -93,7 +96,7 @@ class Layout:
         self.widths = (hidden_size, *(cell.widths[name] for name in self.program.domains[1:]))
         self.state_widths = tuple(self.widths[state.domain] for state in self.program.states)
         self.features = self.directions * self.state_widths[0]
-        self._numbered = numbered
+        self._numbered, self.sparse = numbered, sparse
         rows = sum(parameter.blocks * self.widths[parameter.domain] for parameter in self.program.parameters)
         _checks.elements(
             self.directions * rows * (input_size + num_layers * (hidden_size + self.features)),
@@ -125,6 +128,12 @@ class Layout:
                     rows = (*rows, columns // one.heads)
                 shapes[one.name + suffix] = rows
         return shapes
+
+    @property
+    def tables(self) -> dict[str, int]:
+        """The parameters with sparse gradients, with the axis of the ids."""
+        names = [one.name for one in self.program.parameters if one.columns == INPUT] if self.sparse else []
+        return {name + suffix: 1 for suffix in self.suffixes[: self.directions] for name in names}
 
     def initial(self, init: initialisation.Init, rng: np.random.Generator) -> dict[str, Array]:
         """The initial values: the caller's function's, the cell's own, or the scheme's."""
@@ -179,6 +188,7 @@ class Run(NamedTuple):
     given: tuple[Array, ...] = ()  # the extra inputs, each [T, B] or [T, B, width]
     seed: int = 0  # of random masks
     first_step: int = 0  # where the call's first step is in their count
+    chosen: Array | None = None  # int64 [n], rising: the ids that occur, of which `x` has the places; None: all
 
     def enter(self, port: Port) -> Run:
         """The same where the part's arrays lie."""
@@ -191,7 +201,7 @@ class Recording(NamedTuple):
     run: Run
     direct: bool  # of the port through which the call came in
     outputs: str  # what `y` was: see `_recurrence`
-    interpreted: bool
+    packed: list[Packed]
     inputs: list[Array]  # of each layer, [T, B, features] or ids
     memory: list[Array]  # of each layer and direction, the kernel's
     dropout: list[Array]  # between layers, [T, B, features], each 0 or 1 / (1 - p); empty without dropout
@@ -292,9 +302,28 @@ class Walk:
             ]
         return found
 
-    def interprets(self, run: Run, wanted: int) -> bool:
-        """Whether a call needs more than a fused kernel has: `wanted` is how many states' sequences it writes."""
-        return self._fused is None or run.skip is not None or wanted > 1
+    def packed_for(self, run: Run, wanted: int) -> list[Packed]:
+        """Those that a call needs: `wanted` is how many states' sequences it writes, and a fused kernel writes one."""
+        interpreted, layout = self._fused is None or run.skip is not None or wanted > 1, self.layout
+        packed = self.packed(interpreted)
+        if run.chosen is None:
+            return packed
+        kind, count = None if interpreted else self._fused, len(run.chosen)
+        narrow = [
+            Chosen(self._kernel(layout.program, kind, count, layout.widths), self._params, one.names, run.chosen)
+            for one in packed[: layout.directions]
+        ]
+        return [*narrow, *packed[layout.directions :]]
+
+    def narrowed(self, run: Run) -> Run:
+        """Where gradients are sparse, the call with its ids counted among those that occur, which are packed alone."""
+        if not self.layout.sparse or run.chosen is not None:
+            return run
+        ids = run.x
+        if run.lengths is not None:  # beyond, they can be anything
+            ids = np.where(np.arange(len(ids))[:, None] < run.lengths, ids, 0)
+        chosen, places = np.unique(ids if ids.size else np.zeros(1, np.int64), return_inverse=True)
+        return run._replace(x=places[: ids.size].reshape(ids.shape), chosen=chosen)
 
     def stream(self, batch: int, *, weights: str, num_threads: int = 0, batch_first: bool = False) -> StreamSpec:
         """What a stream of the weights of this moment is made of."""
@@ -325,7 +354,15 @@ class Walk:
     # Forward
 
     def forward(
-        self, run: Run, y: Some, final: States, kept: Recording | None, tape: Any, source: Any, num_threads: int
+        self,
+        run: Run,
+        packed: list[Packed],
+        y: Some,
+        final: States,
+        kept: Recording | None,
+        tape: Any,
+        source: Any,
+        num_threads: int,
     ) -> None:
         """Write the last layer's `y`, of the first states or of none, [T, B, D*width]; and `final`, [L*D, B, width].
 
@@ -334,7 +371,6 @@ class Walk:
         layout = self.layout
         directions, last = layout.directions, layout.num_layers - 1
         steps, batch = run.x.shape[:2]
-        packed = self.packed(self.interprets(run, len(y)))
         _, weights = panels_of(packed)
         if kept is not None and kept.stacked:
             kernel = self._stack(packed, kept.levels)
@@ -419,10 +455,10 @@ class Walk:
         """Whether segments are of all layers: not where directions meet between them, or dropout draws there."""
         return self.layout.num_layers > 1 and self.layout.directions == 1 and not dropout
 
-    def tape_bytes(self, run: Run, interpreted: bool, dropout: bool, levels: tuple[int, ...]) -> int:
+    def tape_bytes(self, run: Run, packed: list[Packed], dropout: bool, levels: tuple[int, ...]) -> int:
         """The most bytes that a tape of this call has, with gradients of all inputs."""
         layout, (steps, batch) = self.layout, run.x.shape[:2]
-        packed, above, rows = self.packed(interpreted), layout.num_layers - 1, steps * batch
+        above, rows = layout.num_layers - 1, steps * batch
         if levels and self.stacks(dropout):
             size = self._stack(packed, levels).tape_size(steps, batch) + sum(one.kernel.gradient_size for one in packed)
             return int(size) * self.dtype.itemsize
@@ -471,7 +507,7 @@ class Walk:
         num_threads: int,
     ) -> None:
         """Write what `out` asks for, and all of `gradients`: the sum with `into`, if that is given."""
-        packed = self.packed(kept.interpreted)
+        packed = kept.packed
         panels = [tape.buffer(("dpanels", k), (one.kernel.gradient_size,), self.dtype) for k, one in enumerate(packed)]
         for one, own in zip(packed, panels, strict=True):
             if into is not None:

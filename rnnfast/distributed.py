@@ -529,6 +529,8 @@ class DataParallel:
         self._params = params
         if params.device.name != "cpu":
             raise ValueError(f"trainer: expected parameters on the CPU, got some on {params.device}")
+        if params.tables:
+            raise ValueError(f"trainer: expected parts with sparse=False, got sparse {', '.join(params.tables)}")
         self._shards = _checks.integer("shards", shards)
         if self._shards & (self._shards - 1):
             raise ValueError(f"shards: expected a power of two, got {self._shards}")

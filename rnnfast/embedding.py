@@ -2,7 +2,8 @@
 
 A row of the weight is looked up for each id, so the cost of a call grows with the ids and not with the vocabulary. So
 does that of backward with `into=`: only the rows of ids that occur are touched. The sum of one row's gradients runs
-over the ids in the order in which they occur, in float64, whatever the number of threads.
+over the ids in the order in which they occur, in float64, whatever the number of threads. With `sparse` there are no
+other rows in the gradient (`rnnfast.sparse`), so that clipping and the optimiser cost no more either.
 
 Rejected: one-hot vectors and a matrix product (that is what a layer does with ids itself: right for small vocabularies,
 and the weights are then part of the layer); `np.add.at` (ten times slower, and its float32 sums drift for an id that
@@ -49,6 +50,9 @@ class Embedding(Part):
     padding_idx : int, optional
         An id that stands for no symbol; a negative one counts from the end. Its vector begins as zeros, and its
         gradient is zero, so that it stays zero unless it is set.
+    sparse : bool, optional
+        Whether the gradient holds the rows of ids that occurred, and no others. Optimisers are then lazy; for large
+        vocabularies. See `rnnfast.sparse`.
     dtype : dtype-like, optional
         float32 or float64.
     rng : optional
@@ -87,6 +91,7 @@ class Embedding(Part):
         dim: int,
         *,
         padding_idx: int | None = None,
+        sparse: bool = False,
         dtype: DTypeLike = np.float32,
         rng: Any = None,
         init: initialisation.Init = "pytorch",
@@ -98,6 +103,7 @@ class Embedding(Part):
         self.padding_idx = None
         if padding_idx is not None:
             self.padding_idx = _checks.integer("padding_idx", padding_idx, -self.num, self.num - 1) % self.num
+        self.sparse = _checks.truth("sparse", sparse)
         self.dtype = _checks.float_dtype("dtype", dtype)
         if _checks.choice("device", device, ("cpu", "cuda")) != HOST.name:
             raise ValueError("device: expected 'cpu', where an Embedding must lie, got 'cuda'")
@@ -107,7 +113,8 @@ class Embedding(Part):
         self.init = init if isinstance(init, str) else None
         _checks.elements(self.num * self.dim, num=self.num, dim=self.dim)
         shape = self.num, self.dim
-        self.params = Parameters({"weight": shape}, self.dtype, device=place)
+        tables = {"weight": 0} if self.sparse else {}
+        self.params = Parameters({"weight": shape}, self.dtype, device=place, tables=tables)
         if init == "pytorch":
             weight = self.rng.standard_normal(shape)
         else:
@@ -119,6 +126,9 @@ class Embedding(Part):
 
     def _pack(self) -> None:
         self._device = self.params.device
+
+    def _more_options(self) -> dict[str, Any]:
+        return {"sparse": True} if self.sparse else {}
 
     @property
     def input_size(self) -> int:
@@ -225,8 +235,16 @@ class Embedding(Part):
             used = ids != self.padding_idx
             ids, rows = ids[used], rows[used]
         order, total = np.argsort(ids, kind="stable"), np.empty(self.dim)
+        sparse = gradients.sparse.get("weight")
+        if sparse is None:
+            tape.spend()
+            _flat.add_rows(gradients["weight"], ids, order, rows, total)
+            return Grads(None, None, gradients)
+        chosen, places = np.unique(ids, return_inverse=True)
+        target = sparse.at(chosen)
         tape.spend()
-        _flat.add_rows(gradients["weight"], ids, order, rows, total)
+        _flat.add_rows(target, places, order, rows, total)
+        _flat.run(sparse.replacing(chosen, target))
         return Grads(None, None, gradients)
 
     def check_x(self, port: Port, x: Any) -> Array:

@@ -20,7 +20,7 @@ from . import _checks
 from . import init as initialisation
 from ._checks import Array
 from ._device import Port, choose
-from ._part import Packed, Part, panels_of
+from ._part import Packed, Part, panels_of, store_all
 from ._words import Activation, DeviceName, Precision
 from .parameters import Gradients, Parameters
 from .tape import Grads, Tape, begin, checked, recording
@@ -247,7 +247,7 @@ class Dense(Part):
             self._packed.load_gradients(into, panels)
         (weights,) = tape.same_version(*panels_of([self._packed], backward=True))
         self._packed.kernel.backward(weights, kept.x, dz, dx, panels, into is not None, threads or 0)
-        self._packed.store_gradients(panels, gradients)
+        store_all([self._packed], [panels], gradients)
         return Grads(None if dx is None else port.leave(dx.reshape(*leading, self.input_size)), None, gradients)
 
     def _evaluate(self, x: Any, logits: Any, out: Any, num_threads: Any, recorder: Tape | None = None) -> Array:

@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks
 from ._axes import Axes
+from ._device import HOST
 from ._named import GRULayerOptions, LSTMLayerOptions, RNNLayerOptions, named
 from ._part import Part, from_config
 from ._recurrence import Arguments, Recurrence, build, cell_options, engine, pack
@@ -94,6 +95,9 @@ class Recurrent(Part, Generic[State]):
         The probability that a unit is hidden from the recurrent weights in `forward`, the same for a whole sequence.
     forget_bias : float, optional
         The initial bias of the gate named f, in place of what `init` gives; see `rnnfast.init.forget_bias`.
+    sparse : bool, optional
+        Whether `x` is always ids, and the gradient of the first layer's `weight_ih` holds the columns of those that
+        occurred alone. Optimisers are then lazy; for large vocabularies. See `rnnfast.sparse`. On the host only.
     dtype : dtype-like, optional
         float32 or float64.
     rng : optional
@@ -158,6 +162,7 @@ class Recurrent(Part, Generic[State]):
         zoneout: Any = 0.0,
         recurrent_dropout: float = 0.0,
         forget_bias: float | None = None,
+        sparse: bool = False,
         dtype: DTypeLike = np.float32,
         rng: Any = None,
         init: Init = "pytorch",
@@ -176,15 +181,26 @@ class Recurrent(Part, Generic[State]):
         self.reverse = _checks.truth("reverse", reverse)
         if self.reverse and self.bidirectional:
             raise ValueError("reverse: expected False with bidirectional, got True: both directions are there already")
+        self.sparse = _checks.truth("sparse", sparse)
+        if self.sparse and device != HOST.name:
+            raise ValueError(f"sparse: expected False with device={device!r}, got True")
         wrappers = zoneout, recurrent_dropout
         build(self, cell, input_size, hidden_size, bias, wrappers, forget_bias, dtype, rng, init, device, precision)
 
     _engine = engine
-    _more_options = cell_options
+
+    def _more_options(self) -> dict[str, Any]:
+        return cell_options(self) | ({"sparse": True} if self.sparse else {})
+
+    @property
+    def takes_ids(self) -> bool:
+        """Whether `x` is ids whatever its dtype and shape: with `sparse`."""
+        return self.sparse
 
     def _layout(self) -> Layout:
         sizes = self.input_size, self.hidden_size, self.num_layers
-        return Layout(self.cell, *sizes, bidirectional=self.bidirectional, reverse=self.reverse, bias=self.bias)
+        ways = {"bidirectional": self.bidirectional, "reverse": self.reverse}
+        return Layout(self.cell, *sizes, **ways, bias=self.bias, sparse=self.sparse)
 
     def _pack(self) -> None:
         pack(self, Axes(batch_first=self.batch_first))

@@ -225,7 +225,9 @@ class Model(Part):
             if (name, key) not in borrowed
         }
         store = Store(sum(map(math.prod, shapes.values())), self.dtype, owners[0].params.device)
-        self.params = Parameters(shapes, self.dtype, store)
+        tables = {f"{name}.{key}": axis for name, part in parts.items() for key, axis in part.params.tables.items()}
+        tables = {name: axis for name, axis in tables.items() if name in shapes}
+        self.params = Parameters(shapes, self.dtype, store, tables=tables)
         places = self.params.places()
         self._offsets: dict[str, int] = {}
         offset = 0
@@ -1071,6 +1073,13 @@ def _check_tied(parts: Mapping[str, Any], tied: Any) -> dict[tuple[str, str], tu
             if shapes[0] != shapes[1]:
                 has = "none" if shapes[1] is None else f"shape {list(shapes[1])}"
                 raise ValueError(f"tied: expected {owner}.{of} of shape {list(shapes[0])}, as {name}.{key}, got {has}")
+            axes = parts[name].params.tables.get(key), parts[owner].params.tables.get(of)
+            if axes[0] != axes[1]:
+                sparse, other = (f"{name}.{key}", f"{owner}.{of}")[:: 1 if axes[1] is None else -1]
+                raise ValueError(
+                    f"tied: expected two with sparse gradients of the same axis or two without, got {sparse} with one, "
+                    f"tied to {other}, whose gradient is of all ids (sparse=False will do for both)"
+                )
         pairs |= found
     for (name, key), (owner, of) in pairs.items():
         if (owner, of) in pairs or (name, key) == (owner, of):

@@ -404,6 +404,8 @@ def _check_layer(layer: Any, method: str) -> None:
     program = layout.program
     if layer.device != "cpu":
         raise ValueError(f"layer: expected one on the CPU, got device={layer.device!r}")
+    if layer.sparse:
+        raise ValueError("layer: expected one with sparse=False to learn while a stream runs, got sparse=True")
     for name, value in (("num_layers", layout.num_layers), ("directions", layout.directions)):
         if value != 1:
             raise ValueError(f"{name}: expected 1 to learn while a stream runs, got {value}")

@@ -13,6 +13,8 @@ D) A step is whole or it is not: the loop that writes and the count of steps are
 E) The state's arrays lie where the parameters do, and so must the gradients; a state dictionary is on the host.
 F) Groups are slices: names of one group that follow each other in the buffer are one call of the loop. Without groups
    there is one slice. All calls of a step are one call of compiled code (`_flat.run`), for D.
+G) A table with a sparse gradient (`rnnfast.sparse`) is a slice of its own, and lazy: what belongs to the ids with a
+   gradient is copied out, goes through the loop, and is written back.
 
 Every optimiser takes ``groups``: what differs for some of the parameters, by patterns of their names (`fnmatch`'s:
 ``*``, ``?``, ``[...]``). A parameter is of the first group whose pattern its name matches; each pattern must match one.
@@ -39,14 +41,17 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
+
 from . import _checks, _flat
 from ._checks import Array
-from .parameters import Gradients, Parameters
+from .parameters import Gradients, Parameters, check_tables, write_all
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "clip_grad_norm", "clip_grad_value"]
 
@@ -77,10 +82,12 @@ _GROUP_CHECKS: dict[str, Callable[[str, Any], Any]] = {
 
 
 class _Span(NamedTuple):
-    """Neighbours in the buffer that are of one group."""
+    """Neighbours in the buffer that are of one group, or a table with a sparse gradient."""
 
     own: slice
     group: Mapping[str, Any]
+    of: slice | str
+    """Where their gradients are in their buffer, or the name of the sparse one."""
 
 
 class Optimizer(ABC):
@@ -151,12 +158,29 @@ class Optimizer(ABC):
             raise ValueError(f"gradients: expected them on {device}, as the parameters, got {gradients.device}")
         with device.active(), self._params.in_place() as flat:
             done = (self, "_steps", self._steps + 1), *gradients.along, (gradients, "along", ())
+            spans = self._spans if self._kept is None else _within(self._spans, self._kept)
             updates = [
-                self._update(flat[own], gradients.flat[own], *self._of(own, group))
-                for own, group in (self._spans if self._kept is None else _within(self._spans, self._kept))
-                if not group.get("frozen")
+                call for span in spans if not span.group.get("frozen") for call in self._calls(flat, gradients, span)
             ]
             _flat.commit(functools.partial(_flat.run, updates), *done)
+
+    def _calls(self, flat: Array, gradients: Gradients, span: _Span) -> list[Callable[[], object]]:
+        """The calls that make a step of some neighbours."""
+        arrays, hyper = self._of(span.own, span.group)
+        if isinstance(span.of, slice):
+            return [self._update(flat[span.own], gradients.flat[span.of], arrays, hyper)]
+        sparse = gradients.sparse[span.of]
+        ids, values = sparse.changed()
+        wholes = [whole.reshape(sparse.shape) for whole in (flat[span.own], *arrays.values())]
+        parts = [whole.take(ids, sparse.axis) for whole in wholes]
+        param, *own = [part.reshape(-1) for part in parts]
+        update = self._update(param, values.reshape(-1), dict(zip(arrays, own, strict=True)), hyper)
+        write: Any = operator.setitem
+        index = sparse.index(ids)
+        return [
+            update,
+            *(functools.partial(write, whole, index, part) for whole, part in zip(wholes, parts, strict=True)),
+        ]
 
     def drop_frozen(self, gradients: Gradients) -> None:
         """Zero the gradients of frozen parameters, so that they don't count in a norm. `fit` and `TBPTT` do it.
@@ -169,9 +193,13 @@ class Optimizer(ABC):
         _check_gradients(gradients)
         _check_layout(gradients, self._params)
         with gradients.device.active():
-            for own, group in self._spans:
-                if group.get("frozen"):
-                    gradients.flat[own] = 0
+            for _, group, of in self._spans:
+                if not group.get("frozen"):
+                    continue
+                if isinstance(of, slice):
+                    gradients.flat[of] = 0
+                else:
+                    gradients.sparse[of].clear()
 
     def keep(self, own: slice) -> None:
         """Keep the state of a slice of the flat buffer alone, and change no other parameters from now on.
@@ -183,7 +211,14 @@ class Optimizer(ABC):
         ----------
         own : slice
             With a start and a stop.
+
+        Raises
+        ------
+        ValueError
+            Gradients of some parameters are sparse.
         """
+        if self._params.tables:
+            raise ValueError(f"own: expected parameters without sparse gradients, got {', '.join(self._params.tables)}")
         self._kept = own
         self._arrays = {name: array[own].copy() for name, array in self._arrays.items()}
 
@@ -578,7 +613,19 @@ def clip_grad_norm(gradients: Gradients, max_norm: float) -> float:
     _check_gradients(gradients)
     limit = _checks.limit("max_norm", max_norm)
     with gradients.device.active():
-        return float(gradients.device.clip_norm(gradients.flat, limit))
+        return float(clip_to_norm(gradients, limit))
+
+
+def clip_to_norm(gradients: Gradients, limit: float) -> Any:
+    """`clip_grad_norm` where all is checked: on a CUDA device the norm is an array, for which nobody waits."""
+    clip, arrays = gradients.device.clip_norm, gradients.arrays
+    if len(arrays) == 1:
+        return clip(gradients.flat, limit)
+    whole = np.concatenate(arrays)
+    norm = clip(whole, limit)
+    parts = np.split(whole, np.cumsum([array.size for array in arrays])[:-1])
+    write_all(arrays, parts)
+    return norm
 
 
 def clip_grad_value(gradients: Gradients, bound: float) -> None:
@@ -607,7 +654,8 @@ def clip_grad_value(gradients: Gradients, bound: float) -> None:
     _check_gradients(gradients)
     limit = _checks.limit("bound", bound)
     with gradients.device.active():
-        gradients.device.flat.clamp(gradients.flat, limit)
+        clamp = gradients.device.flat.clamp
+        _flat.run([functools.partial(clamp, array, limit) for array in gradients.arrays])
 
 
 def drop_frozen(optimizer: Any, gradients: Gradients) -> None:
@@ -632,28 +680,34 @@ def _checked_groups(params: Parameters, groups: Any) -> dict[str, dict[str, Any]
 
 
 def _spans(params: Parameters, groups: Groups) -> list[_Span]:
-    """The buffer cut where another group begins."""
+    """The buffer cut where another group begins, and around tables."""
     spans: list[_Span] = []
-    start = 0
+    start = begin = 0  # in the parameters' buffer, in the gradients'
     for name, shape in params.shapes.items():
-        stop = start + math.prod(shape)
+        size = math.prod(shape)
+        own, of = slice(start, start + size), slice(begin, begin + size)
         group = next((group for pattern, group in groups.items() if fnmatchcase(name, pattern)), {})
-        if spans and spans[-1].group == group:
-            start = spans.pop().own.start
-        spans.append(_Span(slice(start, stop), group))
-        start = stop
+        start += size
+        if name in params.tables:
+            spans.append(_Span(own, group, name))
+            continue
+        begin += size
+        if spans and spans[-1].group == group and isinstance(before := spans[-1].of, slice):
+            own, of = slice(spans.pop().own.start, own.stop), slice(before.start, of.stop)
+        spans.append(_Span(own, group, of))
     return spans
 
 
 def _within(spans: list[_Span], part: slice) -> list[_Span]:
     """What lies in a part of the buffer."""
-    cut = [(slice(max(own.start, part.start), min(own.stop, part.stop)), group) for own, group in spans]
-    return [_Span(own, group) for own, group in cut if own.start < own.stop]
+    cut = [(slice(max(own.start, part.start), min(own.stop, part.stop)), group) for own, group, _ in spans]
+    return [_Span(own, group, own) for own, group in cut if own.start < own.stop]
 
 
 def _check_layout(gradients: Gradients, params: Parameters) -> None:
     if list(gradients.shapes.items()) != list(params.shapes.items()):
         raise ValueError(f"gradients: expected the layout of {params!r}, got {gradients!r}")
+    check_tables("gradients", gradients, params)
 
 
 def _check_gradients(gradients: Gradients) -> None:

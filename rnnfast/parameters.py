@@ -3,7 +3,8 @@
 All values of a layer, a head or a whole model lie tightly packed in one aligned array, in a fixed order; a name gives a
 view of its slice. So an optimiser step, gradient clipping and a checkpoint are each one pass over one array. The views
 of parameters are read-only and every write goes through `Parameters`, which moves a version, so that packed copies of
-the weights can tell when they are stale. Gradients have the same layout and are plain writeable memory.
+the weights can tell when they are stale. Gradients have the same layout and are plain writeable memory; those of tables
+that are chosen from by ids can be apart, for the ids that occurred alone (`sparse`).
 
 Threads may read while another writes. A write holds the store's lock, and who copies or packs the values takes it too,
 so that nobody sees half of a write. Calls do not read the values but the panels packed from them, which nothing
@@ -30,10 +31,11 @@ import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import repeat
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -42,6 +44,7 @@ from . import _checks, _core, _flat
 from ._checks import Array
 from ._device import HOST, Device
 from ._memory import aligned_empty
+from .sparse import SparseGradient
 
 __all__ = ["Gradients", "Parameters", "Store", "aligned_empty", "section_steps"]
 
@@ -140,10 +143,10 @@ class _Named(Mapping[str, Array], ABC):
     _flat: Array
     _views: dict[str, Array]
 
-    def _lay_out(self, shapes: Shapes, flat: Array) -> None:
+    def _lay_out(self, shapes: Shapes, flat: Array, apart: Collection[str] = ()) -> None:
         self._shapes = dict(shapes)
         self._flat = flat
-        self._views = dict(_slices(self._shapes, flat))  # and what is borrowed, which has no name of its own
+        self._views = dict(_slices(_without(shapes, apart), flat))  # and what is borrowed, which has no name of its own
 
     @property
     def flat(self) -> Array:
@@ -216,7 +219,8 @@ def section_steps(batch_size: int) -> int:
 class Gradients(_Named):
     """Gradients with the names, shapes and layout of some `Parameters`; plain writeable memory.
 
-    Usually made by `Parameters.zeros`. `gradients[name]` is a writeable view.
+    Usually made by `Parameters.zeros`. `gradients[name]` is a writeable view; of a table with a sparse gradient it is a
+    read-only array that is made when it is asked for, and `flat` lacks it.
 
     Parameters
     ----------
@@ -226,23 +230,33 @@ class Gradients(_Named):
         A 1-D array of the right size and dtype to lie on; by default a new one of zeros.
     device : Device, optional
         Where they lie; on the host by default.
+    tables : mapping from str to int, optional
+        The names whose gradients are sparse, with the axis of the ids; see `rnnfast.sparse`.
     """
 
     along: tuple[tuple[Any, str, Any], ...] = ()
     """Assignments (object, attribute, value) that the optimiser makes in the midst of the step which uses these
     gradients, so that no exception can part them from it."""
 
-    def __init__(self, shapes: Shapes, dtype: DTypeLike, flat: Array | None = None, device: Device = HOST) -> None:
+    def __init__(
+        self,
+        shapes: Shapes,
+        dtype: DTypeLike,
+        flat: Array | None = None,
+        device: Device = HOST,
+        tables: Mapping[str, int] | None = None,
+    ) -> None:
         shapes, dtype = _checks.shapes("shapes", shapes), _checks.float_dtype("dtype", dtype)
-        size = _total(shapes)
+        sparse = _sparse(shapes, tables or {}, dtype)
+        size = _total(_without(shapes, sparse))
         if flat is None:
             flat = device.zeros((size,), dtype)
-        self._begin(shapes, device.checks.output("flat", flat, (size,), dtype, ()), device)
+        self._begin(shapes, device.checks.output("flat", flat, (size,), dtype, ()), device, sparse)
 
-    def _begin(self, shapes: Shapes, flat: Array, device: Device) -> None:
-        self._device = device
+    def _begin(self, shapes: Shapes, flat: Array, device: Device, sparse: Mapping[str, SparseGradient]) -> None:
+        self._device, self._sparse = device, dict(sparse)
         self._parts: dict[Any, tuple[Parameters, Gradients]] = {}
-        self._lay_out(shapes, flat)
+        self._lay_out(shapes, flat, self._sparse)
 
     @classmethod
     def like(cls, params: Parameters) -> Gradients:
@@ -257,7 +271,13 @@ class Gradients(_Named):
         Gradients
         """
         gradients = cls.__new__(cls)  # nothing is to be checked
-        gradients._begin(params.shapes, params.device.empty((params.size,), params.dtype), params.device)
+        shapes, dtype, device = params.shapes, params.dtype, params.device
+        sparse = _sparse(shapes, params.tables, dtype)
+        size = _total(_without(shapes, sparse)) if sparse else params.size
+        gradients._begin(shapes, device.empty((size,), dtype), device, sparse)
+        tied = {name: shape for name, (_, shape) in params.borrowed.items()}
+        lent = _sparse(tied, params.tables, dtype)
+        gradients._borrow({name: device.zeros(shape, dtype) for name, shape in _without(tied, lent).items()}, lent)
         return gradients
 
     @property
@@ -265,9 +285,29 @@ class Gradients(_Named):
         """Where the values lie."""
         return self._device
 
+    @property
+    def sparse(self) -> Mapping[str, SparseGradient]:
+        """The gradients of tables that are held for the ids alone that occurred, by name."""
+        return self._sparse
+
+    @property
+    def tables(self) -> dict[str, int]:
+        """The names of `sparse`, with the axis of the ids."""
+        return {name: one.axis for name, one in self._sparse.items() if name in self._shapes}
+
+    @property
+    def arrays(self) -> list[Array]:
+        """All that is held, as writeable 1-D views: `flat`, and the values of `sparse`."""
+        return [self._flat, *(one.values.reshape(-1) for one in self._sparse.values())]
+
+    def __getitem__(self, name: str) -> Array:
+        return self._views[name] if name not in self._sparse else self._sparse[name].dense()
+
     def zero(self) -> None:
         """Set all gradients to zero."""
         self._flat.fill(0)
+        for one in self._sparse.values():
+            one.clear()
 
     def part(self, params: Parameters, offset: int) -> Gradients:
         """The gradients of a model's part, as a view.
@@ -287,23 +327,39 @@ class Gradients(_Named):
         key = offset, id(params)
         found = self._parts.get(key)
         if found is None or found[0] is not params:
-            flat = self._flat[offset : offset + params.size]
-            own = Gradients(params.shapes, self.dtype, flat, self._device)
-            own._borrow({name: _at(self._flat, *place) for name, place in params.borrowed.items()})
-            found = self._parts[key] = params, own
+            found = self._parts[key] = params, self._part(params, offset)
         return found[1]
 
-    def _borrow(self, views: Mapping[str, Array]) -> None:
+    def _part(self, params: Parameters, offset: int) -> Gradients:
+        starts = {name: start for name, (start, _) in _places(self._shapes).items()}
+        apart = {starts[name]: one for name, one in self._sparse.items()}
+
+        def begin(start: int) -> int:
+            """Where in `flat` what begins there among the parameters does."""
+            return start - sum(math.prod(one.shape) for there, one in apart.items() if there < start)
+
+        own = Gradients.__new__(Gradients)
+        places, tables = _places(params.shapes, offset), params.tables
+        size = _total(_without(params.shapes, tables))
+        sparse = {name: apart[start] for name, (start, _) in places.items() if name in tables}
+        own._begin(params.shapes, self._flat[begin(offset) : begin(offset) + size], self._device, sparse)
+        tied = params.borrowed
+        lent = {name: apart[start] for name, (start, _) in tied.items() if name in tables}
+        views = {name: _at(self._flat, begin(start), shape) for name, (start, shape) in _without(tied, lent).items()}
+        own._borrow(views, lent)
+        return own
+
+    def _borrow(self, views: Mapping[str, Array], sparse: Mapping[str, SparseGradient]) -> None:
         """Take in the gradients of tied parameters, which lie elsewhere."""
         self._views |= views
+        self._sparse |= sparse
 
-    def __getstate__(self) -> tuple[dict[str, tuple[int, ...]], Array, Device]:
-        return self._shapes, self._device.to_host(self._flat), self._device
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self._shapes, self._device.to_host(self._flat), self._device, self._sparse
 
-    def __setstate__(self, state: tuple[dict[str, tuple[int, ...]], Array, Device]) -> None:
-        shapes, flat, self._device = state
-        self._parts = {}
-        self._lay_out(shapes, _placed_copy(flat, self._device))
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        shapes, flat, device, *sparse = state  # older ones have none
+        self._begin(shapes, _placed_copy(flat, device), device, *(sparse or ({},)))
 
 
 class Parameters(_Named):
@@ -323,6 +379,8 @@ class Parameters(_Named):
         The first element in the store.
     device : Device, optional
         Where a new store lies; on the host by default.
+    tables : mapping from str to int, optional
+        The names whose gradients are sparse, with the axis of the ids; see `rnnfast.sparse`.
     """
 
     in_model = False
@@ -336,15 +394,23 @@ class Parameters(_Named):
         store: Store | None = None,
         offset: int = 0,
         device: Device = HOST,
+        tables: Mapping[str, int] | None = None,
     ) -> None:
         shapes, dtype = _checks.shapes("shapes", shapes), _checks.float_dtype("dtype", dtype)
         size = _total(shapes)
         if store is not None:
             _check_room(store, offset, size, dtype)
-        self._bind(shapes, Store(size, dtype, device) if store is None else store, offset, {})
+        self._bind(shapes, Store(size, dtype, device) if store is None else store, offset, {}, tables or {})
 
-    def _bind(self, shapes: Shapes, store: Store, offset: int, borrowed: Mapping[str, Place]) -> None:
-        self._store, self._offset, self._borrowed = store, offset, dict(borrowed)
+    def _bind(
+        self,
+        shapes: Shapes,
+        store: Store,
+        offset: int,
+        borrowed: Mapping[str, Place],
+        tables: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        self._store, self._offset, self._borrowed, self._tables = store, offset, dict(borrowed), dict(tables)
         flat = store.array[offset : offset + _total(shapes)]
         store.device.freeze(flat)
         self._lay_out(shapes, _protected(flat))
@@ -358,10 +424,14 @@ class Parameters(_Named):
         """Tied parameters, which lie where another part of the model has them: names and (offset, shape) there."""
         return dict(self._borrowed)
 
+    @property
+    def tables(self) -> dict[str, int]:
+        """The names whose gradients are sparse, tied ones too, with the axis of the ids; see `rnnfast.sparse`."""
+        return dict(self._tables)
+
     def places(self) -> dict[str, Place]:
         """Where each of the values lies in the store, as (offset, shape)."""
-        starts = itertools.accumulate(map(math.prod, self._shapes.values()), initial=self._offset)
-        return {name: (start, shape) for start, (name, shape) in zip(starts, self._shapes.items(), strict=False)}
+        return _places(self._shapes, self._offset)
 
     @property
     def store(self) -> Store:
@@ -385,7 +455,8 @@ class Parameters(_Named):
         -------
         Gradients
         """
-        return Gradients(self._shapes, self.dtype, device=self.device)
+        tables = {name: axis for name, axis in self._tables.items() if name in self._shapes}
+        return Gradients(self._shapes, self.dtype, device=self.device, tables=tables)
 
     def copy(self) -> dict[str, Array]:
         """The values of this moment, all of one version, which later changes do not reach.
@@ -424,7 +495,7 @@ class Parameters(_Named):
             flat = _own(self._flat)
         yield flat
         with self.in_place() as target:
-            _write_all([target], [flat])
+            write_all([target], [flat])
 
     @contextmanager
     def in_place(self) -> Iterator[Array]:
@@ -459,7 +530,7 @@ class Parameters(_Named):
             raise ValueError(f"flat: expected new values, got {_OWN_VIEWS}")
         values = self.device.take("flat", flat, self.dtype, (self.size,))
         with self.in_place() as target:
-            _write_all([target], [values])
+            write_all([target], [values])
 
     def update(self, mapping: Mapping[str, ArrayLike]) -> None:
         """Replace the named values.
@@ -509,7 +580,7 @@ class Parameters(_Named):
         values = [self.device.take(name, value, self.dtype, self._shapes[name]) for name, value in given.items()]
         with self.in_place() as flat:
             views = dict(_slices(self._shapes, flat))
-            _write_all([views[name] for name in given], values)
+            write_all([views[name] for name in given], values)
 
     def adopt(self, store: Store, offset: int, borrowed: Mapping[str, Place] | None = None) -> None:
         """Move the values into another store and lie there from now on.
@@ -544,14 +615,14 @@ class Parameters(_Named):
             for name, target in _slices(shapes, store.array[offset : offset + size]):
                 target[...] = self._views[name]
         there: Any = object.__new__(Parameters)
-        there._bind(shapes, store, offset, borrowed)
+        there._bind(shapes, store, offset, borrowed, self._tables)
         return [(self, name, value) for name, value in vars(there).items()]
 
-    def __getstate__(self) -> tuple[dict[str, tuple[int, ...]], Store, int, dict[str, Place]]:
-        return self._shapes, self._store, self._offset, self._borrowed
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self._shapes, self._store, self._offset, self._borrowed, self._tables
 
-    def __setstate__(self, state: tuple[dict[str, tuple[int, ...]], Store, int, dict[str, Place]]) -> None:
-        self._bind(*state)
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self._bind(*state)  # older ones have no tables
 
 
 def adopt_all(store: Store, moves: list[tuple[Parameters, int, Mapping[str, Place]]], **also: Any) -> None:
@@ -565,6 +636,14 @@ def adopt_all(store: Store, moves: list[tuple[Parameters, int, Mapping[str, Plac
     done += [(params.store, "version", params.version + 1) for params, _, _ in moves]
     newest = max([store.version, *(params.version for params, _, _ in moves)])
     _flat.commit(_nothing, *done, (store, "version", newest + 1))
+
+
+def check_tables(name: str, gradients: Gradients, params: Parameters) -> None:
+    """Whether the same gradients are sparse; the shapes are."""
+    tables = {key: axis for key, axis in params.tables.items() if key in params.shapes}
+    if gradients.tables != tables:
+        wanted, found = (", ".join(one) or "nothing" for one in (tables, gradients.tables))
+        raise ValueError(f"{name}: expected sparse gradients of {wanted}, as params.zeros() has, got some of {found}")
 
 
 def _nothing() -> None:
@@ -583,6 +662,23 @@ def _prefix_hint(given: Mapping[str, Any], wanted: Shapes) -> str:
 
 def _total(shapes: Shapes) -> int:
     return sum(math.prod(shape) for shape in shapes.values())
+
+
+_Value = TypeVar("_Value")
+
+
+def _without(named: Mapping[str, _Value], apart: Collection[str]) -> Mapping[str, _Value]:
+    return {name: value for name, value in named.items() if name not in apart} if apart else named
+
+
+def _places(shapes: Shapes, offset: int = 0) -> dict[str, Place]:
+    starts = itertools.accumulate(map(math.prod, shapes.values()), initial=offset)
+    return {name: (start, shape) for start, (name, shape) in zip(starts, shapes.items(), strict=False)}
+
+
+def _sparse(shapes: Shapes, tables: Mapping[str, int], dtype: np.dtype[Any]) -> dict[str, SparseGradient]:
+    """New gradients of those of the shapes that are tables."""
+    return {name: SparseGradient(shapes[name], axis, dtype) for name, axis in tables.items() if name in shapes}
 
 
 def _at(flat: Array, start: int, shape: tuple[int, ...]) -> Array:
@@ -631,7 +727,7 @@ def _own(view: Array) -> Array:
     return copied.view(np.ndarray) if isinstance(copied, ParameterView) else copied
 
 
-def _write_all(targets: list[Array], values: list[Array]) -> None:
+def write_all(targets: list[Array], values: list[Array]) -> None:
     """Write each of the values into its target, in one call of compiled code, which Ctrl-C can't part."""
     write: Any = operator.setitem
     deque(map(write, targets, repeat(...), values), maxlen=0)

@@ -44,7 +44,7 @@ from ._pieces import Piece
 from ._recompute import levels
 from ._words import NonFinite
 from .diagnostics import gradient_norm_by_distance
-from .optim import clip_grad_value, drop_frozen
+from .optim import clip_grad_value, clip_to_norm, drop_frozen
 from .tape import Tape
 
 __all__ = ["TBPTT", "NonFiniteError", "StatefulBatches", "StepResult", "gradient_norm_by_distance", "stateful_batches"]
@@ -637,7 +637,7 @@ class TBPTT:
     def _clip_to_norm(self) -> Any:
         """Scale the gradient to the largest norm; the norm before. One that is not finite scales nothing."""
         limit = math.inf if self._clip_norm is None else self._clip_norm
-        return self._device.clip_norm(self._gradients.flat, limit)
+        return clip_to_norm(self._gradients, limit)
 
     def _update(self, carried: _Carried) -> None:
         """The optimiser's step, and with it what is carried on: both or none, whatever interrupts."""

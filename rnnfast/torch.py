@@ -343,6 +343,8 @@ class Recurrent(torch.nn.Module):
             raise TypeError(f"layer: expected a layer of rnnfast (LSTM, SLSTM, ...), got {_checks.describe(layer)}")
         if layer.device != "cpu":
             raise ValueError(f"layer: expected one on the host, got device={layer.device!r}")
+        if layer.sparse:
+            raise ValueError("layer: expected one with sparse=False, whose gradients are tensors, got sparse=True")
         self._twin, self._dropout = _Twin(layer), layer.dropout
         for name, value in layer.params.items():
             self.register_parameter(name, torch.nn.Parameter(torch.from_numpy(np.array(value))))

@@ -45,7 +45,7 @@ _KINDS = {
     "LSTMCell": _Kind(cells.LSTMCell, _same(*_CELL)),
     "GRUCell": _Kind(cells.GRUCell, _same(*_CELL)),
     "Linear": _Kind(heads.Dense, {"input_size": "in_features", "output_size": "out_features"}),
-    "Embedding": _Kind(Embedding, {"num": "num_embeddings", "dim": "embedding_dim", "padding_idx": "padding_idx"}),
+    "Embedding": _Kind(Embedding, {"num": "num_embeddings", "dim": "embedding_dim"} | _same("padding_idx", "sparse")),
     "LayerNorm": _Kind(LayerNorm, {"eps": "eps"}),
     "Dropout": _Kind(Dropout, {"p": "p"}),
 }
@@ -241,7 +241,7 @@ def _modules(where: str, torch: Any, part: Any) -> list[Any]:
         )
     dtype = getattr(torch, part.dtype.name)
     if isinstance(part, Embedding):
-        table = torch.nn.Embedding(part.num, part.dim, part.padding_idx, dtype=dtype)
+        table = torch.nn.Embedding(part.num, part.dim, part.padding_idx, sparse=part.sparse, dtype=dtype)
         return [_fill(torch, table, part)]
     if isinstance(part, heads.Dense):
         linear = torch.nn.Linear(part.input_size, part.output_size, part.bias, dtype=dtype)
