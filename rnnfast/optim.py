@@ -30,6 +30,8 @@ Every optimiser takes ``groups``: what differs for some of the parameters, by pa
 >>> optimizer = optim.AdamW(model.params, 1e-3, weight_decay=0.01, groups=groups)
 >>> optimizer = optim.Adam(model.params, groups={"encoder.*": {"frozen": True}})  # trains the head alone
 
+Where a part has ``sparse=True``, a step changes only the rows of its table that have a gradient: see `rnnfast.sparse`.
+
 `rnnfast.schedules` has learning rates that change from step to step.
 
 Rejected: groups by lists of arrays (a buffer has names); a part that can be unfrozen in the midst of a run (Adam's
