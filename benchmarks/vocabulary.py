@@ -1,4 +1,4 @@
-"""An update of a model of ids, with sparse gradients and without, by the vocabulary: ``python -m benchmarks.vocabulary``.
+"""An update of a model of ids, with sparse gradients and without: ``python -m benchmarks.vocabulary``.
 
 A step is forward, backward, clipping to a norm, and Adam, on new ids each time. Two models: an LSTM that takes ids, and
 an Embedding before an LSTM. Beside them PyTorch's Embedding(sparse=True) and LSTM with SparseAdam and Adam, if it is

@@ -21,7 +21,7 @@ A) The gradients are those without ``sparse``, to the last bit; ``grads.params[n
 B) The optimisers are *lazy*: a step leaves a row whose gradient is zero as it was, and so its averages; weight decay
    and momentum do not reach it either. Every other row is changed as it would be by the same step without ``sparse``,
    from the averages that it has. Adam's `t` counts the optimiser's steps, not those of a row. So plain `SGD` without
-   weight decay is exactly that without ``sparse``, and `Adam` is PyTorch's SparseAdam but for two things: `eps` is added
+   weight decay is exactly that without ``sparse``. `Adam` is PyTorch's SparseAdam but for two things: `eps` is added
    where Adam adds it, and a row that occurred with a gradient of zero stays. PyTorch has no weight decay there, and no
    other optimiser with averages; here all of them are as lazy.
 C) `fit`, `TBPTT`, accumulation (``backward(into=)``), groups of parameters, checkpoints and streams are as without
