@@ -28,12 +28,11 @@ template <class T> struct GivenStates {
         for (int k = 0; k < at.program.states.count; ++k) {
             const StateSpec &state = at.program.states[k];
             const index width = at.width(state.domain), padded = at.padded(state.domain);
-            if (fill[k]) {
-                for (index i = 0; i < padded; ++i) fill[k][i] = i < width ? T(state.initial) : 0;
-                continue;
-            }
-            for (index b = 0; b < batch; ++b) {
-                for (index i = 0; i < padded; ++i) rows[k][b * padded + i] = i < width ? given[k][b * width + i] : 0;
+            for (index i = 0; fill[k] && i < padded; ++i) fill[k][i] = i < width ? T(state.initial) : 0;
+            for (index b = 0; rows[k] && b < batch; ++b) {
+                T *const row = rows[k] + b * padded;
+                __builtin_memcpy(row, given[k] + b * width, std::size_t(width) * sizeof(T));
+                for (index i = width; i < padded; ++i) row[i] = 0;
             }
         }
     }
@@ -86,7 +85,7 @@ template <class T> class ProgramPass {
 
     void copy_states() const {
         initial.copy(sequence.state, at, sequence.batch);
-        reset.copy(sequence.reset_state, at, sequence.batch);
+        if (sequence.resets.data) reset.copy(sequence.reset_state, at, sequence.batch);
     }
 
     bool skipped(index t, index b) const { return sequence.skip.data && *sequence.skip.at(t, b); }
