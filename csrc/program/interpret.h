@@ -3,8 +3,8 @@
 // A tile is some rows times some blocks of units: as many vectors as keep the loops long and the registers in L1. A
 // register is a kilobyte, and a stage has ten to thirty. From four vectors on, an operation's loop costs no more than
 // the same arithmetic fused by the compiler (its decoding is shared by the tile, and its vectors do not wait for each
-// other). Rejected: machine code made at run time (a compiler in the process; a bit that differs would be nobody's), one
-// pass over all rows for each operation (registers leave L1).
+// other). Rejected: machine code made at run time (a compiler in the process; a bit that differs would be nobody's),
+// one pass over all rows for each operation (registers leave L1).
 #pragma once
 
 #include "cells/cell.h"
