@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -96,36 +96,43 @@ class Packed:
 
 
 class Chosen(Packed):
-    """The same for some ids alone: of a table (`rnnfast.sparse`) the kernel has what belongs to them.
+    """The same for some ids alone: of a matrix in which each id has a column, the kernel has theirs.
 
     Parameters
     ----------
     kernel, params, names
         As of `Packed`; the kernel's input has as many features as there are ids.
+    of_ids : collection of str
+        The parameters that are such matrices.
     ids : ndarray of int64, shape [n]
         Rising.
     """
 
-    def __init__(self, kernel: Any, params: Parameters, names: tuple[str, ...], ids: Array) -> None:
+    def __init__(
+        self, kernel: Any, params: Parameters, names: tuple[str, ...], of_ids: Collection[str], ids: Array
+    ) -> None:
         super().__init__(kernel, params, names)
-        self._ids, self._tables = ids, params.tables
+        self._of_ids, self._ids = of_ids, ids
 
     def _arrays(self, source: Parameters | Gradients) -> tuple[Array | None, ...]:
         return tuple([self._array(source, name) for name in self.names])
 
     def _array(self, source: Parameters | Gradients, name: str) -> Array | None:
-        if name not in self._tables:
+        if name not in self._of_ids:
             return source.get(name)
-        if isinstance(source, Gradients):
+        if isinstance(source, Gradients) and name in source.sparse:
             return source.sparse[name].at(self._ids)
-        return source[name].take(self._ids, self._tables[name])
+        return source[name].take(self._ids, axis=1)
 
     def storing(self, panels: Array, gradients: Gradients) -> list[Callable[[], object]]:
         arrays = self._arrays(gradients)
         calls = [self._unpacking(panels, arrays)]
+        write: Any = operator.setitem
         for name, array in zip(self.names, arrays, strict=True):
-            if array is not None and name in self._tables:
+            if array is not None and name in gradients.sparse:
                 calls += gradients.sparse[name].replacing(self._ids, array)
+            elif array is not None and name in self._of_ids:
+                calls.append(partial(write, gradients[name], (slice(None), self._ids), array))
         return calls
 
 

@@ -271,7 +271,7 @@ class Recurrence:
         """A layer's call: check everything, then allocate, then run. Returns y, the final state and the tape."""
         with self.device.active():
             port = self.device.port(call.x)
-            run = self.walk.narrowed(self.check(port, call, source, training=training))
+            run = self.walk.narrowed(self.check(port, call, source, training=training), training=training)
             threads, outputs = _checks.threads(call.num_threads), call.outputs()
             batch = run.x.shape[1]
             shapes = self._shapes_of_y(outputs, run)
@@ -318,7 +318,8 @@ class Recurrence:
         """The checked segments that backward is to compute again; `wanted` is how many states' sequences y has."""
         if call.recompute is None and call.memory is None:
             return ()
-        packed, dropout = self.walk.packed_for(self.walk.narrowed(run), wanted), bool(source.dropout)
+        run, dropout = self.walk.narrowed(run, training=True), bool(source.dropout)
+        packed = self.walk.packed_for(run, wanted)
         steps, batch = run.x.shape[:2]
         return segments(
             call.recompute,

@@ -28,7 +28,7 @@ from . import _checks
 from . import init as initialisation
 from ._call import BackwardCall, ForwardCall
 from ._checks import Array
-from ._device import Port
+from ._device import HOST, Port
 from ._part import Chosen, Packed, panels_of, store_all
 from ._recompute import Stack, segmented
 from .description.cell import Cell
@@ -130,10 +130,15 @@ class Layout:
         return shapes
 
     @property
+    def of_ids(self) -> list[str]:
+        """The parameters in which each id of an input has a column."""
+        names = [one.name for one in self.program.parameters if one.columns == INPUT]
+        return [name + suffix for suffix in self.suffixes[: self.directions] for name in names]
+
+    @property
     def tables(self) -> dict[str, int]:
-        """The parameters with sparse gradients, with the axis of the ids."""
-        names = [one.name for one in self.program.parameters if one.columns == INPUT] if self.sparse else []
-        return {name + suffix: 1 for suffix in self.suffixes[: self.directions] for name in names}
+        """Those with sparse gradients, with the axis of the ids."""
+        return dict.fromkeys(self.of_ids, 1) if self.sparse else {}
 
     def initial(self, init: initialisation.Init, rng: np.random.Generator) -> dict[str, Array]:
         """The initial values: the caller's function's, the cell's own, or the scheme's."""
@@ -310,14 +315,25 @@ class Walk:
             return packed
         kind, count = None if interpreted else self._fused, len(run.chosen)
         narrow = [
-            Chosen(self._kernel(layout.program, kind, count, layout.widths), self._params, one.names, run.chosen)
+            Chosen(
+                self._kernel(layout.program, kind, count, layout.widths),
+                self._params,
+                one.names,
+                layout.of_ids,
+                run.chosen,
+            )
             for one in packed[: layout.directions]
         ]
         return [*narrow, *packed[layout.directions :]]
 
-    def narrowed(self, run: Run) -> Run:
-        """Where gradients are sparse, the call with its ids counted among those that occur, which are packed alone."""
-        if not self.layout.sparse or run.chosen is not None:
+    def narrowed(self, run: Run, *, training: bool) -> Run:
+        """The call with its ids counted among those that occur, where the weights of these alone are to be packed.
+
+        That changes no bit. In training the weights change from call to call, so it is done where there are fewer ids
+        than columns. In inference they are packed once for many calls: there it is for who says that they are many.
+        """
+        fewer = training and run.x.ndim == 2 and run.x.size < self.layout.input_size and self.device is HOST
+        if run.chosen is not None or not (fewer or self.layout.sparse):
             return run
         ids = run.x
         if run.lengths is not None:  # beyond, they can be anything
@@ -508,6 +524,9 @@ class Walk:
     ) -> None:
         """Write what `out` asks for, and all of `gradients`: the sum with `into`, if that is given."""
         packed = kept.packed
+        if into is None and kept.run.chosen is not None:  # new memory, of which only what occurs will be written
+            for name in set(self.layout.of_ids) - gradients.sparse.keys():
+                gradients[name].fill(0)
         panels = [tape.buffer(("dpanels", k), (one.kernel.gradient_size,), self.dtype) for k, one in enumerate(packed)]
         for one, own in zip(packed, panels, strict=True):
             if into is not None:

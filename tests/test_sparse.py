@@ -6,10 +6,11 @@ import copy
 import json
 import pickle
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
-from registry import DTYPES, ISAS, KINDS, Case, active_isa, assert_close, assert_same, assert_same_bits, swap
+from registry import DTYPES, ISAS, KINDS, Case, assert_close, assert_same, assert_same_bits, swap
 from test_interrupted import interrupted_everywhere
 
 import rnnfast
@@ -36,6 +37,12 @@ def pair(make):
     sparse, plain = make(sparse=True), make()
     plain.load(dict(sparse.params))
     return sparse, plain
+
+
+def packing_all(layer):
+    """The layer, which from now on packs its whole matrix for any call."""
+    layer._recurrence.walk.narrowed = lambda run, training: run
+    return layer
 
 
 def equal(sparse, plain):
@@ -70,11 +77,14 @@ def test_an_embedding_has_the_bits_of_the_dense_gradient(shape, dtype, rng):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_layers_have_the_bits_of_the_dense_call(kind):
-    """Outputs, states and gradients of every cell, with every mask and garbage where nothing is to be read."""
+    """Outputs, states and gradients of every cell, with every mask and garbage where nothing is to be read.
+
+    Without `sparse`, too: in training a layer packs the ids that occur, where they are fewer than the columns.
+    """
     for number, mask in enumerate(MASKS, KINDS.index(kind)):
         case = Case(
             kind=kind,
-            isa=ISAS[-1],
+            isa=ISAS[number % len(ISAS)],
             dtype=DTYPES[number % 2],
             bidirectional=number % 2 == 1,
             num_layers=1 + number % 2,
@@ -90,25 +100,36 @@ def test_layers_have_the_bits_of_the_dense_call(kind):
         )
         given = case.data
         found = []
-        for layer in pair(case.layer):
-            options = {
-                name: swap(case, one) if one.ndim == 2 and name in ("resets", "mask") else one
-                for name, one in given.masks.items()
-                if name != "reset_state"
-            }
-            options |= {name: one for name, one in given.masks.items() if name == "reset_state"}
-            extra = {name: {key: swap(case, one) for key, one in more.items()} for name, more in given.extra.items()}
+        options: dict[str, Any] = {"num_threads": case.threads} | given.masks
+        options |= {name: swap(case, options[name]) for name in ("resets", "mask") if name in options}
+        options |= {name: {key: swap(case, one) for key, one in more.items()} for name, more in given.extra.items()}
+        for layer in (packing_all(case.layer()), case.layer(), case.layer(sparse=True)):
             call = swap(case, given.x), given.state
             into = layer.params.zeros()
-            inference = layer(*call, **options, **extra, num_threads=case.threads)
-            for how in ({}, {"recompute": 1}):
-                with active_isa(case.isa):
-                    y, state, tape = layer.forward(*call, **options, **extra, **how, num_threads=case.threads)
-                grads = layer.backward(tape, swap(case, given.dy), given.dstate, into=into, num_threads=case.threads)
+            inference = layer(*call, **options)
+            for more in ({}, {"into": into}, {"into": into}):
+                y, state, tape = layer.forward(*call, **options)
+                grads = layer.backward(tape, swap(case, given.dy), given.dstate, **more, num_threads=case.threads)
                 assert grads.x is None
-            found.append(([y, state, inference, grads.state, grads.reset_state, grads.given], into))
-        assert_same(found[0][0], found[1][0])
-        equal(found[0][1], found[1][1])
+                found.append(grads.params)
+            found.append([y, state, inference, grads.state, grads.reset_state, grads.given])
+        for n, expected in enumerate(found[:4]):
+            for one in (found[4 + n], found[8 + n]):
+                equal(one, expected) if n < 3 else assert_same(one, expected)
+
+
+def test_segments_that_are_computed_again(rng):
+    """One layer by itself, and two as one."""
+    batch = 4096
+    ids = rng.integers(0, V, (3 * rnnfast.section_steps(batch), batch))
+    for count in (1, 2):
+        found = []
+        for how in ({}, {"recompute": 1}):
+            layer = GRU(V, 2, count, sparse=True, rng=0)
+            y, _, tape = layer.forward(ids, **how)
+            found.append((layer.backward(tape, y).params, tape.nbytes))
+        equal(found[1][0], found[0][0])
+        assert found[1][1] < found[0][1]
 
 
 def test_what_a_call_adds_to_may_have_other_ids(rng):
