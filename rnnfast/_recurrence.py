@@ -293,7 +293,7 @@ class Recurrence:
         """A cell's call: `out` is the new state, which is returned, and the tape."""
         with self.device.active():
             port = self.device.port(call.x)
-            run = self.check(port, call, source, training=training)
+            run = self.walk.narrowed(self.check(port, call, source, training=training), training=training)
             batch = run.x.shape[1]
             shapes = self._state_shapes(batch, run.batched)
             out = None if call.out is None else self._check_out(port.checks, call.out, shapes, run, " of arrays")

@@ -287,6 +287,7 @@ class Walk:
         self._params, self._fused = params, None if interpreted else layout.cell.fused
         self._kernel = self.device.kernels(self.dtype, precision)
         self._packed: dict[bool, list[Packed]] = {}
+        self._spent = -1, 0  # the version of the parameters, and the columns that were packed of it for calls of ids
         self.packed(self._fused is None)
 
     def packed(self, interpreted: bool = False) -> list[Packed]:
@@ -329,17 +330,29 @@ class Walk:
     def narrowed(self, run: Run, *, training: bool) -> Run:
         """The call with its ids counted among those that occur, where the weights of these alone are to be packed.
 
-        That changes no bit. In training the weights change from call to call, so it is done where there are fewer ids
-        than columns. In inference they are packed once for many calls: there it is for who says that they are many.
+        That changes no bit; a sparse gradient is made by no other call.
         """
-        fewer = training and run.x.ndim == 2 and run.x.size < self.layout.input_size and self.device is HOST
-        if run.chosen is not None or not (fewer or self.layout.sparse):
+        if run.chosen is not None or run.x.ndim == 3 or self.device is not HOST:
+            return run
+        if not (self._fewer(run.x.size) or (training and self.layout.sparse)):
             return run
         ids = run.x
         if run.lengths is not None:  # beyond, they can be anything
             ids = np.where(np.arange(len(ids))[:, None] < run.lengths, ids, 0)
         chosen, places = np.unique(ids if ids.size else np.zeros(1, np.int64), return_inverse=True)
         return run._replace(x=places[: ids.size].reshape(ids.shape), chosen=chosen)
+
+    def _fewer(self, ids: int) -> bool:
+        """Whether to pack the columns of some ids for one call, and not all columns for all calls of this version.
+
+        The first is repeated, with the recurrent weights, in each call; so it is done until all that it has packed of a
+        version comes to what the second would have. So neither packs more than twice what was needed, whatever calls
+        are still to come.
+        """
+        version, before = self._spent
+        spent = ids + self.layout.hidden_size + (before if version == self._params.version else 0)
+        self._spent = self._params.version, spent
+        return spent < self.layout.input_size
 
     def stream(self, batch: int, *, weights: str, num_threads: int = 0, batch_first: bool = False) -> StreamSpec:
         """What a stream of the weights of this moment is made of."""

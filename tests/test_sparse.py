@@ -118,6 +118,52 @@ def test_layers_have_the_bits_of_the_dense_call(kind):
                 equal(one, expected) if n < 3 else assert_same(one, expected)
 
 
+def test_many_calls_of_one_version_pack_all_columns_once():
+    """Until then, each packs its own: together no more than all."""
+    packed = []
+
+    class Kernel:
+        def __init__(self, kernel, columns):
+            self._kernel, self._columns = kernel, columns
+
+        def __getattr__(self, name):
+            return getattr(self._kernel, name)
+
+        def pack(self, params, panels):
+            packed.append(self._columns)
+            self._kernel.pack(params, panels)
+
+    for sparse in (False, True):
+        layer = LSTM(1000, 3, sparse=sparse, rng=0)
+        walk = layer._recurrence.walk
+        make = walk._kernel
+        walk._kernel = lambda program, fused, columns, widths, make=make: Kernel(
+            make(program, fused, columns, widths), columns
+        )
+        walk._packed.clear()
+        for _ in range(2):
+            state = None
+            for t in range(300):
+                _, state = layer([[t]], state)
+            assert 100 < packed.index(1000) < 300
+            assert packed == [1] * packed.index(1000) + [1000]
+            packed.clear()
+            layer.update({"bias_ih_l0": np.ones(12)})
+
+
+def test_a_cell_in_training(rng):
+    """The step of a cell packs what occurs, too."""
+    found = []
+    for narrow in (True, False):
+        cell = rnnfast.LSTMCell(V, 3, rng=0)
+        if not narrow:
+            packing_all(cell)
+        state, tape = cell.forward(np.array([7, 3, 7]))
+        assert (tape._recording.run.chosen is not None) == narrow
+        found.append(cell.backward(tape, state).params)
+    equal(*found)
+
+
 def test_segments_that_are_computed_again(rng):
     """One layer by itself, and two as one."""
     batch = 4096
