@@ -8,11 +8,14 @@ Rejected: transposing batch-first arrays (the kernels take strides).
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from ._checks import Array
 
-__all__ = ["STEP", "Axes"]
+__all__ = ["STEP", "Axes", "Shapes", "state_shapes", "y_shapes"]
+
+Shapes = tuple[tuple[int, ...], ...]
 
 
 class Axes(NamedTuple):
@@ -59,17 +62,34 @@ class Axes(NamedTuple):
             array = array.swapaxes(0, 1)
         return array if self.time else array[None]
 
-    def state_shape(self, layers: int, batch: int, width: int, batched: bool) -> tuple[int, ...]:
-        """The shape of a caller's state; `layers` counts directions too."""
-        leading: tuple[int, ...] = (layers,) if self.time else ()
-        return (*leading, batch, width) if batched else (*leading, width)
-
     def state_view(self, array: Array, batched: bool) -> Array:
         """The view [L*D, B, width] of a caller's state."""
         if self.time:
             return array if batched else array[:, None]
         return array[None] if batched else array[None, None]
 
+    def state_views(self, arrays: tuple[Array, ...], batched: bool) -> tuple[Array, ...]:
+        """Those of several."""
+        if self.time and batched:
+            return arrays
+        return tuple([self.state_view(array, batched) for array in arrays])
+
 
 STEP = Axes(time=False)
 """Those of a cell's calls."""
+
+
+@lru_cache(1024)
+def state_shapes(axes: Axes, layers: int, batch: int, widths: tuple[int, ...], batched: bool) -> Shapes:
+    """The shapes of a caller's state, which no call need make again; `layers` counts directions too."""
+    leading = (*((layers,) if axes.time else ()), *((batch,) if batched else ()))
+    return tuple([(*leading, width) for width in widths])
+
+
+@lru_cache(1024)
+def y_shapes(axes: Axes, outputs: str, steps: int, batch: int, widths: tuple[int, ...], batched: bool) -> Shapes:
+    """The shapes of what a call gives, of both directions' states of these widths; `outputs` as in `_recurrence`."""
+    if outputs == "last":
+        return (STEP.shape(1, batch, widths[0], batched=batched),)
+    of_states = widths if outputs == "states" else widths[:1]
+    return tuple([axes.shape(steps, batch, width, batched=batched) for width in of_states])

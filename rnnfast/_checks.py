@@ -107,22 +107,18 @@ def real(name: str, value: Any, dtype: np.dtype[Any], *, contiguous: bool = Fals
 
     It is the caller's memory where that already fits, unless `copy`; else it is converted, once.
     """
-    return _in_range(name, _converted, numbers(name, value), dtype, contiguous, copy)
+    return _converted(name, numbers(name, value), dtype, contiguous, copy)
 
 
-def _converted(array: Array, dtype: np.dtype[Any], contiguous: bool, copy: bool) -> Array:
+def _converted(name: str, array: Array, dtype: np.dtype[Any], contiguous: bool, copy: bool) -> Array:
+    """The array itself if it fits; a ValueError where a finite number would become infinite."""
     flags = array.flags
     fits = flags.c_contiguous or (not contiguous and (array.shape[-1] == 1 or array.strides[-1] == array.itemsize))
     if array.dtype == dtype and flags.aligned and fits and not copy:
         return array
-    with np.errstate(over="raise", under="ignore"):
-        return np.array(array, dtype=dtype, order="C")
-
-
-def _in_range(name: str, converted: Callable[..., Array], array: Array, dtype: np.dtype[Any], *options: Any) -> Array:
-    """`converted`, or a ValueError where a finite number would become infinite."""
     try:
-        return converted(array, dtype, *options)
+        with np.errstate(over="raise", under="ignore"):
+            return np.array(array, dtype=dtype, order="C")
     except FloatingPointError as error:
         largest = np.abs(array[np.isfinite(array)]).max()
         raise ValueError(f"{name}: expected numbers within the range of {dtype}, got one of size {largest}") from error
@@ -151,7 +147,7 @@ def shaped(numbers: Callable[..., Array], converted: Callable[..., Array]) -> Ca
         """`real` of one shape, which is checked before anything is converted."""
         array = numbers(name, value)
         shape(name, array, expected, letters)
-        return _in_range(name, converted, array, dtype, contiguous, copy)
+        return converted(name, array, dtype, contiguous, copy)
 
     return real_of_shape
 

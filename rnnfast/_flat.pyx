@@ -21,6 +21,7 @@ comparing with the smallest normal number instead of a mode of the processor (a 
 the comparison lets through can still become a denormal).
 """
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cython cimport floating
 from libc.float cimport DBL_MIN, FLT_MIN
 from libc.math cimport ceil, fabs, isfinite, pow, sqrt, sqrtf
@@ -108,6 +109,15 @@ cdef const floating* data(str name, const floating[::1] array, Py_ssize_t size) 
     if <uintptr_t>first % sizeof(floating) != 0:
         raise ValueError(f"{name}: expected an aligned array, got one that starts inside an element")
     return first
+
+
+def padding(memory, Py_ssize_t alignment):
+    """How many bytes lie between the start of `memory` and the next address that `alignment` divides."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(memory, &view, PyBUF_SIMPLE)
+    cdef uintptr_t address = <uintptr_t>view.buf
+    PyBuffer_Release(&view)
+    return (alignment - address % alignment) % alignment
 
 
 def run(calls):

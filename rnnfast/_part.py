@@ -289,7 +289,7 @@ class Part(ABC):
             return Gradients.like(self.params)
         if not isinstance(into, Gradients):
             raise TypeError(f"into: expected Gradients or None, got {_checks.describe(into)}")
-        if into.dtype != self.params.dtype or into.shapes != self.params.shapes:
+        if into.dtype != self.params.dtype or into._shapes != self.params._shapes:
             raise ValueError(f"into: expected the layout of params, {self.params!r}; got {into!r}")
         check_tables("into", into, self.params)
         if into.device is not self._device:

@@ -15,7 +15,7 @@ import numpy as np
 
 from . import _checks
 from . import init as initialisation
-from ._axes import STEP, Axes
+from ._axes import STEP, Axes, Shapes, state_shapes, y_shapes
 from ._cell_config import cell_config
 from ._checks import Array
 from ._device import Port, choose
@@ -81,6 +81,9 @@ class Recurrence:
         self._states, self._extra = layout.program.states, layout.program.given
         domains = ("H", *layout.program.domains[1:])
         self._state_letters = [axes.state_letters(domains[state.domain]) for state in self._states]
+        self._widths = tuple([layout.directions * width for width in layout.state_widths])
+        self._features = {"sequence": self._widths[0], "states": max(self._widths), "last": 1}
+        """The most features of a step that a call writes or, of ids, reads."""
         self._letters, self._rank, self._layers = axes.letters(), axes.rank, layout.num_layers * layout.directions
 
     # Checks of the caller's arrays
@@ -104,11 +107,11 @@ class Recurrence:
 
     def convert_x(self, checks: Any, array: Array, lengths: Array | None = None) -> Array:
         """The view `array` of x as the kernels take it."""
-        converted: Array
-        if array.ndim == 2:
-            converted = checks.ids("x", array, self.layout.input_size, lengths)
-        else:
-            converted = checks.real("x", array, self.dtype)
+        converted: Array = (
+            checks.ids("x", array, self.layout.input_size, lengths)
+            if array.ndim == 2
+            else checks.real("x", array, self.dtype)
+        )
         return converted
 
     def _parts(self, name: str, value: Any, what: str = "") -> tuple[tuple[str, Any], ...]:
@@ -120,9 +123,8 @@ class Recurrence:
             raise TypeError(f"{name}: expected a tuple ({names}){what}, got {_checks.describe(value)}")
         return tuple([(f"{name}[{n}]", array) for n, array in enumerate(value)])
 
-    def _state_shapes(self, batch: int, batched: bool) -> list[tuple[int, ...]]:
-        shape, count = self.axes.state_shape, self._layers
-        return [shape(count, batch, width, batched) for width in self.layout.state_widths]
+    def _state_shapes(self, batch: int, batched: bool) -> Shapes:
+        return state_shapes(self.axes, self._layers, batch, self.layout.state_widths, batched)
 
     def check_states(
         self,
@@ -199,7 +201,9 @@ class Recurrence:
                 skip = None
             elif source is not None and sequence.ndim == 2:  # ids there are not to be read
                 sequence = (self.device.xp if port.direct else np).where(skip, 0, sequence)
-        features = max(sequence.shape[-1] if sequence.ndim == 3 else 1, self._features(call.outputs()))
+        features = self._features[call.outputs()]
+        if sequence.ndim == 3 and sequence.shape[2] > features:
+            features = sequence.shape[2]
         _checks.elements(steps * batch * features, T=steps, B=batch, features=features)  # before a copy is made
         if source is not None:
             sequence = self.convert_x(checks, sequence, lengths)
@@ -217,12 +221,7 @@ class Recurrence:
             first = _checks.integer("first_step", call.first_step, 0, 2**62)
         return Run(sequence, batched, state, reset_state, lengths, resets, skip, given, seed, first)
 
-    def _features(self, outputs: str) -> int:
-        """The most features of a step that a call writes."""
-        widths = self.layout.state_widths if outputs == "states" else self.layout.state_widths[:1]
-        return 0 if outputs == "last" else self.layout.directions * max(widths)
-
-    def _check_out(self, checks: Any, out: Any, shapes: list[tuple[int, ...]], run: Run, what: str) -> tuple[Any, ...]:
+    def _check_out(self, checks: Any, out: Any, shapes: Shapes, run: Run, what: str) -> tuple[Any, ...]:
         """The caller's arrays to write to, one for each shape."""
         inputs = [("x", run.x)]
         for name, states in (("state", run.state), ("reset_state", run.reset_state)):
@@ -241,21 +240,11 @@ class Recurrence:
 
     def _new_states(self, batch: int, batched: bool) -> tuple[States, States]:
         """Memory for states as the caller gets them, and the views of it."""
-        new, view, arrays, views = self.device.result, self.axes.state_view, [], []
-        for shape in self._state_shapes(batch, batched):
-            array = new(shape, self.dtype)
-            arrays.append(array)
-            views.append(view(array, batched))
-        return tuple(arrays), tuple(views)
+        arrays = tuple([self.device.result(shape, self.dtype) for shape in self._state_shapes(batch, batched)])
+        return arrays, self.axes.state_views(arrays, batched)
 
-    def _shapes_of_y(self, outputs: str, run: Run) -> list[tuple[int, ...]]:
-        steps, batch = run.x.shape[:2]
-        if outputs == "sequence":
-            return [self.axes.shape(steps, batch, self.layout.features, batched=run.batched)]
-        if outputs == "last":
-            return [STEP.shape(1, batch, self.layout.features, batched=run.batched)]
-        widths = [self.layout.directions * width for width in self.layout.state_widths]
-        return [self.axes.shape(steps, batch, width, batched=run.batched) for width in widths]
+    def _shapes_of_y(self, outputs: str, run: Run) -> Shapes:
+        return y_shapes(self.axes, outputs, *run.x.shape[:2], self._widths, run.batched)
 
     def _last_layer(self, states: Array, y: Array, batched: bool) -> tuple[Array, Array]:
         """Of states [L*D, B, width] the last layer's [D, B, width]; of y without time the same."""
@@ -298,7 +287,7 @@ class Recurrence:
             shapes = self._state_shapes(batch, run.batched)
             out = None if call.out is None else self._check_out(port.checks, call.out, shapes, run, " of arrays")
             if out is not None and port.direct:
-                final, views = out, tuple([self.axes.state_view(array, run.batched) for array in out])
+                final, views = out, self.axes.state_views(out, run.batched)
             else:
                 final, views = self._new_states(batch, run.batched)
             recorder = begin(old, source, self._params) if training else None

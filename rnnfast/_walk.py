@@ -505,7 +505,8 @@ class Walk:
             return None
         if self.layout.directions == 2:
             sequences = tuple([_half(sequence, direction) for sequence in sequences])
-        return (*sequences, *(None,) * (len(self.layout.state_widths) - len(sequences)))
+        missing = len(self.layout.state_widths) - len(sequences)
+        return (*sequences, *(None,) * missing) if missing else sequences
 
     def _between(self, tape: Tape | None, layer: int, shape: tuple[int, ...]) -> Array:
         if tape is None:

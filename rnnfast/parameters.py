@@ -271,13 +271,14 @@ class Gradients(_Named):
         Gradients
         """
         gradients = cls.__new__(cls)  # nothing is to be checked
-        shapes, dtype, device = params.shapes, params.dtype, params.device
-        sparse = _sparse(shapes, params.tables, dtype)
+        shapes, tables, dtype, device = params._shapes, params._tables, params.dtype, params.device
+        sparse = _sparse(shapes, tables, dtype) if tables else {}
         size = _total(_without(shapes, sparse)) if sparse else params.size
         gradients._begin(shapes, device.empty((size,), dtype), device, sparse)
-        tied = {name: shape for name, (_, shape) in params.borrowed.items()}
-        lent = _sparse(tied, params.tables, dtype)
-        gradients._borrow({name: device.zeros(shape, dtype) for name, shape in _without(tied, lent).items()}, lent)
+        if params._borrowed:
+            tied = {name: shape for name, (_, shape) in params._borrowed.items()}
+            lent = _sparse(tied, tables, dtype)
+            gradients._borrow({name: device.zeros(shape, dtype) for name, shape in _without(tied, lent).items()}, lent)
         return gradients
 
     @property
@@ -640,7 +641,9 @@ def adopt_all(store: Store, moves: list[tuple[Parameters, int, Mapping[str, Plac
 
 def check_tables(name: str, gradients: Gradients, params: Parameters) -> None:
     """Whether the same gradients are sparse; the shapes are."""
-    tables = {key: axis for key, axis in params.tables.items() if key in params.shapes}
+    if not gradients._sparse and not params._tables:
+        return
+    tables = {key: axis for key, axis in params._tables.items() if key in params._shapes}
     if gradients.tables != tables:
         wanted, found = (", ".join(one) or "nothing" for one in (tables, gradients.tables))
         raise ValueError(f"{name}: expected sparse gradients of {wanted}, as params.zeros() has, got some of {found}")

@@ -55,10 +55,10 @@ def numbers(name: str, value: Any) -> Array:
 
 def real(name: str, value: Any, dtype: np.dtype[Any], *, contiguous: bool = False, copy: bool = False) -> Array:
     """`value` as an array of `dtype` with unit stride in its last axis and no negative ones."""
-    return _converted(numbers(name, value), dtype, contiguous, copy)
+    return _converted(name, numbers(name, value), dtype, contiguous, copy)
 
 
-def _converted(array: Array, dtype: np.dtype[Any], contiguous: bool, copy: bool) -> Array:
+def _converted(name: str, array: Array, dtype: np.dtype[Any], contiguous: bool, copy: bool) -> Array:
     plain = array.flags.c_contiguous
     if not plain and not contiguous:
         unit = array.shape[-1] == 1 or array.strides[-1] == array.itemsize
