@@ -167,6 +167,8 @@ def _arguments(rng: Rng, cls: Any) -> dict[str, Any]:
     }
     if cls is rnnfast.GRUD:
         found |= {"features": size, "input_size": 2 * size, "num_layers": 1}
+    elif cls not in (rnnfast.AUGRU, rnnfast.CfC):  # which have extra inputs, too
+        found["sparse"] = _chance(rng, 0.2)
     more: dict[str, Any] = _pick(rng, OPTIONS.get(cls.__name__, ({},)))
     return found | more
 
@@ -194,7 +196,7 @@ class _Problem:
             layout.state_widths,
             layout.program.states,
         )
-        self.ids = _chance(rng, 0.15) and not layout.program.given
+        self.ids = layer.sparse or (_chance(rng, 0.15) and not layout.program.given)
         x = rng.integers(0, layer.input_size, (T, B)) if self.ids else _normal(rng, T, B, layer.input_size, dtype=dtype)
         self.steps: dict[str, Any] = {"x": x}  # with an axis for time
         self.others: dict[str, Any] = {}
@@ -579,6 +581,7 @@ def _backward_dense(rng: Rng) -> Call:
 @target("Embedding")
 def _embedding(rng: Rng) -> Call:
     arguments = {"num": 5, "dim": 3, "padding_idx": _pick(rng, (None, 0, -1)), "dtype": "float32", "rng": 1}
+    arguments["sparse"] = _chance(rng, 0.5)
     if _chance(rng, 0.3):
         return Call("Embedding", rnnfast.Embedding, arguments)
     part = rnnfast.Embedding(**arguments)
