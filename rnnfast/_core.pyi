@@ -50,6 +50,12 @@ def section_steps(batch: int) -> int:
 def set_cpus(cpus: int) -> None:
     """The CPUs that calls may use, however many threads they ask for; the default may be higher."""
 
+def set_patience(lost: int) -> None:
+    """The nanoseconds that a call's threads may lose with waiting before the rest is left to one.
+
+    0, for tests: they always leave it, at the first seam.
+    """
+
 def set_small_work(work: float) -> None:
     """Calls of fewer multiply-adds run on one thread; 0 makes small tests run on several."""
 

@@ -27,6 +27,7 @@ from registry import (
 )
 
 import rnnfast
+from rnnfast import _core
 
 GRADIENTS_CLOSE = {np.float32: 2e-6, np.float64: 4e-15}  # of sums that are cut elsewhere
 
@@ -290,3 +291,32 @@ def test_any_instruction_set_where_panels_come_in_pieces(kind, dtype):
     found = [run(case.layer(), case.data, threads=2, **case.data.masks) for case in cases]
     for other in found[1:]:
         assert_all_same(other, found[0])
+
+
+@pytest.fixture
+def impatient():
+    """Threads leave a call to one of them at the first chance, as they do where other programs have the cores."""
+    _core.set_patience(0)
+    yield
+    _core.set_patience(1_000_000)
+
+
+@pytest.mark.parametrize("B", [1, 9])
+@every
+def test_threads_that_leave_a_call_to_one_of_them(case, B, impatient):
+    """Among two parts of backward, and among two steps where they have parts of the units."""
+    case = replace(case, T=700 // B, B=B, H=70, I=3, mask="both")
+    layer, data = case.layer(), case.data
+    assert_all_same(run(layer, data, threads=3, **data.masks), run(layer, data, threads=1, **data.masks))
+
+
+def test_threads_that_leave_a_head_to_one_of_them(impatient):
+    rng = np.random.default_rng(0)
+    x, dy = rng.standard_normal((3000, 20), np.float32), rng.standard_normal((3000, 30), np.float32)
+    head = rnnfast.Dense(20, 30, rng=0)
+    found = []
+    for threads in (1, 3):
+        *_, tape = head.forward(x, num_threads=threads)
+        grads = head.backward(tape, dy, num_threads=threads)
+        found.append([grads.x, grads.params.flat])
+    assert_all_same(*found)

@@ -109,6 +109,10 @@ void register_config(py::module_ &module) {
         "The steps of a section of the parameters' gradients.");
     module.def("set_cpus", set_cpus, py::arg("cpus"),
                "The CPUs that calls may use, however many threads they ask for.");
+    module.def(
+        "set_patience", set_patience, py::arg("lost"),
+        "The nanoseconds that a call's threads may lose with waiting before the rest is left to one; 0, for tests: "
+        "they always leave it.");
     module.def("set_small_work", set_small_work, py::arg("work"),
                "Calls of fewer multiply-adds run on one thread; 0 makes small tests run on several.");
 }

@@ -75,6 +75,8 @@ template <class T> struct Dense {
         }
 
       public:
+        Seam seam;
+
         BackwardPass(const DenseCall<T> &c, Carver &carver)
             : call(c), I(c.sizes.input), O(c.sizes.hidden), parts(c.rows, 1, false, outer_rows),
               left(carver.take<const T *>(c.rows)), scratch(carver.take<char>(c.threads * index(scratch_size()))),
@@ -87,10 +89,12 @@ template <class T> struct Dense {
         void run(Team &team) {
             Carver carver(scratch + std::size_t(team.rank) * scratch_size());
             const Scratch own(carver, parts.most_steps(), I);
-            sums.begin(team, call.rows);
-            if (call.dx) rows_times_panels(team, call, call.dy, O, O, I, nullptr, call.dx);
-            for (index done = 0; done < call.rows;) {
-                if (!team.wait()) return;
+            if (seam.begin() == 0) {
+                sums.begin(team, call.rows);
+                if (call.dx) rows_times_panels(team, call, call.dy, O, O, I, nullptr, call.dx);
+            }
+            for (index done = seam.begin(); done < call.rows;) {
+                if (seam.leave(team, done) || !team.wait()) return;
                 const Parts::Part part = parts.after(done);
                 const index rows = part.end - part.begin, last = part.end - 1;
                 Chains chains(own.chains, 1);

@@ -21,6 +21,7 @@ std::atomic<int> wanted_by_default{1};
 std::atomic<bool> forked{false};
 std::atomic<int> cpus{1}, refused{0};
 std::atomic<std::int64_t> crowded_until{0}; // on the clock of nanoseconds()
+std::atomic<std::int64_t> patience{1'000'000};
 // A fork and a join cost 5 to 10 us: below this many multiply-adds a second thread costs more than it saves.
 std::atomic<double> small_work{4e5};
 
@@ -56,7 +57,7 @@ int startable(int threads) {
 }
 
 bool crowded() {
-    if (crowded_until == 0 || small_work == 0) return false; // tests want their threads
+    if (crowded_until == 0 || small_work == 0) return false;
     if (nanoseconds() < crowded_until) return true;
     crowded_until = 0;
     return false;
@@ -99,6 +100,15 @@ int threads_for_steps(int asked, double work_per_step, index steps, index batch,
     if (step_is_small(work_per_step)) return 1;
     return static_cast<int>(std::min<index>(threads, blocks));
 }
+
+bool is_crowd(std::int64_t lost, std::int64_t start, int threads) {
+    if (patience == 0) return true;
+    if (lost <= patience || small_work == 0) return false; // tests want their threads
+    const std::int64_t elapsed = nanoseconds() - start;
+    return lost > (threads - 1) * (elapsed - elapsed / 5);
+}
+
+void set_patience(std::int64_t lost) { patience = lost; }
 
 void note_crowd() { crowded_until = nanoseconds() + 1'000'000'000; }
 

@@ -26,8 +26,14 @@ int threads_for(int asked, double work);
 // in so many blocks, of which each thread must have one.
 int threads_for_steps(int asked, double work_per_step, index steps, index batch, index blocks);
 
-// Threads of a call have waited for each other nearly all of its time: others have the cores. For a second, calls run
-// on one thread.
+// Whether the threads of a call that has begun at `start` have lost nearly all of its time, in all `lost` nanoseconds,
+// with waiting for each other. Then others have the cores, and a barrier costs milliseconds.
+bool is_crowd(std::int64_t lost, std::int64_t start, int threads);
+
+// Threads that have lost so many nanoseconds may be a crowd's. A test sets it to 0: then any are.
+void set_patience(std::int64_t lost);
+
+// For a second, calls run on one thread.
 void note_crowd();
 
 // How many threads the system has let a call have that was to have more; 0: it has refused none since it was asked

@@ -29,7 +29,11 @@ struct Barrier {
     static constexpr int patience = 128;
     int waiting = 0, generation = 0;
     bool halted = false;
+    bool crowded = false;  // others have the cores: threads that wait for each other take turns with them
     std::int64_t lost = 0; // nanoseconds that threads have waited and yielded
+    const std::int64_t start; // of the call
+
+    explicit Barrier(int threads) : start(threads > 1 ? nanoseconds() : 0) {} // a lone thread needs no clock
 
     void wait(int threads, const Interrupt *interrupt) {
         if (threads == 1) {
@@ -39,6 +43,7 @@ struct Barrier {
         const int now = __atomic_load_n(&generation, __ATOMIC_RELAXED);
         if (__atomic_add_fetch(&waiting, 1, __ATOMIC_ACQ_REL) == threads) {
             halted = interrupt && is_stopped(*interrupt);
+            crowded = is_crowd(__atomic_load_n(&lost, __ATOMIC_RELAXED), start, threads);
             __atomic_store_n(&waiting, 0, __ATOMIC_RELAXED);
             __atomic_store_n(&generation, now + 1, __ATOMIC_RELEASE);
             return;
@@ -90,6 +95,9 @@ class Team {
         return !barrier_.halted;
     }
 
+    // After a barrier, the same for all: whether the threads should leave the rest of the call to one.
+    bool crowded() const { return barrier_.crowded; }
+
     // True once the call is to end early. Whoever sees it skips work up to the next barrier, which ends it for all.
     bool stopped(index cost) {
         if (!interrupt_) return false;
@@ -107,17 +115,11 @@ class Team {
     index share(index count, int of) const { return count * of / size; }
 };
 
-// Where others have the cores, threads that wait for each other take turns with them: a step then costs milliseconds.
-inline void watch_for_a_crowd(const Barrier &barrier, int threads, std::int64_t elapsed) {
-    if (barrier.lost > 1000000 && barrier.lost > (threads - 1) * (elapsed - elapsed / 5)) note_crowd();
-}
-
 // Runs work(team) on each thread of one parallel region. The team may be smaller than asked for.
 template <class Work> void run_team(int threads, Interrupt *interrupt, Work work) {
-    Barrier barrier;
+    Barrier barrier(threads);
 #ifdef _OPENMP
     if (threads > 1) { // OpenMP would take memory and a lock for a team of one as well
-        const std::int64_t start = nanoseconds();
 #pragma omp parallel num_threads(threads)
         {
             const FlushDenormals flush;
@@ -126,7 +128,7 @@ template <class Work> void run_team(int threads, Interrupt *interrupt, Work work
             barrier.wait(team.size,
                          nullptr); // OpenMP's own at the region's end looks for milliseconds before it yields
         }
-        watch_for_a_crowd(barrier, threads, nanoseconds() - start);
+        if (is_crowd(barrier.lost, barrier.start, threads)) note_crowd();
         return;
     }
 #endif

@@ -37,6 +37,8 @@ template <class T> class ProgramBackward : ProgramPass<T> {
     const Sums<T> sums;
 
   public:
+    Seam seam;
+
     ProgramBackward(const Backward<T> &call_, Carver &carver)
         : Base(call_, true, carver), call(call_), parts(call_.steps, call_.batch, call_.reverse, outer_rows),
           most_rows(parts.most_steps() * call_.batch), order(Share<T>::carve(call_, carver)),
@@ -90,8 +92,9 @@ template <class T> class ProgramBackward : ProgramPass<T> {
     void run(Team &team) {
         const Share<T> share(team, call, at.vectors(0), Base::unit(0), order);
         RowAt<T> *const rows = rows_ + team.rank * call.batch;
-        sums.begin(team, call.steps);
-        for (index done = 0; done < call.steps;) {
+        if (seam.begin() == 0) sums.begin(team, call.steps);
+        for (index done = seam.begin(); done < call.steps;) {
+            if (seam.leave(team, done)) return;
             const Parts::Part part = parts.after(done);
             const index end = done + part.end - part.begin;
             for (index s = done; s < end && step(team, share, rows, time(s)); ++s) {}

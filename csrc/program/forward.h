@@ -35,6 +35,8 @@ template <class T, class W = T> class ProgramForward : ProgramPass<T> {
     InputRow *input_rows; // [threads][chunk * B]
 
   public:
+    Seam seam;
+
     ProgramForward(const Forward<T> &call_, Carver &carver)
         : Base(call_, false, carver), call(call_), stages(call_.training ? program.forward : program.inference),
           hoisted(hoist()), chunk(chunk_steps()), order(Share<T>::carve(call_, carver)),
@@ -62,7 +64,8 @@ template <class T, class W = T> class ProgramForward : ProgramPass<T> {
     void run(Team &team) {
         const Share<T> share(team, call, at.vectors(0), Base::unit(0), order);
         RowAt<T> *const rows = rows_ + team.rank * call.batch;
-        for (index s = 0; s < call.steps; ++s) {
+        for (index s = seam.begin(); s < call.steps; ++s) {
+            if (seam.leave(team, s)) return;
             if (s % chunk == 0) project(team, share, s);
             if (!step(team, share, rows, time(s))) return;
         }

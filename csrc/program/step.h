@@ -2,6 +2,7 @@
 #pragma once
 
 #include "linalg/step.h"
+#include "parallel/pass.h"
 #include "program/interpret.h"
 #include "recurrence/layout.h"
 #include "recurrence/masks.h"

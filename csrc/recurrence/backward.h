@@ -59,6 +59,8 @@ template <class Cell, class T> class BackwardPass {
     const Sums<T> sums;
 
   public:
+    Seam seam;
+
     BackwardPass(const Backward<T> &call_, Carver &carver)
         : call(call_), at(call_.sizes), parts(call_.steps, call_.batch, call_.reverse, outer_rows),
           most_rows(parts.most_steps() * call_.batch), masks(call_), order(Share<T>::carve(call_, carver)),
@@ -99,8 +101,9 @@ template <class Cell, class T> class BackwardPass {
                               id_rows + own,
                               chain_rows[team.rank],
                               outer[team.rank]};
-        sums.begin(team, call.steps);
-        for (index done = 0; done < call.steps;) {
+        if (seam.begin() == 0) sums.begin(team, call.steps);
+        for (index done = seam.begin(); done < call.steps;) {
+            if (seam.leave(team, done)) return;
             const Parts::Part part = parts.after(done);
             const index end = done + part.end - part.begin;
             for (index s = done; s < end && step(team, share, scratch.back, time(s)); ++s) {}

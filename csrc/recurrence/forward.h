@@ -49,6 +49,8 @@ template <class Cell, class T, class W = T> class ForwardPass {
     InputRow *input_rows;  // [threads][chunk * B], hoisted
 
   public:
+    Seam seam;
+
     ForwardPass(const Forward<T> &call_, Carver &carver)
         : call(call_), at(call_.sizes), hoisted(hoist()), chunk(hoisted ? chunk_steps() : 1), masks(call_),
           order(Share<T>::carve(call_, carver)), states(call_, at, carver), biases(carver.take<T>(at.P * G * V)),
@@ -84,7 +86,8 @@ template <class Cell, class T, class W = T> class ForwardPass {
         const Share<T> share(team, call, at.P, L::unit, order);
         const Scratch scratch{step_rows + team.rank * call.batch,
                               hoisted ? input_rows + team.rank * chunk * call.batch : nullptr};
-        for (index s = 0; s < call.steps; ++s) {
+        for (index s = seam.begin(); s < call.steps; ++s) {
+            if (seam.leave(team, s)) return;
             if (hoisted && s % chunk == 0) project(team, share, scratch, s);
             if (!step(team, share, scratch, time(s))) return;
         }
