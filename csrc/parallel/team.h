@@ -29,8 +29,8 @@ struct Barrier {
     static constexpr int patience = 128;
     int waiting = 0, generation = 0;
     bool halted = false;
-    bool crowded = false;  // others have the cores: threads that wait for each other take turns with them
-    std::int64_t lost = 0; // nanoseconds that threads have waited and yielded
+    bool crowded = false;     // others have the cores: threads that wait for each other take turns with them
+    std::int64_t lost = 0;    // nanoseconds that threads have waited and yielded
     const std::int64_t start; // of the call
 
     explicit Barrier(int threads) : start(threads > 1 ? nanoseconds() : 0) {} // a lone thread needs no clock
