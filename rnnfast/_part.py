@@ -23,8 +23,9 @@ from ._device import HOST, Device
 from ._memory import aligned_empty
 from .description.kinds import Kinds
 from .parameters import Gradients, Parameters, check_tables
+from .tape import Grads, Tape, recording
 
-__all__ = ["Chosen", "Packed", "Part", "from_config", "panels_of"]
+__all__ = ["Chosen", "Packed", "Part", "Stateless", "from_config", "panels_of"]
 
 
 class Packed:
@@ -295,6 +296,55 @@ class Part(ABC):
         if into.device is not self._device:
             raise ValueError(f"into: expected Gradients on {self._device}, as params are, got some on {into.device}")
         return into
+
+
+class Stateless(Part):
+    """A part without a state. Not for use by itself."""
+
+    def backward(
+        self,
+        tape: Tape,
+        dy: ArrayLike,
+        *,
+        into: Gradients | None = None,
+        input_gradient: bool = True,
+        num_threads: int | None = None,
+    ) -> Grads:
+        """The gradients of a loss.
+
+        Parameters
+        ----------
+        tape : Tape
+            From `forward`; it is used up.
+        dy : array_like, shape of `y`
+            dLoss/dy; of a head with `logits=True` in `forward`, dLoss/dlogits.
+        into : Gradients, optional
+            Parameter gradients to add to; of an `Embedding` only the rows of ids that occur are touched.
+        input_gradient : bool, optional
+            Whether to compute `grads.x`.
+        num_threads : int, optional
+            As in a call.
+
+        Returns
+        -------
+        Grads
+            `x`, of several inputs a tuple, None for ids; `params` (`into`, if given); `state` is None.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The tape is used or of another part, the parameters or the contents of `x` have changed since `forward`, or
+            an argument is of a wrong kind or shape; nothing is written, and the tape is as it was.
+        """
+        with self._device.active():
+            kept = recording(tape, self, self.params)
+            threads = _checks.threads(num_threads) or 0
+            wants_dx = _checks.truth("input_gradient", input_gradient)
+            return self._backward(tape, kept, dy, into, wants_dx, threads)
+
+    @abstractmethod
+    def _backward(self, tape: Tape, kept: Any, dy: Any, into: Gradients | None, wants_dx: bool, threads: int) -> Grads:
+        """The same, of what `forward` has recorded; it checks `dy` and `into`, then spends the tape."""
 
 
 def from_config(config: Mapping[str, Any], *, rng: Any = None) -> Any:

@@ -114,7 +114,8 @@ def greedy(
     >>> rnnfast.decode.greedy(model, [0, 1], 4).ids.shape
     (4,)
     """
-    return _draws(model, prompt, steps, state, lengths, stop, num_threads, lambda scores: scores.argmax(axis=-1))
+    common = {"state": state, "lengths": lengths, "stop": stop, "num_threads": num_threads}
+    return sample(model, prompt, steps, temperature=0.0, **common)
 
 
 def sample(

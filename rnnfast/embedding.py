@@ -21,10 +21,10 @@ from . import _checks, _flat
 from . import init as initialisation
 from ._checks import Array
 from ._device import HOST, Port, choose
-from ._part import Part
+from ._part import Stateless
 from ._words import DeviceName, Precision
 from .parameters import Gradients, Parameters
-from .tape import Grads, Tape, begin, recording
+from .tape import Grads, Tape, begin
 
 __all__ = ["Embedding"]
 
@@ -34,7 +34,7 @@ class _Recording(NamedTuple):
     leading: tuple[int, ...]
 
 
-class Embedding(Part):
+class Embedding(Stateless):
     """A learned vector for each id: `y = weight[x]`.
 
     Before a layer it takes the place of one-hot vectors, which layers also take as plain ids: a layer's input weights
@@ -190,41 +190,9 @@ class Embedding(Part):
         recorder.finish(kept, _Recording(kept, ids.shape))
         return y, recorder
 
-    def backward(
-        self,
-        tape: Tape,
-        dy: ArrayLike,
-        *,
-        into: Gradients | None = None,
-        input_gradient: bool = True,
-        num_threads: int | None = None,
+    def _backward(
+        self, tape: Tape, kept: _Recording, dy: Any, into: Gradients | None, wants_dx: bool, threads: int
     ) -> Grads:
-        """The gradients of a loss.
-
-        Parameters
-        ----------
-        tape : Tape
-            From `forward`; it is used up.
-        dy : array_like, shape of `y`
-            dLoss/dy.
-        into : Gradients, optional
-            Parameter gradients to add to; only the rows of ids that occur are touched.
-        input_gradient, num_threads
-            Taken as by the other parts; ids have no gradient.
-
-        Returns
-        -------
-        Grads
-            `params` (`into`, if given); `x` and `state` are None.
-
-        Raises
-        ------
-        TypeError, ValueError
-            The tape is used or of another part, the parameters have changed since `forward`, or an argument is of a
-            wrong kind or shape; nothing is written, and the tape is as it was.
-        """
-        kept: _Recording = recording(tape, self, self.params)
-        _checks.threads(num_threads), _checks.truth("input_gradient", input_gradient)
         shape = (*kept.leading, self.dim)
         rows = _checks.real_of_shape("dy", dy, self.dtype, shape, "[..., dim]", contiguous=True).reshape(-1, self.dim)
         gradients = self._gradients(into)

@@ -20,10 +20,10 @@ from . import _checks
 from . import init as initialisation
 from ._checks import Array
 from ._device import Port, choose
-from ._part import Packed, Part, panels_of, store_all
+from ._part import Packed, Stateless, panels_of, store_all
 from ._words import Activation, DeviceName, Precision
 from .parameters import Gradients, Parameters
-from .tape import Grads, Tape, begin, checked, recording
+from .tape import Grads, Tape, begin, checked
 
 __all__ = ["Dense"]
 
@@ -39,7 +39,7 @@ class _Recording(NamedTuple):
     kept: Array | None  # the activation's output, or input, [N, O]; None without one
 
 
-class Dense(Part):
+class Dense(Stateless):
     """An affine map of the last axis with an activation: `y = act(x W^T + b)`.
 
     Parameters
@@ -188,52 +188,13 @@ class Dense(Part):
             recorder = Tape() if tape is None else checked(tape, self)
             return self._evaluate(x, logits, out, num_threads, recorder), recorder
 
-    def backward(
-        self,
-        tape: Tape,
-        dy: ArrayLike,
-        *,
-        into: Gradients | None = None,
-        input_gradient: bool = True,
-        num_threads: int | None = None,
+    def _backward(
+        self, tape: Tape, kept: _Recording, dy: Any, into: Gradients | None, wants_dx: bool, threads: int
     ) -> Grads:
-        """The gradients of a loss.
-
-        Parameters
-        ----------
-        tape : Tape
-            From `forward`; it is used up.
-        dy : array_like, shape of `y`
-            dLoss/dy; with `logits=True` in `forward`, dLoss/dlogits.
-        into : Gradients, optional
-            Parameter gradients to add to.
-        input_gradient : bool, optional
-            Whether to compute `grads.x`.
-        num_threads : int, optional
-            As in a call.
-
-        Returns
-        -------
-        Grads
-            `x` and `params` (`into`, if given); `state` is None.
-
-        Raises
-        ------
-        TypeError, ValueError
-            The tape is used or of another head, the parameters or the contents of `x` have changed since `forward`, or
-            an argument is of a wrong kind or shape; nothing is written, and the tape is as it was.
-        """
-        with self._device.active():
-            return self._backward(tape, dy, into, input_gradient, num_threads)
-
-    def _backward(self, tape: Tape, dy: Any, into: Any, input_gradient: Any, num_threads: Any) -> Grads:
-        kept: _Recording = recording(tape, self, self.params)
-        threads = _checks.threads(num_threads)
         leading, port = kept.leading, self._device.ports[kept.direct]
         shape = (*leading, self.output_size)
         dz = port.checks.real_of_shape("dy", dy, self.dtype, shape, "[..., O]", contiguous=True)
         dz = port.enter(dz.reshape(-1, self.output_size))
-        wants_dx = _checks.truth("input_gradient", input_gradient)
         gradients = self._gradients(into)
         dx = self._device.empty(kept.x.shape, self.dtype) if wants_dx else None
 
@@ -246,7 +207,7 @@ class Dense(Part):
         if into is not None:
             self._packed.load_gradients(into, panels)
         (weights,) = tape.same_version(*panels_of([self._packed], backward=True))
-        self._packed.kernel.backward(weights, kept.x, dz, dx, panels, into is not None, threads or 0)
+        self._packed.kernel.backward(weights, kept.x, dz, dx, panels, into is not None, threads)
         store_all([self._packed], [panels], gradients)
         return Grads(None if dx is None else port.leave(dx.reshape(*leading, self.input_size)), None, gradients)
 

@@ -309,33 +309,18 @@ def mean_absolute_error(
 
     Parameters
     ----------
-    prediction : array_like, shape [..., O]
-        Float32 or float64; other real dtypes are converted to float64.
-    target : array_like, shape [..., O]
-        Converted to the prediction's dtype.
-    mask : array_like of bool or real weights >= 0, shape [...] or [..., O], optional
-        Where it is 0, prediction and target are not read and the gradient is 0. With the prediction's own shape it has
-        a weight for each element.
-    lengths : array_like of int, shape [B], optional
-        Needs a prediction `[T, B, O]`; steps ``t >= lengths[b]`` of row b are masked.
-    batch_first : bool
-        The leading axes are `[B, T]`; matters to `lengths` only.
-    reduction : {"mean", "sum"}
-        "mean" divides by (sum of the weights) * O, or by the sum of the elements' weights.
-    out : ndarray, optional
-        Receives the gradient.
+    prediction, target, mask, lengths, batch_first, reduction, out
+        As for `mean_squared_error`.
 
     Returns
     -------
-    loss : float
-        0.0 if no entry has a weight.
-    dprediction : ndarray, shape [..., O]
-        In the dtype of the prediction; `out` if given.
+    loss, dprediction
+        As from `mean_squared_error`.
 
     Raises
     ------
     ValueError, TypeError
-        For wrong shapes, dtypes, weights or lengths. Nothing is then written.
+        As from `mean_squared_error`.
 
     Notes
     -----
@@ -378,35 +363,20 @@ def huber(
 
     Parameters
     ----------
-    prediction : array_like, shape [..., O]
-        Float32 or float64; other real dtypes are converted to float64.
-    target : array_like, shape [..., O]
-        Converted to the prediction's dtype.
+    prediction, target, mask, lengths, batch_first, reduction, out
+        As for `mean_squared_error`.
     delta : float, optional
         Where the square ends and the straight line begins, above 0.
-    mask : array_like of bool or real weights >= 0, shape [...] or [..., O], optional
-        Where it is 0, prediction and target are not read and the gradient is 0. With the prediction's own shape it has
-        a weight for each element.
-    lengths : array_like of int, shape [B], optional
-        Needs a prediction `[T, B, O]`; steps ``t >= lengths[b]`` of row b are masked.
-    batch_first : bool
-        The leading axes are `[B, T]`; matters to `lengths` only.
-    reduction : {"mean", "sum"}
-        "mean" divides by (sum of the weights) * O, or by the sum of the elements' weights.
-    out : ndarray, optional
-        Receives the gradient.
 
     Returns
     -------
-    loss : float
-        0.0 if no entry has a weight.
-    dprediction : ndarray, shape [..., O]
-        In the dtype of the prediction; `out` if given.
+    loss, dprediction
+        As from `mean_squared_error`.
 
     Raises
     ------
     ValueError, TypeError
-        For wrong shapes, dtypes, weights or lengths. Nothing is then written.
+        As from `mean_squared_error`.
 
     Notes
     -----
@@ -459,30 +429,18 @@ def binary_cross_entropy(
         In 0..1, booleans included; converted to the prediction's dtype.
     logits : bool
         The prediction has not been through the sigmoid; the gradient is then with respect to z.
-    mask : array_like of bool or real weights >= 0, shape [...] or [..., O], optional
-        Where it is 0, prediction and target are not read and the gradient is 0. With the prediction's own shape it has
-        a weight for each element.
-    lengths : array_like of int, shape [B], optional
-        Needs a prediction `[T, B, O]`; steps ``t >= lengths[b]`` of row b are masked.
-    batch_first : bool
-        The leading axes are `[B, T]`; matters to `lengths` only.
-    reduction : {"mean", "sum"}
-        "mean" divides by (sum of the weights) * O, or by the sum of the elements' weights.
-    out : ndarray, optional
-        Receives the gradient.
+    mask, lengths, batch_first, reduction, out
+        As for `mean_squared_error`.
 
     Returns
     -------
-    loss : float
-        0.0 if no entry has a weight.
-    dprediction : ndarray, shape [..., O]
-        In the dtype of the prediction; `out` if given.
+    loss, dprediction
+        As from `mean_squared_error`.
 
     Raises
     ------
     ValueError, TypeError
-        For wrong shapes, dtypes, weights or lengths, and unmasked targets or probabilities outside 0..1. Nothing is
-        then written.
+        As from `mean_squared_error`, and for unmasked targets or probabilities outside 0..1. Nothing is then written.
     """
     from_logits = _checks.truth("logits", logits)
     derive = _bce_of_logits if from_logits else _bce_of_probabilities

@@ -542,19 +542,8 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    params : Parameters
-        What to optimise: `layer.params` or `model.params`.
-    lr : float
-        The learning rate, at least 0.
-    betas : (float, float)
-        The memories of the two averages, in [0, 1). State: "exp_avg", "exp_avg_sq"; "beta1" and "beta2" in a state
-        dictionary.
-    eps : float
-        At least 0.
-    weight_decay : float
-        At least 0.
-    groups : mapping, optional
-        What differs for some of the parameters; see `rnnfast.optim`.
+    params, lr, betas, eps, weight_decay, groups
+        As for `Adam`; `weight_decay` is 0.01 by default.
 
     Examples
     --------

@@ -22,10 +22,10 @@ from . import _checks
 from ._checks import Array
 from ._device import Device, Port, choose, holder
 from ._flat import flushed
-from ._part import Part
+from ._part import Stateless
 from ._words import DeviceName, Pooling, Precision
 from .parameters import Gradients, Parameters
-from .tape import Grads, Tape, begin, recording
+from .tape import Grads, Tape, begin
 
 __all__ = ["Add", "Concat", "Dropout", "LayerNorm", "Pool"]
 
@@ -39,7 +39,7 @@ class _Recording(NamedTuple):
     kept: Any  # what the part needs
 
 
-class Plain(Part):
+class Plain(Stateless):
     """A part without kernels. Not for use by itself: a subclass has `_apply` and `_differentiate`."""
 
     dtype: Any = None
@@ -58,7 +58,7 @@ class Plain(Part):
 
     def config(self) -> dict[str, Any]:
         """A JSON-able description, from which `rnnfast.layers.from_config` builds an equal part."""
-        return {"type": Part._kinds.name(type(self))} | {name: getattr(self, name) for name in self._options}
+        return {"type": Stateless._kinds.name(type(self))} | {name: getattr(self, name) for name in self._options}
 
     def features(self, sizes: list[int]) -> int:
         """The features of `y` for inputs of these; ValueError if they do not fit."""
@@ -110,46 +110,12 @@ class Plain(Part):
         assert recorder is not None
         return y, recorder
 
-    def backward(
-        self,
-        tape: Tape,
-        dy: ArrayLike,
-        *,
-        into: Gradients | None = None,
-        input_gradient: bool = True,
-        num_threads: int | None = None,
+    def _backward(
+        self, tape: Tape, kept: _Recording, dy: Any, into: Gradients | None, wants_dx: bool, threads: int
     ) -> Grads:
-        """The gradients of a loss.
-
-        Parameters
-        ----------
-        tape : Tape
-            From `forward`; it is used up.
-        dy : array_like, shape of `y`
-            dLoss/dy.
-        into : Gradients, optional
-            Parameter gradients to add to.
-        input_gradient : bool, optional
-            Whether to return `grads.x`.
-        num_threads : int, optional
-            As in a call.
-
-        Returns
-        -------
-        Grads
-            `x`, of several inputs a tuple, and `params` (`into`, if given); `state` is None.
-
-        Raises
-        ------
-        TypeError, ValueError
-            The tape is used or of another part, or an argument is of a wrong kind or shape; nothing is written, and the
-            tape is as it was.
-        """
-        kept: _Recording = recording(tape, self, self.params)
         device = tape._device
         with device.active():
-            _checks.threads(num_threads)
-            wanted, port = _checks.truth("input_gradient", input_gradient), device.ports[kept.direct]
+            port = device.ports[kept.direct]
             given = port.enter(port.checks.real_of_shape("dy", dy, kept.dtype, kept.shape))
             gradients = self._gradients(into)
             if into is None:
@@ -157,7 +123,7 @@ class Plain(Part):
             tape.spend()
             with np.errstate(all="ignore"):  # numbers that are not finite are the caller's, as in the kernels
                 dx = flushed(self._differentiate, device, kept.kept, given, gradients)
-            return Grads(port.leave(dx if self.several else dx[0]) if wanted else None, None, gradients)
+            return Grads(port.leave(dx if self.several else dx[0]) if wants_dx else None, None, gradients)
 
     @abstractmethod
     def _apply(self, device: Device, x: list[Array], tape: Tape | None, options: dict[str, Any]) -> tuple[Array, Any]:
@@ -335,7 +301,7 @@ class LayerNorm(Plain):
         self.params.update({"weight": np.ones(self.size)})
         self._pack()
 
-    config = Part.config
+    config = Stateless.config
 
     @property
     def input_size(self) -> int:

@@ -121,22 +121,13 @@ def mean_absolute_error(
 
     Parameters
     ----------
-    y, target : array_like, shape [..., F]
-    mask : array_like of bool or weights, shape [...] or [..., F], optional
-        Where it is 0, y and target are not read and the gradient is 0.
-    reduction : {"mean", "sum"}
-        "mean" divides by (sum of the weights * F), or by the sum of the elements' weights.
+    y, target, mask, reduction
+        As for `mean_squared_error`.
 
     Returns
     -------
-    loss : float
-        0 if no entry has a weight.
-    dy : ndarray, shape [..., F]
-
-    Raises
-    ------
-    ValueError, TypeError
-        For wrong shapes or dtypes, negative weights, an unknown reduction.
+    loss, dy
+        As from `mean_squared_error`.
     """
     return _of_differences(y, target, np.abs, np.sign, mask, reduction)
 
@@ -148,23 +139,14 @@ def huber(
 
     Parameters
     ----------
-    y, target : array_like, shape [..., F]
+    y, target, mask, reduction
+        As for `mean_squared_error`.
     delta : float
-    mask : array_like of bool or weights, shape [...] or [..., F], optional
-        Where it is 0, y and target are not read and the gradient is 0.
-    reduction : {"mean", "sum"}
-        "mean" divides by (sum of the weights * F), or by the sum of the elements' weights.
 
     Returns
     -------
-    loss : float
-        0 if no entry has a weight.
-    dy : ndarray, shape [..., F]
-
-    Raises
-    ------
-    ValueError, TypeError
-        For wrong shapes or dtypes, negative weights, an unknown reduction.
+    loss, dy
+        As from `mean_squared_error`.
     """
 
     def value(d: Array) -> Array:
