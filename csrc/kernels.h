@@ -104,7 +104,7 @@ template <class T> struct Backward : Sequence<T> {
     T *dstate[most_states];        // written
     T *d_reset_state[most_states]; // written
     T *dpanels;                    // gradient_size(); written
-    bool adds;                     // whether to add to what dpanels hold
+    bool adds;                     // whether to add to what dpanels and d_reset_state hold
 };
 
 template <class T> struct CellKernel {

@@ -113,7 +113,7 @@ class BackwardCall(NamedTuple):
         Where to write the gradients of the further inputs; None where one is not wanted.
     seed, first_step, layer : int
     adds : bool
-        Whether to add to what `dpanels` hold.
+        Whether to add to what `dpanels` and `d_reset_state` hold.
     """
 
     panels: Array

@@ -10,8 +10,7 @@ A `Segmented` has a kernel's calls, so layers, directions, masks and devices nee
 layers in one direction: their segments keep nothing of the sequence's length. Where directions meet between layers,
 each layer has segments of its own, and what goes from layer to layer is kept. Bits: chunks of a sequence have the bits
 of the whole. So have sums over segments, as long as these end where quarters of a section of the gradients' sums do
-(`section_steps`), and hand on what the rounding of a quarter leaves. The one exception is the gradient of
-`reset_state`: a sum over resets, which is added up segment by segment, so it equals that of the plain pass to rounding.
+(`section_steps`), and hand on what the rounding of a quarter leaves.
 
 Rejected: keeping every segment's output too (its memory grows with the sequence); the binomial schedule, which is
 optimal for a given number of kept states (two levels reach any length that is met, with long calls of the kernel).
@@ -94,7 +93,6 @@ class Segmented:
                 dfinal=dfinal,
                 adds=call.adds or not last,
                 dstate=call.dstate if first else handed[number % 2],
-                d_reset_state=call.d_reset_state if last else _like(call.d_reset_state),
             )
             if not last:  # the last segment's is still on the tape
                 self._run_forward(_again(part, saved[number]), memory)
@@ -102,8 +100,6 @@ class Segmented:
             self._kernel.backward(part._replace(tape=self._own(memory, part)))
             if not first and cuts[number][call.reverse] % section_steps(max(call.x.shape[1], 1)) == 0:
                 self.round(call.dpanels)
-            if not last:
-                _add(call.d_reset_state, part.d_reset_state)
             if not first:
                 self._send_back(call, cuts[number - 1], part.dstate)
             dfinal = part.dstate

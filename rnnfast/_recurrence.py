@@ -365,6 +365,8 @@ class Recurrence:
             )
             initial, initial_views = self._new_states(batch, batched)
             reset, reset_views = (None, None) if run.reset_state is None else self._new_states(batch, batched)
+            for array in (reset or ()) if into is not None else ():
+                array.fill(0)  # the kernels add to it, as they add to `into`
             dgiven: tuple[Array, ...] = ()
             if run.given:
                 dgiven = tuple([new(axes.shape(*one.shape, batched=batched), self.dtype) for one in run.given])

@@ -310,10 +310,10 @@ class Recurrent(Part, Generic[State]):
             with its first step, have the masks of the whole.
         recompute : int or "auto", optional
             Keep only the states at every so many steps on the tape; backward computes the steps between them again.
-            The gradients are bitwise those without it, but that of `reset_state`, which is the same to rounding. The
-            number is rounded up to whole sections of the gradients' sums (`rnnfast.section_steps`). "auto": the
-            longest segments, on two levels if need be, with which the tape fits into `memory`. With two directions or
-            dropout, whole sequences are kept between layers.
+            The gradients are bitwise those without it. The number is rounded up to a quarter, a half or whole sections
+            of the gradients' sums (`rnnfast.section_steps`). "auto": the longest segments, on two levels if need be,
+            with which the tape fits into `memory`. With two directions or dropout, whole sequences are kept between
+            layers.
         memory : int, optional
             The most bytes that the tape may have, with "auto".
 

@@ -76,7 +76,8 @@ template <class T> class ProgramBackward : ProgramPass<T> {
                 const bool passes = masks.length(b) == 0 && call.dstate[k];
                 for (index i = 0; passes && i < width; ++i) call.dstate[k][b * width + i] = to[i];
             }
-            for (index i = 0; call.d_reset_state[k] && i < call.batch * width; ++i) call.d_reset_state[k][i] = 0;
+            T *const reset = call.adds ? nullptr : call.d_reset_state[k];
+            for (index i = 0; reset && i < call.batch * width; ++i) reset[i] = 0;
         }
         for (int g = 0; g < program.given.count; ++g) {
             if (!call.dgiven[g].data) continue;

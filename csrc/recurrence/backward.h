@@ -85,7 +85,7 @@ template <class Cell, class T> class BackwardPass {
     void prepare() {
         states.fill(call, at);
         for (T *const sum : call.d_reset_state) {
-            for (index i = 0; sum && i < call.batch * at.H; ++i) sum[i] = 0;
+            for (index i = 0; sum && !call.adds && i < call.batch * at.H; ++i) sum[i] = 0;
         }
         for (index b = 0; b < call.batch; ++b) {
             if (masks.length(b) == 0) pass_through(b);

@@ -383,7 +383,8 @@ class Described:
         ]
         for gradient, start, reset in zip(gradients, dfinal, d_reset, strict=True):
             _begin(gradient, start, 0)
-            _begin(reset, None, 0)
+            if not given.adds:
+                _begin(reset, None, 0)
         if not T or not B:
             return
         prepared, memory = self._operands(given.panels), self._memory(given.tape, T, B)

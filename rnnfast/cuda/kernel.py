@@ -276,6 +276,16 @@ class Kernel:
         if chosen is None:
             self._described.backward(given)
             return
+        if given.adds and given.d_reset_state is not None:  # the kernel writes it: to be added here
+            resets = [(total, total.copy()) for total in given.d_reset_state if total is not None]
+            self._backward(given, chosen)
+            for total, before in resets:
+                total += before
+        else:
+            self._backward(given, chosen)
+
+    def _backward(self, given: BackwardCall, chosen: Partition) -> None:
+        """The persistent engine's, which writes `d_reset_state`."""
         assert self._cell is not None
         if not given.adds:
             given.dpanels.fill(0)
