@@ -21,9 +21,9 @@ A) The gradients are those without ``sparse``, to the last bit; ``grads.params[n
 B) The optimisers are *lazy*: a step leaves a row whose gradient is zero as it was, and so its averages; weight decay
    and momentum do not reach it either. Every other row is changed as it would be by the same step without ``sparse``,
    from the averages that it has. Adam's `t` counts the optimiser's steps, not those of a row. So plain `SGD` without
-   weight decay is exactly that without ``sparse``. `Adam` is PyTorch's SparseAdam but for two things: `eps` is added
-   where Adam adds it, and a row that occurred with a gradient of zero stays. PyTorch has no weight decay there, and no
-   other optimiser with averages; here all of them are as lazy.
+   weight decay is exactly that without ``sparse``, but for denormal weights, which the other takes for zeros. `Adam` is
+   PyTorch's SparseAdam but for two things: `eps` is added where Adam adds it, and a row that occurred with a gradient
+   of zero stays. PyTorch has no weight decay there, and no other optimiser with averages; here all are as lazy.
 C) `fit`, `TBPTT`, accumulation (``backward(into=)``), groups of parameters, checkpoints and streams are as without
    ``sparse``; an optimiser's state has its usual arrays, of the table's full size, so a checkpoint goes on either way.
    Refused are CUDA devices, `DataParallel` and `Learner`, and a table tied to a parameter that is none: a head that
@@ -82,7 +82,7 @@ class SparseGradient:
 
     @property
     def ids(self) -> Array:
-        """The ids that occurred, rising; int64 [n]."""
+        """The ids that occurred, rising; int64 [n]. Where there are steps that nobody reads, 0 may be among them."""
         return self._held[0]
 
     @property
