@@ -138,9 +138,9 @@ _LATER = ("data", "decode", "encoders", "online", "reference", "schedules", "tbp
 _FROM = {"Learner": "online", "TBPTT": "tbptt", "fit": "training"}
 
 
-def _cuda() -> _device.Device:
-    """The current CUDA device; imports what it needs."""
-    device: _device.Device = import_module(".cuda.device", __name__).current()
+def _cuda(*array: Any) -> _device.Device:
+    """The current CUDA device, or the one that an array lies on; imports what it needs."""
+    device: _device.Device = import_module(".cuda.device", __name__).current(*array)
     return device
 
 

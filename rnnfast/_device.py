@@ -245,10 +245,10 @@ class Host(Device):
 HOST: Device = Host()
 
 
-_OPEN: dict[str, Callable[[], Device]] = {"cpu": lambda: HOST}
+_OPEN: dict[str, Callable[..., Device]] = {"cpu": lambda: HOST}
 
 
-def register(name: str, current: Callable[[], Device]) -> None:
+def register(name: str, current: Callable[..., Device]) -> None:
     """Make a kind of device known under a name.
 
     Parameters
@@ -256,15 +256,15 @@ def register(name: str, current: Callable[[], Device]) -> None:
     name : str
         As `device=` says it.
     current : callable
-        Returns the device of this kind to use now; called when somebody asks for it. It raises ImportError or
-        RuntimeError where there is none.
+        Returns the device of this kind to use now, or with an argument the one that this array lies on; called when
+        somebody asks for it. It raises ImportError or RuntimeError where there is none.
     """
     _OPEN[name] = current
 
 
 def holder(array: Any) -> Device:
     """The device that an array lies on."""
-    return _OPEN["cuda"]() if _checks.on_device(array) else HOST
+    return _OPEN["cuda"](array) if _checks.on_device(array) else HOST
 
 
 def choose(device: Any, precision: Any, dtype: np.dtype[Any]) -> tuple[Device, str]:

@@ -57,6 +57,11 @@ def gradient_norm_by_distance(layer: Any, x: ArrayLike, dy_last: ArrayLike, stat
     if not isinstance(layer, Recurrent):
         raise TypeError(f"layer: expected a Recurrent (RNN, LSTM, GRU, ...), got {type(layer).__name__}")
     _checks.runs_forwards("layer", layer)
+    with layer.params.device.active():
+        return _norms(layer, x, dy_last, state)
+
+
+def _norms(layer: Recurrent, x: Any, dy_last: Any, state: Any) -> Array:
     port = layer.params.device.port(x)
     sequence: Array = port.checks.numbers("x", x)
     if not sequence.ndim:

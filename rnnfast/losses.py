@@ -40,6 +40,7 @@ from numpy.typing import ArrayLike
 
 from . import _checks
 from ._checks import Array
+from ._device import holder
 from ._flat import flushed
 
 __all__ = [
@@ -68,7 +69,8 @@ def _where_it_lies(loss: Loss) -> Loss:
         there = getattr(import_module(".cuda.losses", __package__), loss.__name__)
         bound = signature.bind(*arguments, **options)
         bound.apply_defaults()
-        return there(**bound.arguments)  # type: ignore[no-any-return]
+        with holder(given).active():
+            return there(**bound.arguments)  # type: ignore[no-any-return]
 
     return cast(Loss, dispatch)
 

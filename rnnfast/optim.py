@@ -222,7 +222,12 @@ class Optimizer(ABC):
         if self._params.tables:
             raise ValueError(f"own: expected parameters without sparse gradients, got {', '.join(self._params.tables)}")
         self._kept = own
-        self._arrays = {name: array[own].copy() for name, array in self._arrays.items()}
+        self._arrays = self._parts_of(self._arrays)
+
+    def _parts_of(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """Copies of the slices that are kept."""
+        with self._params.device.active():
+            return {name: array[self._kept].copy() for name, array in arrays.items()}
 
     def _of(self, own: slice, group: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str, Any]]:
         """The state's arrays and the hyperparameters of some neighbours."""
@@ -241,8 +246,9 @@ class Optimizer(ABC):
             "name", "step" (steps taken), the hyperparameters ("lr", ...) as plain numbers, "groups" if there are any,
             and copies of the state's arrays, flat, as NumPy arrays.
         """
-        to_host = self._params.device.to_host
-        arrays = {name: to_host(array.copy()) for name, array in self._arrays.items()}
+        device = self._params.device
+        with device.active():
+            arrays = {name: device.to_host(array.copy()) for name, array in self._arrays.items()}
         groups = {"groups": self.groups} if self._groups else {}
         return {"name": self.name, "step": self._steps, **self._hyper, **groups, **arrays}
 
@@ -277,7 +283,7 @@ class Optimizer(ABC):
         arrays = {name: device.take(name, state[name], dtype, (size,)) for name in names}
         spans = _spans(self._params, groups)
         if self._kept is not None:
-            arrays = {name: array[self._kept].copy() for name, array in arrays.items()}
+            arrays = self._parts_of(arrays)
         # One line, so all of them or none.
         self._steps, self._hyper, self._groups, self._spans, self._arrays = steps, hyper, groups, spans, arrays
 

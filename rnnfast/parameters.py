@@ -249,9 +249,11 @@ class Gradients(_Named):
         shapes, dtype = _checks.shapes("shapes", shapes), _checks.float_dtype("dtype", dtype)
         sparse = _sparse(shapes, tables or {}, dtype)
         size = _total(_without(shapes, sparse))
-        if flat is None:
-            flat = device.zeros((size,), dtype)
-        self._begin(shapes, device.checks.output("flat", flat, (size,), dtype, ()), device, sparse)
+        with device.active():
+            if flat is None:
+                flat = device.zeros((size,), dtype)
+            checked = device.checks.output("flat", flat, (size,), dtype, ())
+        self._begin(shapes, checked, device, sparse)
 
     def _begin(self, shapes: Shapes, flat: Array, device: Device, sparse: Mapping[str, SparseGradient]) -> None:
         self._device, self._sparse = device, dict(sparse)
@@ -306,7 +308,8 @@ class Gradients(_Named):
 
     def zero(self) -> None:
         """Set all gradients to zero."""
-        self._flat.fill(0)
+        with self._device.active():
+            self._flat.fill(0)
         for one in self._sparse.values():
             one.clear()
 
@@ -476,7 +479,7 @@ class Parameters(_Named):
         >>> bool((layer.params["bias_ih_l0"] == 1).any())
         False
         """
-        with self._store.lock:
+        with self._store.lock, self.device.active():
             flat = _own(self._flat)
         return dict(_slices(self._shapes, flat))
 
@@ -492,7 +495,7 @@ class Parameters(_Named):
         >>> with layer.params.writing() as flat:
         ...     flat *= 0.5
         """
-        with self._store.lock:
+        with self._store.lock, self.device.active():
             flat = _own(self._flat)
         yield flat
         with self.in_place() as target:
@@ -505,7 +508,7 @@ class Parameters(_Named):
         The version moves when the block begins and when it ends, also by an exception: one between the two lines at the
         end must not leave packed weights that are taken for the new ones.
         """
-        with self._store.lock:
+        with self._store.lock, self.device.active():
             self._store.version += 1
             flat = self._store.array[self._offset : self._offset + self.size]
             try:
@@ -612,7 +615,7 @@ class Parameters(_Named):
             raise ValueError(f"parameters: expected ones of their own, got tied ones, {', '.join(self._borrowed)}")
         if store.device is not self.device:
             raise ValueError(f"store: expected one on {self.device}, where the parameters lie, got {store.device}")
-        with self._store.lock:
+        with self._store.lock, self.device.active():
             for name, target in _slices(shapes, store.array[offset : offset + size]):
                 target[...] = self._views[name]
         there: Any = object.__new__(Parameters)
@@ -738,6 +741,7 @@ def write_all(targets: list[Array], values: list[Array]) -> None:
 
 def _placed_copy(array: Array, device: Device) -> Array:
     """A copy, on a device, of an array on the host."""
-    copy = device.empty(array.shape, array.dtype)
-    copy[...] = device.take("array", array, array.dtype, array.shape)
+    with device.active():
+        copy = device.empty(array.shape, array.dtype)
+        copy[...] = device.take("array", array, array.dtype, array.shape)
     return copy

@@ -495,7 +495,8 @@ class TBPTT:
 
     def _on_host(self, array: Any) -> Any:
         """A copy of an array that lies where the model does."""
-        return self._device.to_host(array.copy())
+        with self._device.active():
+            return self._device.to_host(array.copy())
 
     def _owned(self, name: str, state: Any) -> Any:
         """A copy of a caller's state, where the model lies."""
@@ -753,7 +754,9 @@ class StatefulBatches:
 
     def __init__(self, stream: ArrayLike, batch_size: int, k1: int, *, batch_first: bool = False) -> None:
         self._batch_first = _checks.truth("batch_first", batch_first)
-        array = holder(stream).checks.numbers("stream", stream)
+        device = holder(stream)
+        with device.active():
+            array = device.checks.numbers("stream", stream)
         rows, self._k1 = _checks.integer("batch_size", batch_size), _checks.integer("k1", k1)
         if array.ndim < 1 or len(array) <= rows:
             raise ValueError(f"stream: expected more than batch_size = {rows} elements, got shape {list(array.shape)}")
@@ -771,7 +774,8 @@ class StatefulBatches:
         x, target = (part[:, start : start + self._k1] for part in (self._x, self._target))
         if not self._batch_first:
             x, target = x.swapaxes(0, 1), target.swapaxes(0, 1)
-        return x.copy(order="C"), target.copy(order="C")
+        with holder(x).active():
+            return x.copy(order="C"), target.copy(order="C")
 
     def __iter__(self) -> Iterator[tuple[Array, Array]]:
         return (self[index] for index in range(len(self)))

@@ -17,7 +17,7 @@ import numpy as np
 
 from rnnfast import reference
 from rnnfast._call import BackwardCall, ForwardCall
-from rnnfast.cuda import arrays, persistent, shim
+from rnnfast.cuda import arrays, persistent, shim, streams
 from rnnfast.cuda.kernel import Kernel
 from rnnfast.cuda.plan import plan
 from rnnfast.cuda.shim import int64
@@ -267,7 +267,8 @@ def _barrier(row: Row) -> Contestant:
         counters = arrays.zeros((persistent.COUNTER_STRIDE,), np.int32)
         arguments = (shim.pointer(counters), row.T, blocks)
         stream = arrays.stream_pointer()
-        _barriers.launch((blocks, 1), threads, arguments, stream=stream, cooperative=True)
+        with streams.turn():
+            _barriers.launch((blocks, 1), threads, arguments, stream=stream, cooperative=True)
 
     return call
 

@@ -13,6 +13,9 @@ that is handed through every call (there is one device library per process).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import local
 from types import ModuleType
 from typing import Any
 
@@ -20,7 +23,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from .._checks import on_device
-from . import shim
+from . import shim, streams
 
 __all__ = [
     "SimulatedArray",
@@ -32,6 +35,7 @@ __all__ = [
     "device_of",
     "empty",
     "is_device_array",
+    "on",
     "out_of_memory",
     "stream_pointer",
     "to_device",
@@ -45,23 +49,59 @@ class SimulatedArray(np.ndarray[Any, Any]):
     """An array of the simulated device: NumPy's, and told apart from it by its class.
 
     What is computed from it is one too, also where NumPy by itself would return its own array (`where`) or a number.
+    It lies on the device that was current when it was made, and what is done to it is an error while another one is:
+    so the tests see work outside of `on`.
     """
 
+    number: int
+
+    def __array_finalize__(self, given: Any) -> None:
+        self.number = getattr(given, "number", _current.number)
+
     def __dlpack_device__(self, **options: Any) -> Any:
-        """A CUDA device, the first."""
-        return 2, 0
+        """A CUDA device."""
+        return 2, self.number
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         out = options.get("out", ())
         if any(type(array) is np.ndarray for array in (*inputs, *out)):
             raise TypeError(f"{ufunc.__name__}: an array of the host together with one of the (simulated) device")
+        _must_be_current(*inputs, *out)
         if out:
             options["out"] = tuple(map(_plain, out))
         result = getattr(ufunc, method)(*map(_plain, inputs), **options)
         return out[0] if out else _simulated(result)
 
     def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
+        _must_be_current(*arguments)
         return _simulated(super().__array_function__(function, types, arguments, options))
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        _must_be_current(self, value)
+        super().__setitem__(key, value)
+
+    def fill(self, value: Any) -> None:
+        _must_be_current(self)
+        super().fill(value)
+
+    def copy(self, order: Any = "C") -> Any:
+        _must_be_current(self)
+        return super().copy(order)
+
+
+class _Current(local):
+    """The simulated device that is current."""
+
+    number = 0
+
+
+_current = _Current()
+
+
+def _must_be_current(*values: Any) -> None:
+    for value in values:
+        if isinstance(value, SimulatedArray) and value.number != _current.number:
+            raise RuntimeError(f"an array of (simulated) device {value.number} while {_current.number} is current")
 
 
 def _plain(value: Any) -> Any:
@@ -90,21 +130,42 @@ def is_device_array(value: object) -> bool:
     return on_device(value)
 
 
+@contextmanager
+def on(number: int) -> Iterator[None]:
+    """Make a device the current one; the one before is again afterwards."""
+    if not shim.SIMULATED:
+        with xp().cuda.Device(number):
+            yield
+        return
+    before, _current.number = _current.number, number
+    try:
+        yield
+    finally:
+        _current.number = before
+
+
 def device_of(array: Any) -> int:
-    """The number of the device that an array lies on."""
-    return 0 if shim.SIMULATED else int(array.device.id)
+    """The number of the device that an array lies on, another library's (`is_device_array`) too."""
+    if hasattr(array, "__dlpack_device__"):
+        return int(array.__dlpack_device__()[1])
+    return int(adopt(array).device.id)
 
 
 def adopt(value: Any) -> Any:
-    """A foreign device array (`is_device_array`) as one of `xp`'s, without a copy."""
+    """A foreign device array (`is_device_array`) as one of `xp`'s, without a copy; on the same device.
+
+    Work on its memory may go on after the call, and after the caller has let go of it: see `streams`.
+    """
     if shim.SIMULATED or isinstance(value, xp().ndarray):
         return value
-    return xp().from_dlpack(value) if hasattr(value, "__dlpack__") else xp().asarray(value)
+    found = xp().from_dlpack(value) if hasattr(value, "__dlpack__") else xp().asarray(value)
+    streams.keep(found, value)
+    return found
 
 
 def current_device() -> int:
     """The number of the device that new arrays lie on."""
-    return 0 if shim.SIMULATED else int(xp().cuda.Device().id)
+    return _current.number if shim.SIMULATED else int(xp().cuda.Device().id)
 
 
 def to_device(array: Any) -> Any:

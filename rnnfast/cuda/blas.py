@@ -24,6 +24,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,7 +36,7 @@ from . import arrays, elements, shim, twins
 from .elements import first, runs, spoilt, stride
 from .shim import float32
 
-__all__ = ["as_operand", "as_stored", "gemm"]
+__all__ = ["as_operand", "as_stored", "cublas_handle", "gemm", "workspace"]
 
 Array = Any  # a device array
 
@@ -41,7 +44,9 @@ _SCALARS = np.array([0, 1], np.float32)  # cuBLAS reads them on the host, when c
 _ZERO, _ONE = (_SCALARS[k:].ctypes.data for k in (0, 1))
 _ALLOC_FAILED = 3  # CUBLAS_STATUS_ALLOC_FAILED
 _NAN = float32(np.nan)
-_TYPES: dict[str, Any] = {"p": ctypes.c_void_p, "i": ctypes.c_int, "l": ctypes.c_longlong}
+_TYPES: dict[str, Any] = {"p": ctypes.c_void_p, "i": ctypes.c_int, "l": ctypes.c_longlong, "z": ctypes.c_size_t}
+_WORKSPACE = {True: 32 << 20, False: 4 << 20}
+"""Bytes that cuBLAS's guide recommends, from compute capability 9.0 on and before."""
 
 
 def gemm(
@@ -90,6 +95,8 @@ def _cublas(
         return (array.data.ptr, stored, _row_stride(array), *([array.strides[0] // array.itemsize] if many else []))
 
     library.set_stream(handle, arrays.stream_pointer())
+    if (space := _own.workspace) is not None:  # anew each time: to set the stream takes it away
+        library.set_workspace(handle, space.data.ptr, space.nbytes)
     (library.gemm_many if many else library.gemm)(
         handle,
         *(int(transpose_b), int(transpose_a), columns, rows, inner, _ONE),
@@ -101,6 +108,33 @@ def _cublas(
         library.arithmetic[precision],
         library.algorithm,
     )
+
+
+class _Own(threading.local):
+    """What a thread's products are given to work in; None for cuBLAS's own."""
+
+    workspace: Any = None
+
+
+_own = _Own()
+
+
+@contextmanager
+def workspace() -> Iterator[Any]:
+    """Memory for all products inside, and for nothing else: what holds it may be replayed beside other work.
+
+    A second one inside is the first. cuBLAS chooses its algorithms by it, so the same products with a workspace have
+    the same bits, captured or not; without it they allocate, which in a capture would become a part of the graph.
+    """
+    if _own.workspace is not None:
+        yield _own.workspace
+        return
+    recent = shim.limits(arrays.current_device()).capability >= (9, 0)
+    _own.workspace = arrays.empty((_WORKSPACE[recent],), np.uint8)
+    try:
+        yield _own.workspace
+    finally:
+        _own.workspace = None
 
 
 def cublas_handle() -> int:
@@ -128,6 +162,7 @@ def _library() -> Any:
 
     return SimpleNamespace(
         set_stream=function("cublasSetStream_v2", "pp"),
+        set_workspace=function("cublasSetWorkspace_v2", "ppz"),
         gemm=function("cublasGemmEx", "piiiiippiipiippiiii"),
         gemm_many=function("cublasGemmStridedBatchedEx", "piiiiippiilpiilppiiliii"),
         algorithm=cublas.CUBLAS_GEMM_DEFAULT,

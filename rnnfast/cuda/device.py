@@ -93,11 +93,8 @@ class Cuda(Device):
     def active(self) -> Iterator[None]:
         """Make the device the current one; out of memory is a MemoryError that says so."""
         try:
-            if shim.SIMULATED:
+            with arrays.on(self.number):
                 yield
-            else:
-                with self.xp.cuda.Device(self.number):
-                    yield
         except arrays.out_of_memory() as error:
             raise MemoryError(f"out of memory on CUDA device {self.number}: {error}") from error
 
@@ -127,11 +124,15 @@ class Cuda(Device):
     def bring(self, name: str, value: Any) -> Array:
         """A caller's array of real numbers, from wherever it lies."""
         port = self.port(value)
-        return port.enter(port.checks.numbers(name, value))
+        with self.active():
+            return port.enter(port.checks.numbers(name, value))
 
     def to_host(self, array: Any) -> Any:
         """A NumPy copy; waits for it."""
-        return arrays.to_host(array) if arrays.is_device_array(array) else array
+        if not arrays.is_device_array(array):
+            return array
+        with self.active():
+            return arrays.to_host(array)
 
     def freeze(self, array: Array) -> None:
         """Nothing: CuPy has no read-only arrays."""
@@ -186,8 +187,13 @@ def _device(number: int) -> Cuda:
     return Cuda(number)
 
 
-def current() -> Cuda:
-    """The current device, as CuPy sees it.
+def current(array: Any = None) -> Cuda:
+    """The current device, as CuPy sees it; or the one that an array lies on.
+
+    Parameters
+    ----------
+    array : object, optional
+        CuPy's, or another library's.
 
     Returns
     -------
@@ -208,4 +214,4 @@ def current() -> Cuda:
         ) from error
     if not shim.available():
         raise RuntimeError('device: expected a CUDA device for device="cuda", got none (no GPU, or no driver for it)')
-    return _device(arrays.current_device())
+    return _device(arrays.current_device() if array is None else arrays.device_of(array))

@@ -11,8 +11,9 @@ is launched. `LIMIT` keys are remembered, the least recently used is forgotten.
 Rejected: graphs that are updated with new addresses (as many calls as launches, which is the cost to be saved); capture
 on the caller's stream (it may be the default stream, on which nothing can be captured).
 
-Untried, for want of a GPU: a workspace of the graph's own (`cublasSetWorkspace`). Without it cuBLAS puts an allocation
-and its release into the graph around each product that needs one.
+Each graph has a workspace of its own for cuBLAS, 4 or 32 MB, and keeps it: two graphs may run at once on two streams.
+The calls that only run are given one, too, so that all have the same bits. Two launches of one graph wait for each
+other, by CUDA's own rule.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import arrays, blas, shim
 
@@ -63,16 +64,27 @@ class Replays:
             graph.launch()
 
 
-def _capture(steps: Callable[[], None]) -> Any:
+class _Captured(NamedTuple):
+    """A graph, with the memory that its products work in."""
+
+    graph: Any
+    workspace: Any
+
+    def launch(self) -> None:
+        """On the current stream."""
+        self.graph.launch()
+
+
+def _capture(steps: Callable[[], None]) -> _Captured:
     stream = _capture_stream(arrays.current_device())
     blas.cublas_handle()  # each thread has its own, and to make one waits for the device
-    with stream:
+    with blas.workspace() as workspace, stream:  # allocated before: on the caller's stream, which launches the graph
         stream.begin_capture()
         try:
             steps()
         finally:
             graph = stream.end_capture()
-    return graph
+    return _Captured(graph, workspace)
 
 
 @functools.cache
@@ -95,7 +107,13 @@ def run(steps: Callable[[], None], *depends: Any) -> None:
     if shim.SIMULATED:
         steps()
     else:
-        _replays.run((arrays.current_device(), *map(_key, depends)), steps)
+        with_workspace = functools.partial(_with_workspace, steps)
+        _replays.run((arrays.current_device(), *map(_key, depends)), with_workspace)
+
+
+def _with_workspace(steps: Callable[[], None]) -> None:
+    with blas.workspace():
+        steps()
 
 
 def _key(value: Any) -> Hashable:

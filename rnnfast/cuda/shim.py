@@ -28,13 +28,18 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
 
+from . import cache as _cache
 from . import launch as _launch
 
 try:
@@ -130,7 +135,9 @@ else:
     with mock.patch.object(np, "row_stack", np.vstack, create=True):
         from numba.cuda.np.arrayobj import make_array as _make_array
 
+    from cuda import pathfinder as _pathfinder
     from numba.cuda import types as _types
+    from numba.cuda.cudadrv.driver import ObjectCode as _ObjectCode
     from numba.cuda.dispatcher import _Kernel as _KernelOf
     from numba.cuda.extending import intrinsic as _intrinsic
 
@@ -477,11 +484,22 @@ def typing({", ".join(["context", *(f"a{k}" for k in range(arity))])}):
                 self._must_be_resident(loaded, grid, block, shared)
             driver.launch(loaded.handle, grid, block, arguments, shared=shared, stream=stream, cooperative=cooperative)
 
+        def code(self, target: tuple[int, int, str]) -> _cache.Code:
+            """The machine code for a target (`target_of`): as another process has left it, or compiled now."""
+            options = sorted(self._dispatcher.targetoptions.items())
+            key = _cache.key_of(self.function, _own_names(), self.types, target, options, toolchain())
+            return _cache.fetch(key, lambda: self._compile(target))
+
+        def _compile(self, target: tuple[int, int, str]) -> _cache.Code:
+            library = self.overload_for_device()._codelibrary
+            return _cache.Code(library._entry_name, bytes(library.get_cubin(cc=target).code))
+
         def _load(self, number: int) -> _Loaded:
             """Compile it for the current device, the `number`th, and load it there."""
-            self._dispatcher.compile(self._signature.args)
-            function = self._dispatcher.overloads[self._signature.args]._codelibrary.get_cufunc()
-            return _Loaded(int(function.handle), limits(number).multiprocessors)
+            found = limits(number)
+            code = self.code(target_of(found.capability))
+            module = _numba_cuda.current_context().create_module_image(_ObjectCode.from_cubin(code.cubin))
+            return _Loaded(int(module.get_function(code.name).handle), found.multiprocessors)
 
         def _must_be_resident(self, loaded: _Loaded, grid: int | tuple[int, int], block: int, shared: int) -> None:
             """An error for blocks that would wait for one which can't begin; the driver is asked once."""
@@ -495,6 +513,11 @@ def typing({", ".join(["context", *(f"a{k}" for k in range(arity))])}):
                     f"{self.function.__name__}: expected at most {most} blocks, which is what this GPU runs at once, "
                     f"got {asked}"
                 )
+
+    @functools.cache
+    def _own_names() -> dict[int, str]:
+        """What this module's text says all about, by `id`: the intrinsics, and Numba's types."""
+        return {id(value): name for name, value in globals().items()}
 
     def kernel(types: str, *, threads: int = 256) -> Callable[[Kernel], Any]:
         """Decorates a kernel; `types` are its arguments': p a pointer, i an int64. `threads`: the most in a block."""
@@ -511,30 +534,58 @@ def target_of(capability: tuple[int, int]) -> tuple[int, int, str]:
     return (*capability, "a" if capability >= (9, 0) else "")
 
 
+@functools.cache
+def toolchain() -> tuple[str, ...]:
+    """What compiles, each part with its version: of the libraries, which do not say all of theirs, size and date."""
+    packages = ("numba", "numba-cuda", "llvmlite", "cuda-core", "cuda-bindings")
+    versions = [f"{package} {metadata.version(package)}" for package in packages]
+    return (
+        sys.version,
+        getattr(sys.modules[__package__.partition(".")[0]], "__version__", ""),
+        *versions,
+        *_libraries(),
+    )
+
+
+def _libraries() -> Iterator[str]:
+    linker = False
+    for name in ("nvvm", "nvJitLink"):
+        try:
+            path = os.path.realpath(str(_pathfinder.load_nvidia_dynamic_lib(name).abs_path))
+            found = os.stat(path)
+        except (RuntimeError, OSError):  # where nvJitLink is missing, the driver links
+            continue
+        linker = name == "nvJitLink"
+        yield f"{os.path.basename(path)} {found.st_size} {found.st_mtime_ns}"
+    if not linker:
+        yield f"driver {_numba_cuda.cudadrv.driver.driver.get_version()}"
+
+
 def compile_ptx(built: Any, *capabilities: tuple[int, int]) -> list[str]:
     """The PTX of a kernel, as a launch compiles it, for each of some compute capabilities; needs no GPU.
 
     Numba asks the current device what to compile for; here it is told what was asked for. Nothing but the last pass
     depends on it, so all the others run once.
     """
-    return [library.get_asm_str(cc=target) for library, target in _compiled_without_device(built, capabilities)]
+    with _as_if_on(capabilities[0]):
+        library = built.overload_for_device()._codelibrary
+        return [library.get_asm_str(cc=target_of(capability)) for capability in capabilities]
 
 
 def compile_cubin(built: Any, capability: tuple[int, int]) -> bytes:
-    """The machine code of a kernel, by the linker that a launch uses; needs no GPU."""
-    [(library, target)] = _compiled_without_device(built, [capability])
-    return bytes(library.get_cubin(cc=target).code)
+    """The machine code of a kernel as a launch gets it, by its compiler and linker or from the cache; needs no GPU."""
+    with _as_if_on(capability):
+        return bytes(built.code(target_of(capability)).cubin)
 
 
-def _compiled_without_device(built: Any, capabilities: Sequence[tuple[int, int]]) -> list[tuple[Any, Any]]:
-    """The library of a kernel, with each of the targets that it is asked for."""
+@contextmanager
+def _as_if_on(capability: tuple[int, int]) -> Iterator[None]:
+    """Numba takes the current device for one of this compute capability."""
     from numba.cuda import codegen, dispatcher
 
-    targets = [target_of(capability) for capability in capabilities]
-    asked = SimpleNamespace(compute_capability=capabilities[0])
+    asked = SimpleNamespace(compute_capability=capability)
     with (
         mock.patch.object(dispatcher, "get_current_device", lambda: asked),
-        mock.patch.object(codegen.CUDACodeLibrary, "_ensure_cc", lambda _, target: target or targets[0]),
+        mock.patch.object(codegen.CUDACodeLibrary, "_ensure_cc", lambda _, target: target or target_of(capability)),
     ):
-        library = built.overload_for_device()._codelibrary
-    return [(library, target) for target in targets]
+        yield

@@ -13,7 +13,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # for `benchmarks`, which is no part of the package
 
-COMPILED = ("test_ptx.py", "test_cupy.py")
+COMPILED = ("test_cache.py", "test_cupy.py", "test_ptx.py")
 
 try:
     from rnnfast.cuda.shim import SIMULATED

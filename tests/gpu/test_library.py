@@ -257,7 +257,7 @@ def test_a_capture_makes_the_handle_before_it_and_ends_in_any_case(monkeypatch):
     log = []
     monkeypatch.setattr(graphs, "_capture_stream", lambda device: CaptureStream(log))
     monkeypatch.setattr(blas, "cublas_handle", lambda: log.append("handle"))
-    assert graphs._capture(lambda: log.append("steps")) == "graph"
+    assert graphs._capture(lambda: log.append("steps")).graph == "graph"
     assert log == ["handle", "current", "begin_capture", "steps", "end_capture", "left"]
     with pytest.raises(ZeroDivisionError):
         graphs._capture(lambda: 1 / 0)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
-from .. import arrays, shim
+from .. import arrays, shim, streams
 from ..plan import Orientation, Partition
 from ..shim import float32, int64
 from .layout import AT_SUM_STORED, low
@@ -147,12 +148,14 @@ def exchange_of(partition: Partition) -> Any:
 
 
 def launch(kernel: Any, partition: Partition, shared: int, memory: tuple[Any, ...], numbers: tuple[int, ...]) -> None:
+    waits = partition.blocks > 1  # else no block waits for another
     pointers = [shim.pointer(None if array is None else array.reshape(-1)) for array in memory]
-    kernel.launch(
-        (partition.blocks, partition.groups),
-        partition.threads,
-        (*pointers, *numbers),
-        shared=shared,
-        stream=arrays.stream_pointer(),
-        cooperative=partition.blocks > 1,  # else no block waits for another
-    )
+    with streams.turn() if waits else nullcontext():
+        kernel.launch(
+            (partition.blocks, partition.groups),
+            partition.threads,
+            (*pointers, *numbers),
+            shared=shared,
+            stream=arrays.stream_pointer(),
+            cooperative=waits,
+        )
