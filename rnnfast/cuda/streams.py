@@ -101,7 +101,7 @@ class _Turns:
             return
         stream, device = cuda.get_current_stream(), cuda.Device().id
         with self._lock:
-            last = self._last.get(device)
+            last: Any = self._last.get(device)
             alone = last is None or last.ptr == stream.ptr
             free = alone or not (stream.is_capturing() or last.is_capturing())
             if free and not alone:
