@@ -7,11 +7,12 @@ can't run here; 3 if something hung.
 from __future__ import annotations
 
 import argparse
+import math
 import secrets
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ from . import environment
 from .stages import HANGS, NOWHERE, Journal, Stage, complete, run, spawn
 
 _ROUNDS, _QUICK_ROUNDS = 11, 5
-_CHECK, _ROW, _FACTS = 60.0, 180.0, 90.0  # seconds after which one hangs
+_CHECK, _CELL, _ROW, _FACTS = 60.0, 180.0, 180.0, 90.0  # seconds after which one hangs; cells compile a dozen kernels
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -33,7 +34,13 @@ def _parser() -> argparse.ArgumentParser:
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--checks-only", action="store_true", help="no times")
     only.add_argument("--no-checks", action="store_true", help="times only")
-    add("--budget", type=float, default=300.0, metavar="SECONDS", help="start no row later (300)")
+    add(
+        "--budget",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="start no row later, counted from the first (300)",
+    )
     add("--rounds", type=int, default=None, help=f"of each row ({_ROUNDS}; quick: {_QUICK_ROUNDS})")
     add("--seed", type=int, default=None, help="of the random data; a new one by default")
     add("--lines", type=Path, default=Path("gpu-benchmark.jsonl"), metavar="PATH", help="a line after every item")
@@ -54,27 +61,35 @@ class _Tables:
     Parameters
     ----------
     asked : argparse.Namespace
-    cases, bad_values, layers, rows : sequences or None
+    cases, bad_values, layers, cells, rows : sequences or None
         Tables; None: the program's own.
     """
 
-    def __init__(self, asked: argparse.Namespace, cases: Any, bad_values: Any, layers: Any, rows: Any) -> None:
+    def __init__(
+        self, asked: argparse.Namespace, cases: Any, bad_values: Any, layers: Any, cells: Any, rows: Any
+    ) -> None:
         from rnnfast.bench import core
 
         from . import cases as table
-        from . import checks, public
+        from . import checks, described, public
         from .rows import quick
 
+        if cells is None:
+            cells = table.DESCRIBED if cases is None else ()
         cases = table.CASES if cases is None else cases
         bad_values = table.BAD_VALUES if bad_values is None else bad_values
         layers = public.CASES if layers is None else layers
         if asked.quick:
             cases, bad_values, rows = table.thinned(cases, 8), bad_values[:2], quick(rows)
+            cells = table.thinned(cells, 8)
         all_checks = [checks.Check("", checks.check_case, case) for case in cases]
         all_checks += [checks.Check("bad values ", checks.check_bad_values, case) for case in bad_values]
         if environment.compiled():
             all_checks += [checks.Check("public layers ", public.check, case) for case in layers]
-        self.checks = [] if asked.no_checks else core.select(asked.checks, all_checks, "checks")
+        of_cells = [checks.Check("described ", described.check, case) for case in cells]
+        chosen = [] if asked.no_checks else core.select(asked.checks, [*all_checks, *of_cells], "checks")
+        self.cells = [one for one in chosen if one.run is described.check]
+        self.checks = [one for one in chosen if one.run is not described.check]
         self.rows = [] if asked.checks_only else rows
         # The public layers are not there where the package is not compiled.
         self.possible = [row for row in self.rows if row.group != "layer" or environment.compiled()]
@@ -82,7 +97,7 @@ class _Tables:
 
 def _facts(tables: _Tables, seed: int) -> dict[str, Any]:
     """What figures depend on; ends the process where there is no device."""
-    from rnnfast.cuda import shim
+    from rnnfast.cuda import cache, shim
 
     from . import cases
 
@@ -93,11 +108,13 @@ def _facts(tables: _Tables, seed: int) -> dict[str, Any]:
     if tables.checks:
         kernels = cases.planned_kernels([check.case for check in tables.checks])
         found["checks"] = f"{len(tables.checks)}, for which {len(kernels)} persistent kernels are compiled"
+    found["checks of described cells"] = str(len(tables.cells))
+    found["compiled kernels are kept in"] = str(cache.folder())
     return found
 
 
-def _stages(asked: argparse.Namespace, tables: _Tables, seed: int, deadline: float) -> list[Stage]:
-    """Facts, checks, rows: correctness before speed."""
+def _stages(asked: argparse.Namespace, tables: _Tables, seed: int) -> list[Stage]:
+    """Facts, checks, checks of described cells, rows: correctness before speed."""
     from rnnfast.bench import core
 
     from . import report, rows, timings
@@ -120,11 +137,17 @@ def _stages(asked: argparse.Namespace, tables: _Tables, seed: int, deadline: flo
     return [
         *[Stage("facts", [facts], lambda _: {"facts": _facts(tables, seed)}, _shown, _FACTS)],
         *[Stage("checks", tables.checks, check, wrong, _CHECK)],
+        *[Stage("cells", tables.cells, check, wrong, _CELL)],
         Stage(
             *("rows", tables.possible, lambda row: report.entry(timer(row))),
-            *(lambda record: list(table.lines(report.result(by_name[record["name"]], record))), _ROW, deadline),
+            *(lambda record: list(table.lines(report.result(by_name[record["name"]], record))), _ROW),
         ),
     ]
+
+
+def _bounded(stage: Stage, budget: float) -> Stage:
+    """The stage as it begins now: rows have so many seconds, however long the checks before them took."""
+    return replace(stage, deadline=time.perf_counter() + budget) if stage.name == "rows" else stage
 
 
 def _shown(record: dict[str, Any]) -> list[str]:
@@ -138,6 +161,7 @@ def main(
     cases: Any = None,
     bad_values: Any = None,
     layers: Any = None,
+    cells: Any = None,
     rows: Any = None,
 ) -> int:
     """The command.
@@ -146,7 +170,7 @@ def main(
     ----------
     arguments : sequence of str, optional
         Of the command line by default.
-    cases, bad_values, layers, rows : sequences, optional
+    cases, bad_values, layers, cells, rows : sequences, optional
         Other tables than the program's own; then there are no processes, which would not know them.
 
     Returns
@@ -158,7 +182,7 @@ def main(
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = _parser()
     asked = parser.parse_args(arguments)
-    alone = asked.one_process or any(table is not None for table in (cases, bad_values, layers, rows))
+    alone = asked.one_process or any(table is not None for table in (cases, bad_values, layers, cells, rows))
     environment.prepare()
     from rnnfast.bench import core
 
@@ -172,11 +196,12 @@ def main(
         if said := environment.obstacle():
             print(said, file=sys.stderr)
             return 2
-        tables = _Tables(asked, cases, bad_values, layers, chosen)
+        tables = _Tables(asked, cases, bad_values, layers, cells, chosen)
     except ValueError as error:
         parser.error(str(error))
     if asked.stage:
-        (stage,) = (one for one in _stages(asked, tables, asked.seed, begin + asked.budget) if one.name == asked.stage)
+        (stage,) = (one for one in _stages(asked, tables, asked.seed) if one.name == asked.stage)
+        stage = _bounded(stage, asked.budget)
         return run(stage, Journal.opened(asked.lines), _say, alone=True)
     try:
         return _all(asked, arguments, tables, begin, alone)
@@ -189,7 +214,6 @@ def _all(asked: argparse.Namespace, arguments: Sequence[str], tables: _Tables, b
     before = Journal.opened(asked.lines).records.get("facts", {}).get("facts", {}) if asked.resume else {}
     journal = Journal(asked.lines, asked.resume)
     seed = asked.seed if asked.seed is not None else int(before.get("seed", secrets.randbits(31)))
-    deadline = begin + asked.budget
 
     def start(stage: Stage) -> int:
         if alone:
@@ -197,10 +221,11 @@ def _all(asked: argparse.Namespace, arguments: Sequence[str], tables: _Tables, b
                 return run(stage, journal, _say, alone=False)
             except SystemExit as end:
                 return int(end.code or 0)
-        left = ["--budget", f"{deadline - time.perf_counter():.1f}"]
+        left = [] if math.isinf(stage.deadline) else ["--budget", f"{stage.deadline - time.perf_counter():.1f}"]
         return spawn(stage, journal.path, [*arguments, "--seed", str(seed), "--lines", str(journal.path), *left])
 
-    for stage in _stages(asked, tables, seed, deadline):
+    for stage in _stages(asked, tables, seed):
+        stage = _bounded(stage, asked.budget)
         if stage.name == "rows" and tables.rows and (said := environment.missing_peers()):
             _say(said)
         complete(stage, journal, _say, start)
@@ -220,7 +245,8 @@ def _report(asked: argparse.Namespace, tables: _Tables, journal: Journal, begin:
     """What the journal says, printed and saved; the status."""
     from . import checks, report
 
-    outcomes = [checks.outcome(one.case, journal.records[one.name]) for one in tables.checks if one.name in journal]
+    every = [*tables.checks, *tables.cells]
+    outcomes = [checks.outcome(one.case, journal.records[one.name]) for one in every if one.name in journal]
     done = [(row, journal.records[row.name]) for row in tables.rows if row.name in journal]
     results = [report.result(row, record) for row, record in done if "raised" not in record]
     raised = [f"{row.name}: {record['raised']}" for row, record in done if "raised" in record]
@@ -230,9 +256,9 @@ def _report(asked: argparse.Namespace, tables: _Tables, journal: Journal, begin:
     if tables.rows:
         _say("\n" + "\n".join(report.table(results, skipped, raised)))
     failed = sum(bool(outcome.wrong) for outcome in outcomes)
-    if tables.checks:
+    if every:
         _say("\n" + "\n".join(checks.summary(outcomes)))
-        _say(f"\n{len(outcomes)} checks, {failed} failed; {len(tables.checks) - len(outcomes)} left out")
+        _say(f"\n{len(outcomes)} checks, {failed} failed; {len(every) - len(outcomes)} left out")
     if asked.json is not None:
         report.save(asked.json, facts, outcomes, results, skipped, raised)
     bad = bool(failed or raised or any(result.mark == "WRONG" for result in results))

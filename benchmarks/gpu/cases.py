@@ -19,10 +19,11 @@ from math import prod
 from rnnfast.cuda.cells import family_of
 from rnnfast.cuda.plan import PRECISIONS, plan
 from rnnfast.cuda.sequence import CELLS
+from rnnfast.description.cells import CATALOGUE
 
 from .problems import Case
 
-__all__ = ["BAD_VALUES", "CASES", "MASKS", "planned_kernels"]
+__all__ = ["BAD_VALUES", "CASES", "DESCRIBED", "MASKS", "planned_kernels"]
 
 MASKS = ("none", "lengths", "resets", "both", "reset_state")
 _INPUTS = (5, 17, 64, 129)
@@ -78,6 +79,20 @@ BAD_VALUES = tuple(
     for kind, precision in product(("elman_tanh", "lstm", "gru_after", "gru_before"), PRECISIONS)
 )
 """What is run with NaN, infinities, lengths and ids out of range; of fragments that others have compiled."""
+
+
+def _described() -> Iterable[Case]:
+    """Every cell by its description, and those of published times at their sizes."""
+    for index, (kind, precision) in enumerate(product([*CATALOGUE, "block_gru_8", "lstm_24"], PRECISIONS)):
+        flags = {"reverse": index % 2 == 1, "ids": index % 5 == 4, "bias": index % 7 != 3}
+        yield Case(kind, precision, 5, 9, 5, 48, "none" if index % 3 == 2 else "both", **flags)
+    yield Case("block_gru_8", "tf32", 3, 16, 512, 512, "both")
+    yield Case("block_gru_8", "bfloat16", 3, 16, 512, 512, "both")
+    yield Case("lstm_24", "bfloat16", 3, 16, 768, 768)
+
+
+DESCRIBED = tuple(_described())
+"""What is run from descriptions, by the step-wise engine or in one walk; float32 and tf32 have the same kernels."""
 
 
 def planned_kernels(cases: Iterable[Case], multiprocessors: int | None = None) -> set[tuple[str, str, int, str, str]]:

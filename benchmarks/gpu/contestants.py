@@ -18,18 +18,29 @@ import numpy as np
 from rnnfast import reference
 from rnnfast._call import BackwardCall, ForwardCall
 from rnnfast.cuda import arrays, persistent, shim, streams
+from rnnfast.cuda.described import Described
 from rnnfast.cuda.kernel import Kernel
 from rnnfast.cuda.plan import plan
 from rnnfast.cuda.shim import int64
+from rnnfast.description.declarations import declared
 
+from .described import CELLS, widths_of
 from .environment import compiled
 from .problems import NAMES
-from .rows import BARRIER, CELL, CUDNN, FP16, SHORTER, UNMASKED, Row
+from .rows import BARRIER, CELL, CUDNN, FP16, OUR_LSTM, SHORTER, UNMASKED, Row
 
-__all__ = ["Contestant", "Data", "exact", "ours", "peer"]
+__all__ = ["CLASSES", "Contestant", "Data", "exact", "ours", "peer"]
 
 Contestant = Callable[[int], Any]
 _SETS, _ENOUGH = 4, 120e6  # bytes: twice the cache
+CLASSES = {"lstm": "LSTM", "gru_after": "GRU", "elman_tanh": "RNN"}
+"""PyTorch's modules of our kinds."""
+
+
+def _state_widths(row: Row) -> list[int]:
+    cell = CELLS[row.kind]
+    widths = widths_of(cell, row.H)
+    return [widths[state.width] for state in declared(cell).states]
 
 
 class Data:
@@ -49,11 +60,15 @@ class Data:
         T, B, H = row.T, row.B, row.H
         sets = int(min(_SETS, max(1, _ENOUGH // (8 * T * B * H))))
 
-        def sequences() -> list[Any]:
-            return [arrays.to_device(rng.standard_normal((T, B, H), np.float32)) for _ in range(sets)]
+        def sequences(width: int) -> list[Any]:
+            return [arrays.to_device(rng.standard_normal((T, B, width), np.float32)) for _ in range(sets)]
 
-        self.kind, self.x, self.dy = row.kind, sequences(), sequences()
-        params = reference.init_params(row.kind, H, H, rng)
+        cell = CELLS[row.kind]
+        self.kind, self.x, self.dy = row.kind, sequences(H), sequences(_state_widths(row)[0])
+        widths = widths_of(cell, H)
+        shapes = [() if one.width is None else (widths[one.width],) for one in declared(cell).given]
+        self.given = tuple(arrays.to_device(rng.random((T, B, *shape), np.float32)) for shape in shapes)
+        params = reference.init_params(cell, H, H, rng)
         self.params = {name: arrays.to_device(np.asarray(value, np.float32)) for name, value in params.items()}
         self.masks: dict[str, Any] = dict.fromkeys(("lengths", "resets"))
         if row.mask == "lengths":
@@ -67,8 +82,16 @@ class Data:
 
 
 def _state(row: Row) -> tuple[Any, ...]:
-    """Memory for h and, where there is one, c."""
-    return tuple(arrays.empty((row.B, row.H)) for _ in range(2 if row.kind == "lstm" else 1))
+    """Memory for the states."""
+    return tuple(arrays.empty((row.B, width)) for width in _state_widths(row))
+
+
+def _kernel(row: Row) -> Kernel | Described:
+    """Of the kinds that have one by hand that, else the one that runs the description."""
+    if row.kind in reference.CELLS:
+        return Kernel(row.kind, row.H, row.H, row.precision)
+    cell = CELLS[row.kind]
+    return Described(cell.program(), tuple(widths_of(cell, row.H).values()), row.H, row.precision)
 
 
 class Ours:
@@ -86,11 +109,11 @@ class Ours:
     def __init__(self, row: Row, data: Data, *, masked: bool = True) -> None:
         T, B, H = row.T, row.B, row.H
         self._data = data
-        self._kernel = Kernel(row.kind, H, H, row.precision)
+        self._kernel, self._names = _kernel(row), [one.name for one in CELLS[row.kind].program().parameters]
         self._panels = arrays.empty((self._kernel.panel_size,))
-        self._kernel.pack(tuple(data.params[name] for name in NAMES), self._panels)
-        self._masks = data.masks if masked else {}
-        self.y, self.dx = arrays.empty((T, B, H)), arrays.empty((T, B, H))
+        self._kernel.pack(tuple(data.params[name] for name in self._names), self._panels)
+        self._masks: dict[str, Any] = {"given": data.given} | (data.masks if masked else {})
+        self.y, self.dx = arrays.empty((T, B, _state_widths(row)[0])), arrays.empty((T, B, H))
         self._final, self._d_initial = _state(row), _state(row)
         self.gradients = arrays.empty((self._kernel.panel_size,))
         self._tape = arrays.empty((self._kernel.tape_size(T, B) if row.work == "training" else 0,))
@@ -101,7 +124,7 @@ class Ours:
 
     def _forward(self, i: int, tape: Any) -> None:
         x = self._data.x[i % len(self._data.x)]
-        y = (self.y, None)[: len(self._final)]
+        y = _first_of(self.y, self._final)
         self._kernel.forward(ForwardCall(self._panels, x, y, None, self._final, tape=tape, **self._masks))
 
     def training(self, i: int) -> None:
@@ -110,7 +133,7 @@ class Ours:
         self.gradients.fill(0)
         k = i % len(self._data.x)
         x, dy = self._data.x[k], self._data.dy[k]
-        of_y = (dy, None)[: len(self._final)]
+        of_y = _first_of(dy, self._final)
         arrays_of_call = (self._panels, None, x, self._tape, of_y, None, self.dx, self._d_initial, self.gradients)
         self._kernel.backward(BackwardCall(*arrays_of_call, **self._masks))
 
@@ -118,9 +141,14 @@ class Ours:
         """What the last call has written: y, and after training dx and the parameters' gradients."""
         if work == "forward":
             return {"y": self.y}
-        unpacked = {name: arrays.empty(self._data.params[name].shape) for name in NAMES}
+        unpacked = {name: arrays.empty(self._data.params[name].shape) for name in self._names}
         self._kernel.unpack(self.gradients, tuple(unpacked.values()))
         return {"y": self.y, "dx": self.dx, **unpacked}
+
+
+def _first_of(sequence: Any, states: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Of the states' sequences the first alone."""
+    return (sequence, *(None,) * (len(states) - 1))
 
 
 class _Steps:
@@ -136,7 +164,7 @@ class _Steps:
     def __call__(self, i: int) -> None:
         one, (before, after) = self._one, self._states
         x = one._data.x[i % len(one._data.x)]
-        y = (one.y, None)[: len(before)]
+        y = _first_of(one.y, before)
         call = ForwardCall(one._panels, x, y, before, after, **one._masks)
         one._kernel.forward(call, prepared=self._prepared)
         self._states = [after, before]
@@ -194,6 +222,9 @@ def peer(row: Row, data: Data, seed: int) -> tuple[Contestant, int]:
         return _barrier(row), row.T
     if row.against == UNMASKED:
         return getattr(Ours(row, data, masked=False), row.work), row.T
+    if row.against == OUR_LSTM:
+        lstm = Row(**vars(row) | {"kind": "lstm"})
+        return getattr(Ours(lstm, Data(lstm, seed)), row.work), row.T
     if row.against == SHORTER:
         shorter = Row(**vars(row) | {"T": 256})
         return getattr(Ours(shorter, Data(shorter, seed)), row.work), shorter.T
@@ -219,8 +250,7 @@ def _module(torch: Any, cls: Any, data: Data, dtype: Any, suffix: str) -> Any:
 
 
 def _cudnn(torch: Any, row: Row, data: Data, dtype: Any) -> Contestant:
-    classes = {"lstm": torch.nn.LSTM, "gru_after": torch.nn.GRU, "elman_tanh": torch.nn.RNN}
-    module = _module(torch, classes[row.kind], data, dtype, "_l0")
+    module = _module(torch, getattr(torch.nn, CLASSES[row.kind]), data, dtype, "_l0")
     module.flatten_parameters()
     inputs = [_tensor(torch, x).to(dtype) for x in data.x]
     if row.work == "forward":

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from rnnfast.bench.core import Need
+from rnnfast.description.cells import CATALOGUE
 
 __all__ = ["GROUPS", "ROWS", "Row", "quick"]
 
@@ -26,10 +27,16 @@ GROUPS = {
     "fp16": "bfloat16 against cuDNN's persistent kernel for fp16",
     "stream": "a step of B = 1 by a call of its own, against PyTorch's cell",
     "layer": "the public layer, against cuDNN (where the package is compiled)",
+    "block": "block GRU of 8 heads with resets, against published times of torchrl's Triton kernel on a GB200",
+    "flash": "bfloat16 LSTM of one head and of 24, against FlashRNN's published times on an H100",
+    "cells": "every described cell, beside our LSTM of the same size",
 }
 
 CUDNN, FP16, CELL, BARRIER = "cuDNN", "cuDNN fp16", "PyTorch's cell", "grid barrier"
-UNMASKED, SHORTER = "ours unmasked", "ours at T=256"
+UNMASKED, SHORTER, OUR_LSTM = "ours unmasked", "ours at T=256", "our LSTM"
+OWN = (BARRIER, UNMASKED, SHORTER, OUR_LSTM)
+"""Those that take no other library."""
+TORCHRL, FLASHRNN = "torchrl's Triton", "FlashRNN"
 
 _LIMIT = 16384  # rows times units up to which the higher ratio is asked for
 
@@ -49,8 +56,10 @@ class Row:
     against : str
         Whose time it is compared with.
     target : float
-        The least ratio of the other's time to ours.
+        The least ratio of the other's time to ours; 0 for none.
     mask : {"none", "lengths", "resets"}
+    seconds : float, optional
+        The other's time for a step, where it is published and not measured here.
     """
 
     group: str
@@ -63,6 +72,7 @@ class Row:
     against: str
     target: float
     mask: str = "none"
+    seconds: float | None = None
 
     @property
     def name(self) -> str:
@@ -72,8 +82,8 @@ class Row:
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """The target."""
-        return (Need(self.against, self.target),)
+        """The target, if there is one."""
+        return (Need(self.against, self.target, self.seconds),) if self.target else ()
 
     @property
     def data(self) -> tuple[int, int, int, str]:
@@ -119,6 +129,11 @@ def _table() -> Iterator[Row]:
         yield Row("large", kind, "tf32", 256, B, H, work, CUDNN, 0.95)
     for work in _WORKS:
         yield Row("layer", "lstm", "tf32", 256, 16, 256, work, CUDNN, 5.0)
+    for precision, (work, us) in product(("tf32", "bfloat16"), zip(_WORKS, (55, 122), strict=True)):
+        yield Row("block", "block_gru_8", precision, 512, 16, 512, work, TORCHRL, 1.0, "resets", us * 1e-6)
+    for kind, times in (("lstm", (4.76, 13.3)), ("lstm_24", (1.41, 4.0))):
+        for work, us in zip(_WORKS, times, strict=True):
+            yield Row("flash", kind, "bfloat16", 1024, 16, 768, work, FLASHRNN, 1.0, seconds=us * 1e-6)
     for work in _WORKS:
         yield Row("fp16", "lstm", "bfloat16", 1024, 16, 768, work, FP16, 1.0)
     yield from _main("float32")
@@ -129,6 +144,9 @@ def _table() -> Iterator[Row]:
             yield Row("small", kind, precision, 256, 16, 64, work, CUDNN, 1.2)
         for kind, work in product(("lstm", "gru_after"), _WORKS):
             yield Row("large", kind, precision, 256, 128, 1024, work, CUDNN, 0.95)
+    for kind, work in product(CATALOGUE, _WORKS):
+        if kind != "lstm":
+            yield Row("cells", kind, "tf32", 256, 16, 256, work, OUR_LSTM, 0.0)
 
 
 ROWS = tuple(_table())

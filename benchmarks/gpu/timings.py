@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from rnnfast.bench import core
 from rnnfast.cuda import arrays, shim
 
-from .contestants import Contestant, Data, exact, ours, peer
+from .contestants import CLASSES, Contestant, Data, exact, ours, peer
 from .environment import missing_peers
 from .problems import BOUNDS, poison
-from .rows import BARRIER, SHORTER, UNMASKED, Row
+from .rows import OWN, Row
 
 __all__ = ["Result", "Timer", "alternate", "measure"]
 
@@ -33,8 +33,12 @@ class Result(core.Result[Row]):
 
     @property
     def best_peer(self) -> float | None:
-        """The other's median."""
-        return self.median(self.row.against)
+        """The other's median, or its published time."""
+        return self.row.seconds or self.median(self.row.against)
+
+    def cell(self, column: str) -> str:
+        """A published time stands in the other's column."""
+        return core.quantity(self.row.seconds, "s") if self.row.seconds and column != "ours" else super().cell(column)
 
 
 def _clock(loop: core.Loop, calls: int) -> float:
@@ -71,7 +75,7 @@ def measure(row: Row, data: Data, seed: int, rounds: int) -> Result:
     """Check a row's results, then time it; WrongAnswer if they are not right."""
     call, results = ours(row, data)
     errors = {}
-    comparable = row.mask != "resets" and row.T * row.B * row.H <= _CHEAP
+    comparable = row.kind in CLASSES and row.mask != "resets" and row.T * row.B * row.H <= _CHEAP
     if results is not None and missing_peers() is None and comparable:
         for array in (results.y, results.dx):
             poison(array)
@@ -80,7 +84,7 @@ def measure(row: Row, data: Data, seed: int, rounds: int) -> Result:
         got = {name: arrays.to_host(value) for name, value in results.results(row.work).items()}
         errors["ours"] = core.compare(row.name, got, want, lambda name: max(BOUNDS[row.precision]))
     contestants, steps = {"ours": call}, {"ours": row.T}
-    if missing_peers() is None or row.against in (BARRIER, UNMASKED, SHORTER):
+    if row.seconds is None and (row.against in OWN or missing_peers() is None):
         contestants[row.against], steps[row.against] = peer(row, data, seed)
     samples = alternate(contestants, len(data.x), rounds)
     return Result(row, {name: [value / steps[name] for value in values] for name, values in samples.items()}, errors)

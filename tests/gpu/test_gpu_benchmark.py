@@ -9,6 +9,7 @@ import subprocess
 import sys
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from rnnfast.bench import core
 from rnnfast.cuda.kernel import Kernel
 from rnnfast.cuda.plan import PRECISIONS
 from rnnfast.cuda.sequence import CELLS
+from rnnfast.description.cells import CATALOGUE
 
 ROOT = Path(__file__).resolve().parents[2]
 TOY = Case("gru_before", T=3, B=3, H=3, mask="both", reverse=True, swapped=True)
@@ -465,3 +467,61 @@ def test_what_hangs_is_ended():
     assert "HANGS: this call: no end after 0.2 s" in done.stderr
     done = run(PATHS + "import time\nwith environment.watchdog('this', 0.2): pass\ntime.sleep(0.5); print('alive')")
     assert done.stdout == "alive\n"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Described cells
+
+
+def test_every_cell_is_among_the_checks_and_the_rows():
+    assert {case.kind for case in cases.DESCRIBED} == {*CATALOGUE, "block_gru_8", "lstm_24"}
+    for kind in CATALOGUE:
+        own = [case for case in cases.DESCRIBED if case.kind == kind]
+        assert {case.precision for case in own} == set(PRECISIONS)
+    assert {case.mask for case in cases.DESCRIBED} == {"none", "both"}
+    beside = [(row.kind, row.work) for row in rows.ROWS if row.group == "cells"]
+    assert beside == [(kind, work) for kind in CATALOGUE if kind != "lstm" for work in ("forward", "training")]
+
+
+def test_checks_of_described_cells_are_a_stage(capsys):
+    tables = {"cases": (), "bad_values": (), "layers": (), "rows": ()}
+    case = Case("mgu", T=2, B=2, H=4, mask="both")
+    assert main(["--checks", "mgu"], **tables, cells=(case, Case("lru", T=1))) == 0
+    out = capsys.readouterr().out
+    assert "checking described mgu float32" in out
+    assert "1 checks, 0 failed; 0 left out" in out
+    assert [line["stage"] for line in lines()] == ["facts", "cells"]
+
+
+@pytest.mark.parametrize("kind", ["augru", "lstm_proj", "slstm", "grud", "block_gru_8", "mingru"])
+@pytest.mark.parametrize("work", ["forward", "training"])
+def test_a_described_cell_is_timed_beside_our_lstm(kind, work, monkeypatch):
+    """Its extra inputs, states and widths of their own; resets."""
+    once = {name: lambda call: [call(0) or 2.0] for name in ("ours", rows.OUR_LSTM)}
+    monkeypatch.setattr(timings, "alternate", lambda found, *_: {name: once[name](found[name]) for name in once})
+    row = rows.Row("cells", kind, "tf32", 2, 2, 8, work, rows.OUR_LSTM, 0.0, "resets")
+    found = timings.Timer(0, rounds=1)(row)
+    assert (found.ratio, found.mark, found.errors) == (1.0, "-", {})
+
+
+def test_a_row_against_a_published_time(monkeypatch):
+    """Its peer is not run."""
+    monkeypatch.setattr(timings, "alternate", lambda found, sets, rounds: {name: [6.0] for name in found})
+    row = rows.Row("block", "block_gru_8", "bfloat16", 3, 1, 8, "forward", rows.TORCHRL, 1.0, "resets", 4.0)
+    found = timings.Timer(0, rounds=1)(row)
+    assert list(found.samples) == ["ours"]
+    assert (found.ratio, found.mark, found.cell(rows.TORCHRL)) == (2.0, "ok", "4.00 s")
+    assert report.result(row, json.loads(json.dumps(report.entry(found)))).mark == "ok"
+    published = {row.name: row.seconds for row in rows.ROWS if row.seconds}
+    assert published["flash/lstm_24/bfloat16/T1024-B16-H768/training"] == 4.0e-6
+    assert published["block/block_gru_8/tf32/T512-B16-H512/forward/resets"] == 55e-6
+
+
+def test_rows_have_their_budget_however_long_the_checks_took(no_torch, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("benchmarks.gpu.__main__.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(stages, "time", SimpleNamespace(perf_counter=lambda: now[0], strftime=stages.time.strftime))
+    slow = checks.check_case
+    monkeypatch.setattr(checks, "check_case", lambda *given: now.__setitem__(0, 1e6) or slow(*given))
+    assert main(["--rounds", "1", "--budget", "5"], cases=(TOY,), bad_values=(), layers=(), rows=(toy(),)) == 0
+    assert [line["name"] for line in lines()][-1] == toy().name
