@@ -114,7 +114,7 @@ template <class T> struct CellKernel {
     index (*gradient_size)(const Sizes &); // panel_size(), and what rounding leaves of the vectors' sums
     index (*tape_size)(const Sizes &, index steps, index batch);
     void (*pack)(const Sizes &, const Weights<const T> &, T *panels);
-    void (*pack_backward)(const Sizes &, const Weights<const T> &, T *panels);
+    void (*pack_backward)(const Sizes &, const Weights<const T> &, T *panels, bool dx); // without dx: not what it takes
     void (*unpack)(const Sizes &, const T *panels, const Weights<T> &);
     index (*pairs_size)(const Sizes &); // 0 for double
     void (*to_pairs)(const Sizes &, const T *panels, std::uint32_t *pairs);

@@ -110,8 +110,8 @@ class Kernel:
     def pack(self, params: _Params, out: _Array) -> None:
         """Pack for forward; `out` has `panel_size` elements."""
 
-    def pack_backward(self, params: _Params, out: _Array) -> None:
-        """Pack for backward."""
+    def pack_backward(self, params: _Params, out: _Array, dx: bool = True) -> None:
+        """Pack for backward; without `dx`, not what dx alone is computed from."""
 
     def unpack(self, panels: _Array, params: _Params) -> None:
         """The inverse of `pack`: gradients out of their panels."""
@@ -159,7 +159,7 @@ class Dense:
     @property
     def panel_size_backward(self) -> int: ...
     def pack(self, params: _Params, out: _Array) -> None: ...
-    def pack_backward(self, params: _Params, out: _Array) -> None: ...
+    def pack_backward(self, params: _Params, out: _Array, dx: bool = True) -> None: ...
     def unpack(self, panels: _Array, params: _Params) -> None: ...
     def forward(self, panels: _Array, x: _Array, y: _Array, num_threads: int) -> None:
         """Write y [N, O] of x [N, I]."""

@@ -25,7 +25,11 @@ from .description.kinds import Kinds
 from .parameters import Gradients, Parameters, check_tables
 from .tape import Grads, Tape, recording
 
-__all__ = ["Chosen", "Packed", "Part", "Stateless", "from_config", "panels_of"]
+__all__ = ["BACKWARD", "FORWARD", "INNER", "Chosen", "Packed", "Part", "Stateless", "from_config", "panels_of"]
+
+
+FORWARD, BACKWARD, INNER = "forward", "backward", "backward without dx"
+"""What panels are packed for."""
 
 
 class Packed:
@@ -46,7 +50,7 @@ class Packed:
         self.kernel = kernel
         self.params = params
         self.names = names
-        self._panels: dict[bool, tuple[int, Array | None]] = {}
+        self._panels: dict[str, tuple[int, Array | None]] = {}
 
     def panels(self) -> Array:
         """The panels that forward reads."""
@@ -54,7 +58,7 @@ class Packed:
 
     def panels_backward(self) -> Array:
         """The panels that backward reads besides."""
-        return panels_of([self], backward=True)[1][0]
+        return panels_of([self], [BACKWARD])[1][0]
 
     def pairs(self, panels: Array) -> Array:
         """The panels' weights in bfloat16."""
@@ -66,21 +70,31 @@ class Packed:
         """The parameters, or their gradients, in the kernel's order."""
         return tuple(map(source.get, self.names))
 
-    def filed(self, backward: bool, version: int) -> Array | None:
+    def filed(self, what: str, version: int) -> Array | None:
         """The panels, if they have been packed from this version."""
-        found, panels = self._panels.get(backward, (-1, None))
+        found, panels = self._panels.get(what, (-1, None))
+        if found != version and what == INNER:
+            found, panels = self._panels.get(BACKWARD, (-1, None))
         return panels if found == version else None
 
-    def file(self, backward: bool, version: int) -> Array:
+    def file(self, what: str, version: int) -> Array:
         """The same, packed if need be, by who holds the store's lock."""
-        panels = self.filed(backward, version)
+        panels = self.filed(what, version)
         if panels is None:
             kernel, params = self.kernel, self.params
-            size, pack = (_BACKWARD if backward else _FORWARD)(kernel)
+            size = kernel.panel_size if what == FORWARD else kernel.panel_size_backward
             panels = params.device.empty((size,), params.dtype)
-            pack(self._arrays(params), panels)
-            self._panels[backward] = version, panels
+            self._pack(what, self._arrays(params), panels)
+            self._panels[what] = version, panels
         return panels
+
+    def _pack(self, what: str, arrays: tuple[Array | None, ...], panels: Array) -> None:
+        if what == FORWARD:
+            self.kernel.pack(arrays, panels)
+        elif what == BACKWARD:
+            self.kernel.pack_backward(arrays, panels)
+        else:
+            self.kernel.pack_backward(arrays, panels, False)
 
     def load_gradients(self, gradients: Gradients, panels: Array) -> None:
         """Put gradients into their panels, for backward to add to; nothing is left of a rounding."""
@@ -142,22 +156,19 @@ def store_all(packed: Sequence[Packed], panels: Sequence[Array], gradients: Grad
     _flat.run([call for one, own in zip(packed, panels, strict=True) for call in one.storing(own, gradients)])
 
 
-_FORWARD = operator.attrgetter("panel_size", "pack")
-_BACKWARD = operator.attrgetter("panel_size_backward", "pack_backward")
-
-
-def panels_of(packed: Sequence[Packed], *, backward: bool = False) -> tuple[int, list[Array]]:
-    """Their panels, all of one version of the parameters, and that version.
+def panels_of(packed: Sequence[Packed], whats: Sequence[str] | None = None) -> tuple[int, list[Array]]:
+    """Their panels, all of one version of the parameters, and that version; of forward, if `whats` does not say more.
 
     Where all are packed this takes no lock. Else it waits for a write that another thread is in.
     """
     params = packed[0].params
     version = params.version
-    found = [panels for one in packed if (panels := one.filed(backward, version)) is not None]
+    wanted = list(zip(packed, whats or [FORWARD] * len(packed), strict=True))
+    found = [panels for one, what in wanted if (panels := one.filed(what, version)) is not None]
     if len(found) < len(packed):
         with params.store.lock:
             version = params.version
-            found = [one.file(backward, version) for one in packed]
+            found = [one.file(what, version) for one, what in wanted]
     return version, found
 
 

@@ -29,7 +29,7 @@ from . import init as initialisation
 from ._call import BackwardCall, ForwardCall
 from ._checks import Array
 from ._device import HOST, Port
-from ._part import Chosen, Packed, panels_of, store_all
+from ._part import BACKWARD, INNER, Chosen, Packed, panels_of, store_all
 from ._recompute import Stack, segmented
 from .description.cell import Cell
 from .description.declarations import declared
@@ -545,7 +545,9 @@ class Walk:
         for one, own in zip(packed, panels, strict=True):
             if into is not None:
                 one.load_gradients(into, own)
-        weights = tuple(tape.same_version(*panels_of(packed, backward=backward)) for backward in (False, True))
+        lowest = [BACKWARD if out.dx is not None else INNER] * self.layout.directions
+        backwards = lowest + [BACKWARD] * (len(packed) - len(lowest))
+        weights = tuple(tape.same_version(*panels_of(packed, whats)) for whats in (None, backwards))
         call = _Back(tape, kept, packed, weights, panels, into is not None, dfinal, out, num_threads)
         if kept.stacked:
             self._stack_backward(call, dy)

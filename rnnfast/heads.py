@@ -20,7 +20,7 @@ from . import _checks
 from . import init as initialisation
 from ._checks import Array
 from ._device import Port, choose
-from ._part import Packed, Stateless, panels_of, store_all
+from ._part import BACKWARD, INNER, Packed, Stateless, panels_of, store_all
 from ._words import Activation, DeviceName, Precision
 from .parameters import Gradients, Parameters
 from .tape import Grads, Tape, begin, checked
@@ -206,7 +206,7 @@ class Dense(Stateless):
         panels = tape.buffer("dpanels", (self._packed.kernel.panel_size,), self.dtype)
         if into is not None:
             self._packed.load_gradients(into, panels)
-        (weights,) = tape.same_version(*panels_of([self._packed], backward=True))
+        (weights,) = tape.same_version(*panels_of([self._packed], [BACKWARD if wants_dx else INNER]))
         self._packed.kernel.backward(weights, kept.x, dz, dx, panels, into is not None, threads)
         store_all([self._packed], [panels], gradients)
         return Grads(None if dx is None else port.leave(dx.reshape(*leading, self.input_size)), None, gradients)

@@ -571,3 +571,28 @@ def test_an_option_that_is_not_there_is_told_with_the_one_that_was_meant():
         rnnfast.LSTM(3, 4, peephol=True)
     with pytest.raises(TypeError, match=r"^GRUCell: expected the options .*; got batch_first$"):
         rnnfast.GRUCell(3, 4, batch_first=True)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: rnnfast.LSTM(3, 9, 2, rng=0, bidirectional=True),
+        lambda: rnnfast.MGU(3, 9, rng=0),
+        lambda: rnnfast.Dense(3, 9, rng=0),
+    ],
+    ids=["fused", "described", "head"],
+)
+def test_what_dx_is_made_of_is_packed_where_it_is_wanted(make):
+    """A backward without dx packs nothing for it; the next one, of the same weights, has it all the same."""
+    x = np.random.default_rng(0).standard_normal((4, 2, 3)).astype(np.float32)
+    part, fresh = make(), make()
+    packed = part._packed if isinstance(part, rnnfast.Dense) else part._recurrence.walk.packed(False)[0]
+    found = []
+    for one, wants in ((part, False), (part, True), (part, False), (fresh, True)):
+        y, *_, tape = one.forward(x)
+        found.append(one.backward(tape, y, input_gradient=wants))
+        assert ("backward" in packed._panels) == (len(found) > 1)
+    assert found[0].x is None
+    assert found[1].x.tobytes() == found[3].x.tobytes()
+    for one in found:
+        assert one.params.flat.tobytes() == found[3].params.flat.tobytes()

@@ -68,11 +68,11 @@ template <class T> class CellBinding {
         kernel_.pack(sizes_, w, panels);
     }
 
-    void pack_backward(const py::object &params, const py::object &out) const {
+    void pack_backward(const py::object &params, const py::object &out, bool dx) const {
         const auto w = matrices<const T>(params);
         T *const panels = contiguous<T>(out, "out", {panel_size_backward()});
         const Released released;
-        kernel_.pack_backward(sizes_, w, panels);
+        kernel_.pack_backward(sizes_, w, panels, dx);
     }
 
     void unpack(const py::object &panels, const py::object &params) const {

@@ -50,8 +50,10 @@ template <class T> class DenseBinding {
     void pack(const py::object &params, const py::object &out) const {
         kernel_.pack(sizes_, matrices<const T>(params), contiguous<T>(out, "out", {panel_size()}));
     }
-    void pack_backward(const py::object &params, const py::object &out) const {
-        kernel_.pack_backward(sizes_, matrices<const T>(params), contiguous<T>(out, "out", {panel_size_backward()}));
+    void pack_backward(const py::object &params, const py::object &out, bool dx) const {
+        const auto w = matrices<const T>(params);
+        T *const panels = contiguous<T>(out, "out", {panel_size_backward()});
+        if (dx) kernel_.pack_backward(sizes_, w, panels); // nothing else reads them
     }
     void unpack(const py::object &panels, const py::object &params) const {
         kernel_.unpack(sizes_, contiguous<const T>(panels, "panels", {panel_size()}), matrices<T>(params));
@@ -174,10 +176,10 @@ void register_dense(py::module_ &module) {
             py::arg("params"), py::arg("out"))
         .def(
             "pack_backward",
-            [](const Head &k, const Object &params, const Object &out) {
-                k.visit([&](auto &b) { b.pack_backward(params, out); });
+            [](const Head &k, const Object &params, const Object &out, bool dx) {
+                k.visit([&](auto &b) { b.pack_backward(params, out, dx); });
             },
-            py::arg("params"), py::arg("out"))
+            py::arg("params"), py::arg("out"), py::arg("dx") = true)
         .def(
             "unpack",
             [](const Head &k, const Object &panels, const Object &params) {

@@ -82,10 +82,10 @@ void register_kernels(py::module_ &module) {
             py::arg("params"), py::arg("out"))
         .def(
             "pack_backward",
-            [](const Kernel &k, const Object &params, const Object &out) {
-                k.visit([&](auto &b) { b.pack_backward(params, out); });
+            [](const Kernel &k, const Object &params, const Object &out, bool dx) {
+                k.visit([&](auto &b) { b.pack_backward(params, out, dx); });
             },
-            py::arg("params"), py::arg("out"))
+            py::arg("params"), py::arg("out"), py::arg("dx") = true)
         .def(
             "unpack",
             [](const Kernel &k, const Object &panels, const Object &params) {

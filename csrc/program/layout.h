@@ -195,8 +195,9 @@ template <class T> class ProgramLayout {
         }
     }
 
-    void pack_backward(T *panels, const Weights<const T> &weights) const {
+    void pack_backward(T *panels, const Weights<const T> &weights, bool dx) const {
         each_back_product([&](const BackProductSpec &b) {
+            if (&b == &program.input && !dx) return;
             for (int t = 0; t < b.terms.count; ++t) {
                 const TermSpec &spec = b.terms[t];
                 T *to = panels + term(b, t);

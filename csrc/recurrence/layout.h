@@ -93,14 +93,14 @@ template <class Cell, class T> struct Layout {
         transfer<G, unpack>(panels + bias_hh, matrices.data[3], H, 1, 0);
     }
 
-    void pack_backward(T *panels, const Weights<const T> &matrices) const {
+    void pack_backward(T *panels, const Weights<const T> &matrices, bool dx) const {
         each_phase<Cell>([&](auto phase) {
             constexpr BackSlots<Cell, phase> back;
             pack_transposed(panels + back_u[phase], matrices.data[1], H, H, back.gate, S, back.count);
         });
         int gate[G];
         for (int g = 0; g < G; ++g) gate[g] = g;
-        pack_transposed(panels + back_w, matrices.data[0], H, I, gate, S, G);
+        if (dx) pack_transposed(panels + back_w, matrices.data[0], H, I, gate, S, G);
     }
 
   private:

@@ -21,7 +21,9 @@ index tape_size(const Sizes &s, index steps, index batch) {
 }
 void pack(const Sizes &s, const Weights<const real> &w, real *panels) { L(s).move<false>(panels, w); }
 void unpack(const Sizes &s, const real *panels, const Weights<real> &w) { L(s).move<true>(panels, w); }
-void pack_backward(const Sizes &s, const Weights<const real> &w, real *panels) { L(s).pack_backward(panels, w); }
+void pack_backward(const Sizes &s, const Weights<const real> &w, real *panels, bool dx) {
+    L(s).pack_backward(panels, w, dx);
+}
 index pairs_size(const Sizes &s) { return narrows ? L(s).pairs : 0; }
 template <class T> void narrow_panels(const Sizes &s, const T *panels, std::uint32_t *pairs) {
     if constexpr (narrows) ProgramLayout<T>(s).to_pairs(panels, reinterpret_cast<Pair *>(pairs));

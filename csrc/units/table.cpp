@@ -26,8 +26,8 @@ template <class Cell> struct Entries {
     static void unpack(const Sizes &s, const real *panels, const Weights<real> &w) {
         L(s).template move<true>(panels, w);
     }
-    static void pack_backward(const Sizes &s, const Weights<const real> &w, real *panels) {
-        L(s).pack_backward(panels, w);
+    static void pack_backward(const Sizes &s, const Weights<const real> &w, real *panels, bool dx) {
+        L(s).pack_backward(panels, w, dx);
     }
     static constexpr bool narrows = std::is_same_v<real, float>;
     static index pairs_size(const Sizes &s) { return narrows ? L(s).pairs() : 0; }

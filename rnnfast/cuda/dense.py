@@ -147,9 +147,10 @@ class Dense:
         panel_weight[...] = weight
         panel_bias[...] = 0 if bias is None else bias
 
-    def pack_backward(self, params: tuple[Array, Array | None], out: Array) -> None:
-        """Put the weight into backward's panels."""
-        out[...] = params[0].reshape(-1)
+    def pack_backward(self, params: tuple[Array, Array | None], out: Array, dx: bool = True) -> None:
+        """Put the weight into backward's panels, which `dx` alone is computed from."""
+        if dx:
+            out[...] = params[0].reshape(-1)
 
     def unpack(self, panels: Array, params: tuple[Array, Array | None]) -> None:
         """The inverse of `pack`."""

@@ -154,7 +154,7 @@ class Described:
         if self._prepared is not None and self._prepared.panels is panels:
             self._prepared = None
 
-    def pack_backward(self, params: tuple[Array | None, ...], out: Array) -> None:
+    def pack_backward(self, params: tuple[Array | None, ...], out: Array, dx: bool = True) -> None:
         """There is nothing to write."""
 
     def unpack(self, panels: Array, params: tuple[Array | None, ...]) -> None:

@@ -161,7 +161,7 @@ class Kernel:
         for view, given in zip(self._views(out), params, strict=True):
             view[...] = 0 if given is None else given
 
-    def pack_backward(self, params: tuple[Array | None, ...], out: Array) -> None:
+    def pack_backward(self, params: tuple[Array | None, ...], out: Array, dx: bool = True) -> None:
         """There is nothing to write."""
 
     def unpack(self, panels: Array, params: tuple[Array | None, ...]) -> None:
