@@ -42,9 +42,9 @@ def test_layer_agrees_with_the_oracle(case):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", FUSED)
-@pytest.mark.parametrize("isa", ISAS)
 def test_long_chains(isa, kind, dtype, threads):
     """Long chains of many rows, whose panels come in pieces; a row alone, whose panels do not, has the same bits."""
     case = Case(kind, isa, dtype, threads=threads, mask="both", I=650, H=401, T=2, B=70)

@@ -63,7 +63,7 @@ def calls_without_out(rounds, call, x):
 nothing(repeat(None, ROUNDS))
 found = {"an empty loop": nothing(repeat(None, ROUNDS))}
 
-def measure(name, call, x, out, rounds=ROUNDS, warm=20):
+def measure(name, call, x, out, rounds=ROUNDS, warm=5):
     calls(repeat(None, warm), call, x, out)
     found[name] = calls(repeat(None, rounds), call, x, out)
 
@@ -80,31 +80,33 @@ for kind, weights, B, L, first in product([*kinds][:KINDS], ("float32", "bfloat1
     name = f"{kind} {weights} B={B} L={L} batch_first={first} "
     measure(name + "step", stream.step, normal(B, 16), normal(B, 24))
     block, out = ((B, 70), (B, 70)) if first else ((70, B), (70, B))
-    measure(name + "process", stream.process, normal(*block, 16), normal(*out, 24), ROUNDS // 10)
+    measure(name + "process", stream.process, normal(*block, 16), normal(*out, 24), ROUNDS // 10, 1)
     if B == 1:
         measure(name + "unbatched step", stream.step, normal(16), normal(24))
-        measure(name + "unbatched process", stream.process, normal(70, 16), normal(70, 24), ROUNDS // 10)
+        measure(name + "unbatched process", stream.process, normal(70, 16), normal(70, 24), ROUNDS // 10, 1)
 
 # Enough work that the GIL is released, and that signals are looked for.
 stream = rnnfast.LSTM(256, 256, 2, rng=0).stream(num_threads=threads)
 measure("large step", stream.step, normal(256), normal(256), ROUNDS // 5)
-measure("large process", stream.process, normal(2000, 256), normal(2000, 256), 3, 2)
+steps = 2000 if threads == 1 else 500
+measure("large process", stream.process, normal(steps, 256), normal(steps, 256), 2, 1)
 double = rnnfast.LSTM(8, 9, dtype=np.float64, rng=0).stream(2, num_threads=threads)
 measure("float64 step", double.step, rng.random((2, 8)), rng.random((2, 9)))
 
 # Whole models: layers, heads and an embedding.
 heads = ("identity", "sigmoid", "tanh", "softmax", "relu", "gelu", "silu", "softplus", "elu")
+heads = heads[:9 if threads == 1 else 1]  # they run on the caller's thread
 for B, first, head in [(1, False, head) for head in heads] + [(4, False, "tanh"), (4, True, "tanh")]:
     layer = rnnfast.LSTM(16, 24, batch_first=first, rng=0)
     whole = rnnfast.Model(rnn=layer, head=rnnfast.Dense(24, 5, activation=head, rng=0)).stream(B, num_threads=threads)
     name = f"model {head} B={B} batch_first={first} "
     measure(name + "step", whole.step, normal(B, 16), normal(B, 5), 100)
     block, out = ((B, 70), (B, 70)) if first else ((70, B), (70, B))
-    measure(name + "process", whole.process, normal(*block, 16), normal(*out, 5), 20)
+    measure(name + "process", whole.process, normal(*block, 16), normal(*out, 5), ROUNDS // 10, 1)
 embedding, layer, head = rnnfast.Embedding(9, 16, rng=0), rnnfast.GRU(16, 24, rng=0), rnnfast.Dense(24, 9, rng=0)
 words = rnnfast.Model(embedding=embedding, layer=layer, head=head).stream(4, num_threads=threads)
 measure("words step", words.step, rng.integers(0, 9, 4), normal(4, 9), 100)
-measure("words process", words.process, rng.integers(0, 9, (70, 4)), normal(70, 4, 9), 20)
+measure("words process", words.process, rng.integers(0, 9, (70, 4)), normal(70, 4, 9), ROUNDS // 10, 1)
 
 x = normal(1, 256)
 calls_without_out(repeat(None, 20), stream.step, x)
