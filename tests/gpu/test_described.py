@@ -84,6 +84,15 @@ def test_the_engine_follows_from_the_description():
     assert engines["nomatrix"] == "diagonal"
 
 
+def test_gradients_that_jump_are_compared_in_float32_alone():
+    cells = {name: Problem(described.CELLS[name]).jumps for name in ("elman_clip", "gru_clip", "indrnn", "lstm", "lru")}
+    assert cells == {"elman_clip": True, "gru_clip": True, "indrnn": True, "lstm": False, "lru": False}
+    for precision, bad in (("float32", ["dx", "y0"]), ("bfloat16", ["y0"])):
+        problem = Problem(described.CELLS["indrnn"], precision)
+        assert [one.partition(":")[0] for one in problem.wrong({"dx": 0.1, "y0": 0.1})] == bad
+        assert len(problem.wrong({"dx": np.inf, "y0": 0.0})) == 1
+
+
 @pytest.mark.parametrize(("kind", "mask"), [("block_gru_8", "both"), ("lstm_24", "none"), ("mingru", "both")])
 def test_the_benchmark_s_check(kind, mask, monkeypatch):
     case = Case(kind, T=2, B=2, I=3, H=24, mask=mask, reverse=mask == "none")
