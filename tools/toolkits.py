@@ -25,10 +25,10 @@ PACKAGES = ("nvidia-cuda-nvcc", "nvidia-cuda-nvrtc", "nvidia-nvjitlink", "nvidia
 OLDEST, NEWEST = "13.0", "13"
 
 
-def environment(folder: Path, version: str) -> Path:
+def environment(folder: Path, version: str) -> str:
     """Make an environment with a toolkit of this version, or the newest that begins so; its Python."""
     venv.create(folder, with_pip=True)
-    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+    python = str(folder / ("Scripts" if os.name == "nt" else "bin") / "python")
     exact = version.count(".") == 2
     wanted = [f"{package}=={version}{'' if exact else '.*'}" for package in PACKAGES]
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", *wanted], check=True)
