@@ -17,11 +17,10 @@ import numpy as np
 
 from rnnfast import reference
 from rnnfast._call import BackwardCall, ForwardCall
-from rnnfast.cuda import arrays, persistent, shim, streams
+from rnnfast.cuda import arrays, shim, streams
 from rnnfast.cuda.described import Described
 from rnnfast.cuda.kernel import Kernel
 from rnnfast.cuda.plan import plan
-from rnnfast.cuda.shim import int64
 from rnnfast.description.declarations import declared
 
 from .described import CELLS, widths_of
@@ -156,7 +155,7 @@ class _Steps:
 
     def __init__(self, row: Row, data: Data) -> None:
         self._one = Ours(row, data)
-        self._prepared = self._one._kernel.prepare(self._one._panels, row.B, calls=64)
+        self._prepared = self._one._kernel.prepare(self._one._panels, row.B)
         self._states = [_state(row), _state(row)]
         for array in (*self._states[0], *self._states[1]):
             array.fill(0)
@@ -288,14 +287,14 @@ def _cell(torch: Any, row: Row, data: Data) -> Contestant:
 
 
 def _barrier(row: Row) -> Contestant:
-    """As many barriers of all multiprocessors, by the means of the persistent engine, as the row has steps."""
+    """As many barriers of all multiprocessors as the row has steps: one counter, to which each block adds one."""
     blocks = shim.limits().multiprocessors
     found = plan(row.kind, row.H, row.B, row.precision).forward
     threads = found.threads if found else 256
 
     def call(i: int) -> None:
-        counters = arrays.zeros((persistent.COUNTER_STRIDE,), np.int32)
-        arguments = (shim.pointer(counters), row.T, blocks)
+        counter = arrays.zeros((1,), np.int32)
+        arguments = (shim.pointer(counter), row.T, blocks)
         stream = arrays.stream_pointer()
         with streams.turn():
             _barriers.launch((blocks, 1), threads, arguments, stream=stream, cooperative=True)
@@ -304,13 +303,16 @@ def _barrier(row: Row) -> Contestant:
 
 
 @shim.kernel("pii")
-def _barriers(counters: Any, steps: Any, blocks: Any) -> None:
-    group = int64(shim.group())
+def _barriers(counter: Any, steps: Any, blocks: Any) -> None:
     step = 0
     while step < steps:
-        persistent.arrive(counters, group, blocks)
-        persistent.wait(counters, group, blocks, step + 1)
         step += 1
+        shim.sync()
+        if shim.thread() == 0:
+            shim.release_add(counter, 0)
+            while shim.acquire(counter, 0) < step * blocks:
+                pass
+        shim.sync()
 
 
 def exact(row: Row, data: Data) -> dict[str, Any]:

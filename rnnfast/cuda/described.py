@@ -171,7 +171,7 @@ class Described:
             found = self._prepared = _Prepared(panels, self._views(panels), self.precision)
         return found
 
-    def prepare(self, panels: Array, B: int, *, calls: int = 1) -> _Prepared:
+    def prepare(self, panels: Array, B: int) -> _Prepared:
         """What `forward` makes of the panels, to be handed to it again and again."""
         return _Prepared(panels, self._views(panels), self.precision)
 

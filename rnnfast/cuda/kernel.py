@@ -91,22 +91,11 @@ class Prepared:
     ----------
     operands : Operands
     partition : Partition
-    calls : int
-        For how many calls to make counters at a time.
     """
 
-    def __init__(self, operands: Operands, partition: Partition, calls: int) -> None:
-        self.operands, self._used = operands, 0
+    def __init__(self, operands: Operands, partition: Partition) -> None:
+        self.operands, self.ring = operands, persistent.ring(partition)
         operands.recurrent(partition, backward=False)
-        self._counters = persistent.zeroed_counters(partition, calls)
-
-    def counters(self) -> Array:
-        """Those of the next call."""
-        if self._used == len(self._counters):
-            self._counters.fill(0)
-            self._used = 0
-        self._used += 1
-        return self._counters[self._used - 1]
 
 
 class Kernel:
@@ -180,7 +169,7 @@ class Kernel:
 
     def _layout(self, T: int, B: int) -> dict[str, tuple[tuple[int, ...], int]]:
         """The trail's arrays in their order on the tape: shape, and words of memory."""
-        width = columns(self.hidden_size, self._plan(B).forward)
+        width = columns(self.hidden_size)
         shapes = trail_sizes(self.kind, T, B, self.hidden_size, width)
         layout = {}
         for name, shape in shapes.items():
@@ -217,12 +206,12 @@ class Kernel:
             found = self._operands = Operands(panels, self._views(panels), self.kind, self.precision)
         return found
 
-    def prepare(self, panels: Array, B: int, *, calls: int = 1) -> Any:
+    def prepare(self, panels: Array, B: int) -> Any:
         """What `forward` needs for B rows besides its call, to be handed to it again and again."""
         chosen = self._plan(B).forward
         if chosen is None:
-            return self._described.prepare(panels, B, calls=calls)
-        return Prepared(Operands(panels, self._views(panels), self.kind, self.precision), chosen, calls)
+            return self._described.prepare(panels, B)
+        return Prepared(Operands(panels, self._views(panels), self.kind, self.precision), chosen)
 
     def forward(self, given: ForwardCall, prepared: Any = None) -> None:
         """Write `y` and the final state; with a tape, also what backward needs.
@@ -242,7 +231,7 @@ class Kernel:
             _copy(c, c0)
             return
         weights = self._views(given.panels)
-        prepared = prepared or Prepared(self.operands(given.panels), chosen, 1)
+        prepared = prepared or Prepared(self.operands(given.panels), chosen)
         operands = prepared.operands
         gates_x = arrays.empty((T, B, self._rows))
         if x.ndim == 2:
@@ -268,7 +257,7 @@ class Kernel:
             masks=_masks(T, given),
             trail=None if given.tape is None else self._trail(given.tape, T, B),
         )
-        persistent.forward(call, chosen, operands.recurrent(chosen, backward=False), prepared.counters())
+        persistent.forward(call, chosen, operands.recurrent(chosen, backward=False), prepared.ring)
 
     def backward(self, given: BackwardCall) -> None:
         """Write `dx`, `dstate` and `d_reset_state` where they are given, and `dpanels`."""
@@ -301,7 +290,7 @@ class Kernel:
             return
         operands, trail = self.operands(given.panels), self._trail(given.tape, T, B)
         slots = self._cell.slots * self.hidden_size
-        width = columns(slots, chosen)
+        width = columns(slots)
         call = Backward(
             kind=self.kind,
             precision=self.precision,

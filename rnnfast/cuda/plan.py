@@ -66,8 +66,9 @@ __all__ = [
 WALK = "diagonal"
 PRECISIONS = ("float32", "tf32", "bfloat16")
 MOST_BYTES = 100_000_000
-WORDS_FORWARD, WORDS_BACKWARD = 11, 16
+WORDS_FORWARD, WORDS_BACKWARD = 11, 15
 """Of 4 bytes, that each thread remembers in shared memory."""
+WORDS_OF_BLOCK = 4  # of which one is used: what follows begins at a multiple of 16 bytes
 _WARPS = 8
 _REGISTERS = 128
 _UNIT_WARPS = (1, 2, 4, 8)
@@ -174,6 +175,16 @@ class Partition(NamedTuple):
         return self.parts * self.split_warps * (self.fragments + self.stored) * _STEP
 
     @property
+    def tile_words(self) -> int:
+        """The words of the ring that a tile of rows takes."""
+        return self.orientation.rows * self.length
+
+    @property
+    def slot_words(self) -> int:
+        """The words of a slot of the ring: what the blocks of a group hand over in a step."""
+        return -(-self.rows // self.orientation.rows) * self.tile_words
+
+    @property
     def sets(self) -> int:
         """The sets of blocks in a group."""
         return self.blocks // self.parts
@@ -189,11 +200,12 @@ class Partition(NamedTuple):
     def shared_bytes(self, tiles: int, precision: str, *, backward: bool = False) -> int:
         """The shared memory of a block.
 
-        The warps' partial sums, what the threads remember, forward the biases, and the stored weights.
+        The block's own words, the warps' partial sums, what the threads remember, forward the biases, and the stored
+        weights.
         """
         sums = self.threads // 32 * self.orientation.warp_stride(tiles)
         remembered = 256 * WORDS_BACKWARD if backward else 256 * WORDS_FORWARD + 4 * self.units
-        return 4 * (sums + remembered + self.stored_words(tiles, precision))
+        return 4 * (WORDS_OF_BLOCK + sums + remembered + self.stored_words(tiles, precision))
 
 
 class Plan(NamedTuple):
@@ -237,13 +249,9 @@ def engine_of(program: Program) -> str:
     return WALK if one_stage and not products and len(widths) == 1 else "stepwise"
 
 
-def columns(width: int, partition: Partition | None) -> int:
-    """The row length of a stored sequence that is `width` wide: what a product's fragments reach, for they have no
-    edges.
-
-    A multiple of 4 in any case, for 16-byte accesses.
-    """
-    return max(-(-width // 4) * 4, 0 if partition is None else partition.length)
+def columns(width: int) -> int:
+    """The row length of a stored sequence that is `width` wide: a multiple of 4, for 16-byte accesses."""
+    return -(-width // 4) * 4
 
 
 def stored_at_once(tiles: int) -> int:
@@ -310,7 +318,7 @@ def plan(
     if forward is None or backward is None:
         reason = f"the weights of {hidden_size} units do not fit {device.multiprocessors} multiprocessors"
         return Plan("stepwise", None, None, reason)
-    read = max(_bytes_read(forward, hidden_size, precision), _bytes_read(backward, length, precision))
+    read = max(_bytes_read(forward, hidden_size), _bytes_read(backward, length))
     if read > MOST_BYTES:
         return Plan("stepwise", None, None, f"{batch_size} rows would be {read // 10**6} MB to read in a step")
     return Plan("persistent", forward, backward, f"{forward.groups} x {forward.blocks} blocks hold the weights")
@@ -331,13 +339,13 @@ class _Device(NamedTuple):
     shared_bytes: int
 
 
-def _bytes_read(partition: Partition, length: int, precision: str) -> int:
+def _bytes_read(partition: Partition, length: int) -> int:
     """What all blocks read of each other in a step, and the sums that they write for their set."""
     if partition.blocks == 1:
         return 0
-    row = length // partition.parts * (2 if precision == "bfloat16" else 4)
+    row = 4 * (length // partition.parts)
     if partition.parts > 1:
-        row += 2 * 4 * partition.units
+        row += 2 * 8 * partition.units
     return partition.blocks * partition.groups * partition.rows * row
 
 
@@ -347,7 +355,7 @@ def _step(partition: Partition, product: _Product) -> float:
     multiply_adds = rows * partition.units * product.tiles * (partition.length // partition.parts)
     products = multiply_adds / _MULTIPLY_ADDS[product.precision] / _CLOCKS
     hand_overs = 1 + (partition.parts > 1)
-    return products + hand_overs * _HAND_OVER + _bytes_read(partition, product.length, product.precision) / _L2
+    return products + hand_overs * _HAND_OVER + _bytes_read(partition, product.length) / _L2
 
 
 @functools.lru_cache(maxsize=1024)

@@ -12,8 +12,9 @@ B) The simulator runs the blocks of a grid one after the other, and a grid that 
    all blocks of a launch become one block of the simulator's, told apart by `threadIdx.y` and `.z`. They meet at
    every `sync`, which is right as long as all blocks come by the same number of them; kernels are written so (`block`
    is the block's number).
-C) What crosses blocks goes through `release` and `acquire`; `load`s after an `acquire` are not moved before it, because
-   the inline PTX clobbers memory. Spinning on a plain or volatile load does not have that.
+C) What crosses blocks within a launch goes through `publish` and `look`: words that carry a tag of their own, written
+   and read at the scope of the GPU (`persistent`). The inline PTX clobbers memory, so who spins on it reads anew.
+   `release_add` and `acquire` are a counter's, which a barrier of a whole grid takes; `benchmarks.gpu` times one.
 D) Shared memory is reached through functions, too: Numba's own arrays take a 64-bit index that may be below zero, and
    volatile accesses through their generic pointers become loads and stores of system scope.
 E) Launches are cooperative, unless a kernel's blocks never wait for each other: the driver then refuses a grid that
@@ -223,11 +224,13 @@ def typing({", ".join(["context", *(f"a{k}" for k in range(arity))])}):
     def _assembler(text: str, constraints: str, result: Any, arguments: list[Any]) -> Any:
         return _ir.InlineAsm(_ir.FunctionType(result, arguments), text, constraints, side_effect=True)
 
-    def _vector_loader(text: str, letter: str, count: int, llvm: Any, numba: Any, shift: int) -> Any:
+    def _vector_loader(
+        text: str, letter: str, count: int, llvm: Any, numba: Any, shift: int, clobbers: bool = False
+    ) -> Any:
         def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             result = _ir.LiteralStructType([llvm] * count)
             outputs = ",".join([f"={letter}"] * count)
-            call = _assembler(text, f"{outputs},l", result, [_I64])
+            call = _assembler(text, f"{outputs},l{',~{memory}' * clobbers}", result, [_I64])
             loaded = builder.call(call, [_address(builder, values, shift)])
             parts = [builder.extract_value(loaded, k) for k in range(count)]
             return context.make_tuple(builder, signature.return_type, parts)
@@ -241,6 +244,18 @@ def typing({", ".join(["context", *(f"a{k}" for k in range(arity))])}):
     load_int64 = _loader(_I64, 3, _types.int64, lambda builder, value: value)
     load4 = _vector_loader("ld.global.v4.f32 {$0,$1,$2,$3}, [$4];", "f", 4, _F, _types.float32, 2)
     load2_words = _vector_loader("ld.global.v2.b32 {$0,$1}, [$2];", "r", 2, _I32, _types.uint32, 1)
+    load4_words = _vector_loader("ld.global.v4.b32 {$0,$1,$2,$3}, [$4];", "r", 4, _I32, _types.uint32, 2)
+    look4 = _vector_loader("ld.relaxed.gpu.global.v4.b32 {$0,$1,$2,$3}, [$4];", "r", 4, _I32, _types.uint32, 2, True)
+    # 64 bits in one access, which are all of one store.
+    look_sum = _vector_loader(
+        "{ .reg .b64 both; ld.relaxed.gpu.global.b64 both, [$2]; mov.b64 {$0,$1}, both; }",
+        "r",
+        2,
+        _I32,
+        _types.uint32,
+        3,
+        True,
+    )
 
     @device
     def advance(p: Any, i: Any, size: Any) -> Any:
@@ -285,8 +300,92 @@ def typing({", ".join(["context", *(f"a{k}" for k in range(arity))])}):
 
     def _round_tf32(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         # Rejected: adding 0x1000 to the bits. The device's NaN is 0x7FFFFFFF, which becomes -0.
+        # The conversion alone cuts a NaN's bits off, and would make an infinity of 0x7F800001.
+        return builder.bitcast(_tf32_word(builder, values[0]), _F)
+
+    def _clean(builder: Any, value: Any) -> Any:
+        """The value, or the device's NaN, 0x7FFFFFFF, for any NaN."""
+        return builder.call(_ir.InlineAsm(_ir.FunctionType(_F, [_F]), "max.NaN.f32 $0, $1, $1;", "=f,f"), [value])
+
+    def _tf32_word(builder: Any, value: Any) -> Any:
         call = _ir.InlineAsm(_ir.FunctionType(_I32, [_F]), "cvt.rna.tf32.f32 $0, $1;", "=r,f")
-        return builder.bitcast(builder.call(call, [values[0]]), _F)
+        return builder.call(call, [_clean(builder, value)])
+
+    def _sealer(word: Callable[..., Any], data: int) -> Any:
+        """``(value, tag) -> word``: a value's word, of which the bits `data` are kept, beside its tag."""
+
+        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            value = context.cast(builder, values[0], signature.args[0], _types.float32)
+            kept = builder.and_(word(builder, value), _ir.Constant(_I32, data))
+            return builder.or_(kept, values[1])
+
+        return _make(2, _types.uint32, emit)
+
+    seal_float32 = _sealer(lambda builder, value: builder.bitcast(_clean(builder, value), _I32), 0xFFFFFFFE)
+    seal_tf32 = _sealer(_tf32_word, 0xFFFFF000)
+    seal_bf16 = _sealer(lambda builder, value: _convert_pair(builder, value, _ir.Constant(_F, 0.0)), 0xFFFF0000)
+
+    word_as_float = _make(1, _types.float32, lambda context, b, signature, values: b.bitcast(values[0], _F))
+
+    def _unsealed(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.bitcast(builder.and_(values[0], _ir.Constant(_I32, 0xFFFFFFFE)), _F)
+
+    unsealed = _make(1, _types.float32, _unsealed)
+
+    def _upper_halves(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        call = _ir.InlineAsm(_ir.FunctionType(_I32, [_I32, _I32]), "prmt.b32 $0, $1, $2, 0x7632;", "=r,r,r")
+        return builder.call(call, values)
+
+    upper_halves = _make(2, _types.uint32, _upper_halves)
+
+    def _tag_of(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.and_(*(builder.trunc(_int64(builder, value), _I32) for value in values))
+
+    tag_of = _make(2, _types.uint32, _tag_of)
+
+    def _differ(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.or_(values[0], builder.xor(values[1], values[2]))
+
+    def _late(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        bits = builder.and_(values[0], builder.trunc(_int64(builder, values[1]), _I32))
+        return builder.icmp_unsigned("!=", bits, _ir.Constant(_I32, 0))
+
+    differ, late = _make(3, _types.uint32, _differ), _make(2, _types.boolean, _late)
+
+    def _any_lane(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        text = "{ .reg .pred p, q; setp.ne.u32 p, $1, 0; vote.sync.any.pred q, p, 0xFFFFFFFF; selp.u32 $0, 1, 0, q; }"
+        call = builder.call(_assembler(text, "=r,r", _I32, [_I32]), [builder.zext(values[0], _I32)])
+        return builder.icmp_unsigned("!=", call, _ir.Constant(_I32, 0))
+
+    any_lane = _make(1, _types.boolean, _any_lane)
+
+    def _publish(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        text = "st.relaxed.gpu.global.b32 [$0], $1;"
+        places = [_address(builder, values, 2), values[2]]
+        builder.call(_assembler(text, "l,r,~{memory}", _ir.VoidType(), [_I64, _I32]), places)
+        return context.get_dummy_value()
+
+    def _publish_sum(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        text = "{ .reg .b64 both; mov.b64 both, {$1,$2}; st.relaxed.gpu.global.b64 [$0], both; }"
+        places = [_address(builder, values, 3), values[2], values[3]]
+        builder.call(_assembler(text, "l,f,r,~{memory}", _ir.VoidType(), [_I64, _F, _I32]), places)
+        return context.get_dummy_value()
+
+    publish, publish_sum = _make(3, None, _publish), _make(4, None, _publish_sum)
+
+    def _store_word(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        value = values[2] if values[2].type.width == 32 else builder.trunc(values[2], _I32)
+        builder.store(value, _global(builder, values, _I32, 2), align=4)
+        return context.get_dummy_value()
+
+    store_word = _make(3, None, _store_word)
+    load_word = _loader(_I32, 2, _types.int64, lambda builder, value: builder.zext(value, _I64))
+
+    def _give_up(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        builder.call(_assembler("trap;", "", _ir.VoidType(), []), [])
+        return context.get_dummy_value()
+
+    give_up = _make(0, None, _give_up)
 
     def _high_part(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         call = _assembler("and.b32 $0, $1, 0xFFFFE000;", "=f,f", _F, [_F])

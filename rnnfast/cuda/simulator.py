@@ -37,10 +37,15 @@ class Thread(threading.Thread):
             self._call()
         except BaseException as raised:  # pytest's own among them: whatever ends a thread, the others must hear of it
             error = raised
-        self.launch.leave(error)
+        self.launch.leave(self, error)
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Which block of the launch it is in: the simulator's one block has all of them."""
+        return self.threadIdx.y, self.threadIdx.z
 
     def sync(self) -> None:
-        """Waits for all other threads."""
+        """Waits for all other threads of its block."""
         self.launch.meet(self)
         self._turn.acquire()
         self.go_on()
@@ -62,8 +67,9 @@ class Launch:
         self.function, self.block = function, block
         self.held: dict[Any, Any] = {}
         self.failure: BaseException | None = None
-        self._lock, self._running = threading.Lock(), int(np.prod(block))
-        self._waiting: list[Thread] = []
+        self._lock = threading.Lock()
+        self._running = dict.fromkeys(np.ndindex(*block[1:]), block[0])
+        self._waiting: dict[tuple[int, ...], list[Thread]] = {place: [] for place in self._running}
 
     def run(self, grid_point: Any, *arguments: Any) -> None:
         """From the first thread's beginning to the last one's end; raises what the first that failed had raised."""
@@ -78,19 +84,20 @@ class Launch:
     def meet(self, thread: Thread) -> None:
         """The thread will wait for its turn."""
         with self._lock:
-            self._waiting.append(thread)
-            self._wake()
+            self._waiting[thread.block].append(thread)
+            self._wake(thread.block)
 
-    def leave(self, error: BaseException | None) -> None:
+    def leave(self, thread: Thread, error: BaseException | None) -> None:
         """A thread has ended; if it failed, so will all others."""
         with self._lock:
-            self._running -= 1
+            self._running[thread.block] -= 1
             self.failure = self.failure or error
-            self._wake()
+            for block in self._waiting if self.failure else (thread.block,):
+                self._wake(block)
 
-    def _wake(self) -> None:
-        if self.failure or len(self._waiting) == self._running:
-            woken, self._waiting = self._waiting, []
+    def _wake(self, block: tuple[int, ...]) -> None:
+        if self.failure or len(self._waiting[block]) == self._running[block]:
+            woken, self._waiting[block] = self._waiting[block], []
             for thread in woken:
                 thread.wake()
 

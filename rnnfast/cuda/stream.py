@@ -25,7 +25,6 @@ from .._part import panels_of
 __all__ = ["DeviceStream"]
 
 Array = Any  # a device array
-_CALLS = 64  # whose counters are zeroed together
 
 
 class DeviceStream:
@@ -105,7 +104,7 @@ class DeviceStream:
         return bool(self._params.version != self.version)
 
     def _prepare(self, layers: list[tuple[Any, Array]]) -> list[Any]:
-        return [kernel.prepare(panels, self.batch_size, calls=_CALLS) for kernel, panels in layers]
+        return [kernel.prepare(panels, self.batch_size) for kernel, panels in layers]
 
     def _initial(self) -> tuple[Array, ...]:
         """What the state starts from."""
@@ -225,7 +224,7 @@ class DeviceStream:
             vars(other).update(vars(self))
             other._state = tuple(array.copy() for array in self._state)
             other._next = self._initial()
-            other._prepared = other._prepare(other._layers)  # the counters are one stream's
+            other._prepared = other._prepare(other._layers)  # the ring is one stream's
         other._lock = Lock()
         return other
 

@@ -30,6 +30,7 @@ __all__ = [
     "acquire",
     "advance",
     "anew",
+    "any_lane",
     "block",
     "blocks",
     "copied",
@@ -37,48 +38,65 @@ __all__ = [
     "cos",
     "cuda",
     "device",
+    "differ",
     "exp",
     "exp_fast",
     "expm1",
     "float32",
     "float_of",
+    "give_up",
     "given",
     "group",
     "high_part",
     "int64",
+    "late",
     "load",
     "load2_words",
     "load2_words_shared",
     "load4",
     "load4_shared",
+    "load4_words",
     "load_bf16",
     "load_bool",
     "load_int64",
     "load_shared",
+    "load_word",
     "log",
     "log1p",
+    "look4",
+    "look_sum",
     "mma_bf16",
     "mma_tf32",
     "pack_bf16",
     "pointer",
+    "publish",
+    "publish_sum",
     "quotient",
     "recall",
     "reciprocal_fast",
     "release_add",
     "remember",
     "round_tf32",
+    "seal_bf16",
+    "seal_float32",
+    "seal_tf32",
     "shared_memory",
     "sin",
     "sqrt",
     "store",
     "store_bf16",
     "store_shared",
+    "store_word",
     "sync",
+    "tag_of",
     "tanh",
     "thread",
     "threads",
     "uint32",
     "uniform",
+    "unsealed",
+    "upper_halves",
+    "word_as_float",
 ]
 
 Function = Callable[..., Any]
@@ -239,6 +257,107 @@ def load2_words(p: Any, i: Any) -> Any:
     return np.uint32(a | b << 16), np.uint32(c | d << 16)
 
 
+def load4_words(p: Any, i: Any) -> Any:
+    """Four words from an index that is a multiple of four, in one access."""
+    start = p.at(i)
+    assert start % 4 == 0
+    p.at(i + 3)
+    return tuple(p.array[start : start + 4])
+
+
+def look4(p: Any, i: Any) -> Any:
+    """The same of words that other blocks write meanwhile: each of them is old or new, by itself."""
+    _let_others_run()
+    return load4_words(p, i)
+
+
+def publish(p: Any, i: Any, word: Any) -> None:
+    """Write a word for other blocks: they see all of it or nothing, some time later, in any order with others."""
+    p.array[p.at(i)] = word
+
+
+def load_word(p: Any, i: Any) -> Any:
+    """A word as an integer."""
+    return int(p.array[p.at(i)])
+
+
+def store_word(p: Any, i: Any, word: Any) -> None:
+    """Write a word that no other block reads in this launch."""
+    p.array[p.at(i)] = word
+
+
+def look_sum(p: Any, i: Any) -> Any:
+    """The word of a sum and its tag, of what `publish_sum` writes meanwhile."""
+    _let_others_run()
+    both = int(p.array[p.at(i)])
+    return np.uint32(both & 0xFFFFFFFF), np.uint32(both >> 32)
+
+
+def publish_sum(p: Any, i: Any, value: Any, tag: Any) -> None:
+    """Write a float32 and its tag for other blocks, in one access."""
+    p.array[p.at(i)] = int(np.float32(value).view(np.uint32)) | int(tag) << 32
+
+
+def tag_of(turn: Any, mask: Any) -> Any:
+    """The bits of a number that are a tag."""
+    return np.uint32(turn & mask)
+
+
+def _clean_bits(value: Any) -> int:
+    """A float32's bits; the device's NaN for any NaN, or its tag would be all that is left of some."""
+    return int(_DEVICE_NAN if np.isnan(value) else np.float32(value).view(np.uint32))
+
+
+def seal_float32(value: Any, tag: Any) -> Any:
+    """A float32 but for its last bit, where the tag is."""
+    return np.uint32(_clean_bits(value) & 0xFFFFFFFE | int(tag))
+
+
+def seal_tf32(value: Any, tag: Any) -> Any:
+    """A float32 rounded to tf32, and a tag of up to 12 bits below."""
+    return np.uint32(_clean_bits(round_tf32(value)) & 0xFFFFF000 | int(tag))
+
+
+def seal_bf16(value: Any, tag: Any) -> Any:
+    """A bfloat16 in the upper half of a word, and a tag in the lower."""
+    return np.uint32(_round_bf16(value) << 16 | int(tag))
+
+
+def word_as_float(word: Any) -> Any:
+    """A word's bits as a float32."""
+    return np.uint32(word).view(np.float32)
+
+
+def unsealed(word: Any) -> Any:
+    """What `seal_float32` kept."""
+    return np.uint32(int(word) & 0xFFFFFFFE).view(np.float32)
+
+
+def upper_halves(a: Any, b: Any) -> Any:
+    """The upper halves of two words in one, a's in the lower half."""
+    return np.uint32(int(a) >> 16 | int(b) & 0xFFFF0000)
+
+
+def differ(found: Any, word: Any, tag: Any) -> Any:
+    """`found`, and the bits in which a word is not like its tag."""
+    return np.uint32(int(found) | int(word) ^ int(tag))
+
+
+def late(found: Any, mask: Any) -> bool:
+    """Whether the bits of tags are among those that differ."""
+    return bool(int(found) & mask)
+
+
+def any_lane(waits: Any) -> bool:
+    """Whether a lane of the warp must look again. Here each looks for itself: warps do not meet at different counts."""
+    return bool(waits)
+
+
+def give_up() -> None:
+    """End the launch with an error: another block has not come."""
+    raise RuntimeError("a block waited in vain for the others of its group")
+
+
 def store_bf16(p: Any, i: Any, value: Any) -> None:
     """Write a float32 as bfloat16, rounded to nearest even."""
     p.array[p.at(i)] = _round_bf16(value)
@@ -352,9 +471,14 @@ def release_add(p: Any, i: Any) -> None:
 
 def acquire(p: Any, i: Any) -> Any:
     """Read an int32 counter; all later reads of the block, after a `sync`, come after it."""
-    time.sleep(0)  # who spins on this must let the others run, and end if one of them has failed
-    _thread().go_on()
+    _let_others_run()
     return int(p.array[p.at(i)])
+
+
+def _let_others_run() -> None:
+    """Who spins must, and end if one of them has failed."""
+    time.sleep(0)
+    _thread().go_on()
 
 
 def exp_fast(x: Any) -> Any:

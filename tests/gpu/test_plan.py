@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rnnfast.cuda import shim
-from rnnfast.cuda.plan import MOST_BYTES, PRECISIONS, ROWS_LEFT, WEIGHTS_LEFT, columns, plan, stored_at_once
+from rnnfast.cuda.plan import MOST_BYTES, PRECISIONS, ROWS_LEFT, WEIGHTS_LEFT, plan, stored_at_once
 from rnnfast.cuda.sequence import CELLS
 
 DEVICES = {16: 101376, 108: 166912, 132: 232448, 148: 232448}
@@ -32,7 +32,6 @@ def test_every_plan_covers_the_layer_and_is_resident(kind, precision, multiproce
             for part, length, tiles, backward in partitions(kind, hidden, batch, precision, multiprocessors):
                 count += 1
                 assert part.length >= length
-                assert columns(length, part) >= part.length
                 assert part.blocks == part.sets * part.parts
                 assert part.units * part.sets >= hidden
                 assert part.orientation == (WEIGHTS_LEFT if part.blocks == 1 else ROWS_LEFT)
@@ -41,7 +40,7 @@ def test_every_plan_covers_the_layer_and_is_resident(kind, precision, multiproce
                 assert part.stored % stored_at_once(tiles) == 0
                 assert part.blocks == 1 or part.stored == 0
                 assert part.rows * (part.groups - 1) < batch <= part.rows * part.groups
-                reads = part.rows * (length // part.parts) * (2 if precision == "bfloat16" else 4)
+                reads = part.rows * (length // part.parts) * 4
                 assert part.blocks == 1 or part.blocks * part.groups * reads <= MOST_BYTES
                 assert part.blocks * part.groups <= multiprocessors
                 assert part.threads <= 256
@@ -79,7 +78,7 @@ def test_what_registers_do_not_hold_of_one_block_lies_in_shared_memory():
 
 def test_where_one_block_does_not_fit_there_are_several():
     # The stored weights and the sums of four gates are 158 KB.
-    for shared, blocks in ((161792, 1), (161791, 16)):
+    for shared, blocks in ((161808, 1), (161807, 16)):
         found = plan("lstm", 128, 16, "tf32", multiprocessors=108, shared_bytes=shared)
         assert (found.forward.blocks, found.backward.blocks) == (blocks, 1)
     assert plan("lstm", 128, 16, "tf32", multiprocessors=108, shared_bytes=48 * 1024).backward.blocks == 16

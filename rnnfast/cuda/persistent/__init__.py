@@ -51,18 +51,7 @@ from __future__ import annotations
 
 from .backward_pass import backward, backward_kernel
 from .forward_pass import forward, forward_kernel
-from .steps import COUNTER_STRIDE, arrive, wait, zeroed_counters
+from .ring import ring
 from .weights import pack_kernel, packed
 
-__all__ = [
-    "COUNTER_STRIDE",
-    "arrive",
-    "backward",
-    "backward_kernel",
-    "forward",
-    "forward_kernel",
-    "pack_kernel",
-    "packed",
-    "wait",
-    "zeroed_counters",
-]
+__all__ = ["backward", "backward_kernel", "forward", "forward_kernel", "pack_kernel", "packed", "ring"]

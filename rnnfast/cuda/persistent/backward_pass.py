@@ -18,28 +18,18 @@ from .layout import (
     AT_KEPT,
     AT_ROW_STEP,
     AT_SET,
-    AT_SET_COUNTER,
     AT_STEP,
     AT_SUM_STORED,
     AT_TILE,
     AT_USED,
     THREADS,
     low,
-    placer,
+    memory_of,
 )
+from .layout import placer as places_of_threads
 from .product import ARITHMETIC, product_of
-from .steps import (
-    adder,
-    arrive,
-    blanker,
-    exchange_of,
-    exchanger,
-    launch,
-    of_counters,
-    of_partition,
-    wait,
-    zeroed_counters,
-)
+from .ring import placer, publisher, ring, slot_at, tag_function
+from .steps import adder, exchange_of, exchanger, launch, of_partition
 from .weights import keeper
 
 __all__ = ["backward", "backward_kernel"]
@@ -68,16 +58,19 @@ def backward_kernel(family: str, precision: str, fragments: int, orientation: Or
     """
     cell, arithmetic = CELLS[family], ARITHMETIC[precision]
     kept_count, has_c, slots, needs_h = cell.kept, cell.has_c, cell.slots, cell.reads_h
-    load_state, store_gradient, blank = arithmetic.load, arithmetic.store, blanker(arithmetic.store)
-    take_places = placer(arithmetic.words, 1, orientation)
+    recurrent = len(cell.recurrent)  # of the slots, the first: those that the step before reads
+    load_state, store_gradient, memory_first = arithmetic.load, arithmetic.store, memory_of(1, orientation)
+    (publish, publish_beyond), tag_of_turn = publisher(precision, orientation), tag_function(precision, orientation)
+    of_row = placer(orientation)[1]
+    take_places = places_of_threads(arithmetic.words, 1, orientation)
     keep_stored, keep_registers = keeper(precision, 1, fragments, orientation)
     multiply, differentiate = product_of(precision, 1, fragments, orientation), cells.backward_function(family)
     tile_units, rows_at_once, stride = orientation.units, orientation.rows_at_once, orientation.row_stride(1)
-    warp_stride, size, word = orientation.warp_stride(1), fragments * orientation.words(precision), arithmetic.word
+    tile_rows, size, word = orientation.rows, fragments * orientation.words(precision), arithmetic.word
     one_block = orientation == WEIGHTS_LEFT
     add_up, (send, receive) = adder(orientation, 1), exchanger(orientation)
 
-    @shim.kernel("p" * 17 + "i" * 15)
+    @shim.kernel("p" * 16 + "i" * 19)
     def persistent_backward(
         packed: Any,
         used: Any,
@@ -93,14 +86,17 @@ def backward_kernel(family: str, precision: str, fragments: int, orientation: Or
         d_reset_c: Any,
         lengths: Any,
         resets: Any,
-        counters: Any,
-        set_counters: Any,
+        ring: Any,
         exchange: Any,
         T: Any,
         B: Any,
         H: Any,
         columns: Any,
         used_columns: Any,
+        length: Any,
+        tile_words: Any,
+        slot_words: Any,
+        slot_sums: Any,
         dy_t: Any,
         dy_b: Any,
         reverse: Any,
@@ -125,14 +121,13 @@ def backward_kernel(family: str, precision: str, fragments: int, orientation: Or
         own, first_row = tid % units, tid // units
         unit = block * units + own
         partial = cuda.shared.array(0, float32, 16)
-        memory = shim.threads() // 32 * warp_stride + tid
+        memory = memory_first()
         at_weights = memory - tid + AT_END
         take_places(partial, memory, at_weights, unit_warps, split_warps, fragments, stored, parts)
         shim.remember(partial, memory + AT_ROW_STEP, row_step)
         keep_stored(partial, at_weights, packed, stored)
         if parts > 1:  # where the sums of the set's units begin, counted from unit 0
             first = block // parts * parts
-            shim.remember(partial, memory + AT_SET_COUNTER, group * (blocks // parts) + block // parts)
             shim.remember(partial, memory + AT_SET, ((group * blocks + first) * group_rows * parts - first) * units)
 
         row = first_row
@@ -146,7 +141,6 @@ def backward_kernel(family: str, precision: str, fragments: int, orientation: Or
                 if has_c:
                     shim.store(d_reset_c, i, float32(0))
             row += row_step
-        blank(gradients, T, B, columns, slots * H, row0, rows_here, block, blocks)
         shim.copied()
         shim.sync()
 
@@ -193,13 +187,25 @@ def backward_kernel(family: str, precision: str, fragments: int, orientation: Or
                                 if has_c:
                                     shim.store_shared(partial, memory + AT_USED, shim.load(used_c, t * B * H + i))
                         if again == 0 and step > 0 and (finishing == 0 or parts == 1):
-                            if tile == 0:
-                                wait(counters, group, blocks, step)
-                            at = time_of(step - 1, T, reverse) * B + row0 + tile
-                            multiply(weights, gradients, at, columns, rows, partial, memory, stored)
+                            at = slot_at(int64(shim.group()), step - 1, slot_words) + tile // tile_rows * tile_words
+                            source, tag = shim.advance(ring, at, 4), tag_of_turn(step - 1)
+                            multiply(weights, source, tile_words, rows, tag, partial, memory, stored)
                             shim.sync()
                             if parts > 1:
-                                send(exchange, tile, rows, group_rows, parts * units, partial, memory, split_warps)
+                                turn = shim.recall(partial, memory + AT_STEP) >> 1
+                                set_units = parts * units
+                                send(
+                                    exchange,
+                                    turn,
+                                    slot_sums,
+                                    tile,
+                                    rows,
+                                    group_rows,
+                                    set_units,
+                                    partial,
+                                    memory,
+                                    split_warps,
+                                )
                         step, tile = shim.recall(partial, memory + AT_STEP), shim.recall(partial, memory + AT_TILE)
                         tile, again = tile - tile % rows_at_once, tile % rows_at_once
                         step, finishing = step >> 1, step & 1
@@ -212,6 +218,8 @@ def backward_kernel(family: str, precision: str, fragments: int, orientation: Or
                         after = again + shim.recall(partial, memory + AT_ROW_STEP)
                         last = finishing == 1 and tile + rows_at_once >= rows_here and after >= rows
                         total, d_c = float32(0), float32(0)
+                        g0, g1, g2, g3 = float32(0), float32(0), float32(0), float32(0)
+                        row_at = slot_at(int64(shim.group()), step, slot_words) + of_row(tile + row, tile_words)
                         if finishes:
                             # `total` is at first the part of dh that did not come through U.
                             total = shim.load_shared(partial, memory + AT_DH)
@@ -220,7 +228,7 @@ def backward_kernel(family: str, precision: str, fragments: int, orientation: Or
                             if step > 0:
                                 if parts > 1:
                                     at = shim.recall(partial, memory + AT_SET) + (tile + row) * parts * units + unit
-                                    total += receive(exchange, at, group_rows * parts * units, parts)
+                                    total += receive(exchange, step, slot_sums, at, group_rows * parts * units, parts)
                                 else:
                                     at = low(partial, memory + AT_SUM_STORED) + row * stride
                                     total += add_up(partial, at, split_warps)
@@ -231,7 +239,6 @@ def backward_kernel(family: str, precision: str, fragments: int, orientation: Or
                                             shim.store(d_reset_c, i, shim.load(d_reset_c, i) + d_c)
                                     total, d_c = float32(0), float32(0)
                             if step < T:
-                                g0, g1, g2, g3 = float32(0), float32(0), float32(0), float32(0)
                                 if active(lengths, t, b):
                                     for q in range(kept_count):
                                         k[q] = shim.load_shared(partial, memory + AT_KEPT + THREADS * q)
@@ -241,15 +248,27 @@ def backward_kernel(family: str, precision: str, fragments: int, orientation: Or
                                     )
                                     new = differentiate(variant, total, d_c, state, state, k[0], k[1], k[2], k[3])
                                     g0, g1, g2, g3, total, d_c = new
+                                tag = tag_of_turn(step)
+                                publish(ring, row_at, unit, g0, tag)
+                                if recurrent > 1:
+                                    publish(ring, row_at, H + unit, g1, tag)
+                                    publish(ring, row_at, 2 * H + unit, g2, tag)
+                                if recurrent > 3:
+                                    publish(ring, row_at, 3 * H + unit, g3, tag)
+                        if row < rows and finishing == 1 and step < T:
+                            first = recurrent * H + unit
+                            publish_beyond(ring, row_at, first, length, blocks * units, tag_of_turn(step))
+                        if last:
+                            shim.sync()  # the next product's sums go where these are
+                        # What no other block waits for is written behind the hand-over.
+                        if finishes:
+                            if step < T:
                                 at = (t * B + b) * columns + unit
                                 store_gradient(gradients, at, g0)
                                 if slots > 1:
                                     store_gradient(gradients, at + H, g1)
                                     store_gradient(gradients, at + 2 * H, g2)
                                     store_gradient(gradients, at + 3 * H, g3)
-                        if last:
-                            arrive(counters, group, blocks)
-                        if finishes:
                             shim.store(dh, i, total)
                             if has_c:
                                 shim.store(dc, i, d_c)
@@ -257,10 +276,6 @@ def backward_kernel(family: str, precision: str, fragments: int, orientation: Or
                     if tile + rows_at_once < rows_here:
                         shim.sync()  # the next tile's sums go where these are
                     tile += rows_at_once
-                if finishing == 0:
-                    at = shim.recall(partial, memory + AT_SET_COUNTER)
-                    arrive(set_counters, at, 2)  # there are at least so many; `parts` here costs a register
-                    wait(set_counters, at, parts, step)
                 finishing += 1
             step += 1
 
@@ -298,11 +313,13 @@ def backward(call: Backward, partition: Partition, weight: Any, used_columns: in
         call.d_reset_c,
         call.masks.lengths,
         call.masks.resets,
-        *of_counters(zeroed_counters(partition, 1)[0], partition),
+        ring(partition),
         exchange_of(partition),
     )
-    width = call.gradients.shape[2]
-    numbers = (T, B, H, width, used_columns, dy_t, dy_b, int(call.reverse), *of_partition(partition))
+    slot_sums = partition.groups * partition.blocks * partition.rows * partition.units
+    of_ring = (partition.length, partition.tile_words, partition.slot_words, slot_sums)
+    rows = (call.gradients.shape[2], used_columns, *of_ring, dy_t, dy_b)
+    numbers = (T, B, H, *rows, int(call.reverse), *of_partition(partition))
     family, variant = cells.family_of(call.kind)
     kernel = backward_kernel(family, call.precision, partition.fragments, partition.orientation)
     shared = partition.shared_bytes(1, call.precision, backward=True)

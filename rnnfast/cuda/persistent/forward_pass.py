@@ -8,11 +8,13 @@ from typing import Any
 from .. import arrays, cells, shim
 from ..elements import active, load_or_zero, restarts
 from ..plan import WEIGHTS_LEFT, Orientation, Partition, columns
-from ..sequence import CELLS, Forward, stored_dtype
+from ..sequence import CELLS, Forward
 from ..shim import cuda, float32, int64
-from .layout import AT_BIASES, AT_C, AT_H, AT_STEP, AT_SUM_STORED, AT_TILE, AT_X, THREADS, low, placer
+from .layout import AT_BIASES, AT_C, AT_H, AT_STEP, AT_SUM_STORED, AT_TILE, AT_TURN, AT_X, THREADS, low, memory_of
+from .layout import placer as places_of_threads
 from .product import ARITHMETIC, product_of
-from .steps import adder, arrive, blanker, launch, of_partition, wait
+from .ring import next_turn_at, placer, publisher, slot_at, tag_function
+from .steps import adder, launch, of_partition
 from .weights import keeper
 
 __all__ = ["forward", "forward_kernel"]
@@ -35,15 +37,17 @@ def forward_kernel(family: str, precision: str, fragments: int, orientation: Ori
     """
     cell, arithmetic = CELLS[family], ARITHMETIC[precision]
     gates, kept_count, has_c, apart = cell.gates, cell.kept, cell.has_c, cell.apart
-    store_state, blank = arithmetic.store, blanker(arithmetic.store)
-    take_places = placer(arithmetic.words, gates, orientation)
+    store_state, memory_first = arithmetic.store, memory_of(gates, orientation)
+    (publish, publish_beyond), tag_of_turn = publisher(precision, orientation), tag_function(precision, orientation)
+    of_row = placer(orientation)[1]
+    take_places = places_of_threads(arithmetic.words, gates, orientation)
     keep_stored, keep_registers = keeper(precision, gates, fragments, orientation)
     multiply, finish = product_of(precision, gates, fragments, orientation), cells.forward_function(family)
     tile_units, rows_at_once, stride = orientation.units, orientation.rows_at_once, orientation.row_stride(gates)
-    warp_stride, size = orientation.warp_stride(gates), fragments * gates * orientation.words(precision)
+    tile_rows, size = orientation.rows, fragments * gates * orientation.words(precision)
     word, add_up, one_block = arithmetic.word, adder(orientation, gates), orientation == WEIGHTS_LEFT
 
-    @shim.kernel("p" * 17 + "i" * 16)
+    @shim.kernel("p" * 17 + "i" * 17)
     def persistent_forward(
         gates_x: Any,
         packed: Any,
@@ -61,13 +65,14 @@ def forward_kernel(family: str, precision: str, fragments: int, orientation: Ori
         used: Any,
         kept: Any,
         used_c: Any,
-        counters: Any,
+        ring: Any,
         T: Any,
         B: Any,
         H: Any,
         columns: Any,
-        slots: Any,
-        slot_mask: Any,
+        length: Any,
+        tile_words: Any,
+        slot_words: Any,
         y_t: Any,
         y_b: Any,
         reverse: Any,
@@ -92,10 +97,16 @@ def forward_kernel(family: str, precision: str, fragments: int, orientation: Ori
         own, first_row = tid % units, tid // units
         unit = block * units + own
         partial = cuda.shared.array(0, float32, 16)
-        memory = shim.threads() // 32 * warp_stride + tid
+        memory = memory_first()
         at_weights = memory - tid + AT_BIASES + 4 * units
         take_places(partial, memory, at_weights, unit_warps, split_warps, fragments, stored, 1)
         keep_stored(partial, at_weights, packed, stored)
+
+        turn = int64(0)
+        if not one_block:
+            turn = shim.load_word(ring, next_turn_at(group, slot_words))
+            shim.remember(partial, AT_TURN, turn)
+            shim.sync()  # the first block writes the next one as it ends, and that is when all have begun to write
 
         # The biases of each unit, side by side: those of the gates, and the one that is apart.
         biases = memory - tid + AT_BIASES + 4 * own
@@ -111,20 +122,24 @@ def forward_kernel(family: str, precision: str, fragments: int, orientation: Ori
         # The state that the first step uses.
         first = (T - 1) * reverse
         row = first_row
-        while unit < H and row < rows_here:
+        while row < rows_here:
             b = row0 + row
             i = b * H + unit
-            restart = restarts(lengths, resets, reverse, first, b, T, B)
-            state = load_or_zero(reset_h, i) if restart else load_or_zero(h0, i)
-            shim.store(h, i, state)
-            operand = state if active(lengths, first, b) else float32(0)
-            store_state(used, ((first & slot_mask) * B + b) * columns + unit, operand)
-            if has_c:
-                shim.store(c, i, load_or_zero(reset_c, i) if restart else load_or_zero(c0, i))
+            row_at, tag = slot_at(group, turn, slot_words) + of_row(row, tile_words), tag_of_turn(turn)
+            if unit < H:
+                restart = restarts(lengths, resets, reverse, first, b, T, B)
+                state = load_or_zero(reset_h, i) if restart else load_or_zero(h0, i)
+                shim.store(h, i, state)
+                operand = state if active(lengths, first, b) else float32(0)
+                publish(ring, row_at, unit, operand, tag)
+                if training:
+                    store_state(used, (first * B + b) * columns + unit, operand)
+                if has_c:
+                    shim.store(c, i, load_or_zero(reset_c, i) if restart else load_or_zero(c0, i))
+            publish_beyond(ring, row_at, H + unit, length, blocks * units, tag)
             row += row_step
-        blank(used, slots, B, columns, H, row0, rows_here, block, blocks)
         shim.copied()
-        arrive(counters, group, blocks)
+        shim.sync()
 
         x = cuda.local.array(4, float32)
         s = cuda.local.array(4, float32)
@@ -159,10 +174,10 @@ def forward_kernel(family: str, precision: str, fragments: int, orientation: Ori
                         if has_c:
                             shim.store_shared(partial, memory + AT_C, shim.load(c, i))
                     if again == 0:
-                        if tile == 0:
-                            wait(counters, group, blocks, step + 1)
-                        at = (t & slot_mask) * B + row0 + tile
-                        multiply(weights, used, at, columns, rows, partial, memory, stored)
+                        turn = step if one_block else step + shim.recall(partial, AT_TURN)
+                        at = slot_at(int64(shim.group()), turn, slot_words) + tile // tile_rows * tile_words
+                        source, tag = shim.advance(ring, at, 4), tag_of_turn(turn)
+                        multiply(weights, source, tile_words, rows, tag, partial, memory, stored)
                         shim.sync()
                     step, tile = shim.recall(partial, memory + AT_STEP), shim.recall(partial, memory + AT_TILE)
                     tile, again = tile - tile % rows_at_once, tile % rows_at_once
@@ -173,7 +188,9 @@ def forward_kernel(family: str, precision: str, fragments: int, orientation: Ori
                     b = row0 + tile + row
                     i, finishes = b * H + unit, unit < H and row < rows
                     last = tile + rows_at_once >= rows_here and again + row_step >= rows
-                    state, c_now, output, runs = float32(0), float32(0), float32(0), False
+                    state, c_now, output, runs, operand = float32(0), float32(0), float32(0), False, float32(0)
+                    turn = step + 1 if one_block else step + 1 + shim.recall(partial, AT_TURN)
+                    row_at = slot_at(int64(shim.group()), turn, slot_words) + of_row(tile + row, tile_words)
                     if finishes:
                         state = shim.load_shared(partial, memory + AT_H)
                         if has_c:
@@ -193,11 +210,15 @@ def forward_kernel(family: str, precision: str, fragments: int, orientation: Ori
                             if restarts(lengths, resets, reverse, following, b, T, B):
                                 state, c_now = load_or_zero(reset_h, i), load_or_zero(reset_c, i)
                             operand = state if active(lengths, following, b) else float32(0)
-                            store_state(used, ((following & slot_mask) * B + b) * columns + unit, operand)
+                            publish(ring, row_at, unit, operand, tag_of_turn(turn))
+                    if row < rows and step + 1 < T:
+                        publish_beyond(ring, row_at, H + unit, length, blocks * units, tag_of_turn(turn))
                     if last:
-                        arrive(counters, group, blocks)
+                        shim.sync()  # the next product's sums go where these are
                     # What no other block waits for is written behind the hand-over.
                     if finishes:
+                        if training and step + 1 < T:
+                            store_state(used, (following * B + b) * columns + unit, operand)
                         shim.store(y, t * y_t + b * y_b + unit, output)
                         shim.store(h, i, state)
                         if has_c:
@@ -216,11 +237,14 @@ def forward_kernel(family: str, precision: str, fragments: int, orientation: Ori
                     shim.sync()  # the next tile's sums go where these are
                 tile += rows_at_once
             step += 1
+        if not one_block and shim.block() == 0 and shim.thread() == 0:
+            at = next_turn_at(int64(shim.group()), slot_words)
+            shim.store_word(ring, at, shim.recall(partial, AT_TURN) + T)
 
     return persistent_forward
 
 
-def forward(call: Forward, partition: Partition, weight: Any, counters: Any) -> None:
+def forward(call: Forward, partition: Partition, weight: Any, ring: Any) -> None:
     """Run the recurrence forward; its input products are done.
 
     Parameters
@@ -230,14 +254,11 @@ def forward(call: Forward, partition: Partition, weight: Any, counters: Any) -> 
         From `plan`.
     weight : device array
         U, `packed` for the partition.
-    counters : device array
-        A row of `zeroed_counters`, which the call uses up.
+    ring : device array
+        Of the partition; calls that use it come one after the other.
     """
     T, B = call.y.shape[:2]
     H, trail = call.weight.shape[1], call.trail
-    width = columns(H, partition)
-    slots = 2 if trail is None else T
-    used = arrays.empty((slots * B * width,), stored_dtype(call.precision)) if trail is None else trail.used
     y, (y_t, y_b, _) = arrays.cover(call.y)
     memory = (
         call.gates_x,
@@ -253,12 +274,11 @@ def forward(call: Forward, partition: Partition, weight: Any, counters: Any) -> 
         call.masks.resets,
         call.masks.reset_h,
         call.masks.reset_c,
-        used,
-        *((None, None) if trail is None else (trail.kept, trail.used_c)),
-        counters,
+        *((None, None, None) if trail is None else (trail.used, trail.kept, trail.used_c)),
+        ring,
     )
-    slot_mask = 1 if trail is None else -1
-    numbers = (T, B, H, width, slots, slot_mask, y_t, y_b, int(call.reverse))
+    of_ring = (partition.length, partition.tile_words, partition.slot_words)
+    numbers = (T, B, H, columns(H), *of_ring, y_t, y_b, int(call.reverse))
     family, variant = cells.family_of(call.kind)
     kernel = forward_kernel(family, call.precision, partition.fragments, partition.orientation)
     trained = int(trail is not None)

@@ -1,8 +1,11 @@
 """The product of a step: rows from global memory times the weights that a warp keeps.
 
-What differs by precision is in `ARITHMETIC`, what differs by orientation in `_sides`; the order of K and of the rows is
-the package's. A *quad* is four neighbours along K of one row or one unit: of a fragment of 16 a lane has the quad
-number ``lane % 4`` of the row or unit ``lane // 4``; of the left operand's 16 also that of the one 8 further on.
+What differs by precision is in `ARITHMETIC`, what differs by orientation in `product_of`; the order of K and of the
+rows is the package's. A *quad* is four neighbours along K of one row or one unit: of a fragment of 16 a lane has the
+quad number ``lane % 4`` of the row or unit ``lane // 4``; of the left operand's 16 also that of the one 8 further on.
+
+The rows' words lie in the ring in the order in which the lanes take them (`ring.placer`): a lane's 16 bytes are what
+one operation of a tensor core takes from it, in the order of its registers, so that nothing is moved.
 """
 
 from __future__ import annotations
@@ -12,13 +15,14 @@ from typing import Any, NamedTuple
 
 from .. import shim
 from ..plan import ROWS_LEFT, WEIGHTS_LEFT, Orientation, stored_at_once
-from ..sequence import stored_dtype
 from ..shim import cuda, float32, int64, uint32
-from .layout import AT_K_LANE, AT_SUM_STORED, high, low
+from .layout import AT_FRAGMENT_LANE, AT_SUM_STORED, high, low
 
-__all__ = ["ARITHMETIC", "product_of", "unrolled"]
+__all__ = ["ARITHMETIC", "MOST_LOOKS", "product_of", "unrolled"]
 
 _LEAF = 4  # rounds of a loop that stand one after the other
+_AT_ONCE = 4  # fragments whose words a warp of several blocks reads before it looks at their tags
+MOST_LOOKS = 1 << 24  # at the same words: some seconds. A launch that failed says more than one that never ends.
 
 
 class _Arithmetic(NamedTuple):
@@ -31,8 +35,12 @@ class _Arithmetic(NamedTuple):
     load: Any
     store: Any
     """A stored element: (pointer, index) and (pointer, index, value)."""
+    seal: Any
+    """``(value, tag) -> word``: an element of the ring,"""
+    tag_mask: int
+    """of which these bits are the tag."""
     row: Any
-    """``(pointer, k) -> quad`` of a row,"""
+    """``(word, word, word, word) -> quad`` of a row,"""
     unit: Any
     """and ``(weights, w) -> quad`` of a unit, as operands."""
     keep: Any
@@ -66,9 +74,18 @@ def _parts(a: Any, b: Any, c: Any, d: Any) -> Any:
 
 
 @shim.device
-def _row_float32(p: Any, k: Any) -> Any:
-    a, b, c, d = shim.load4(p, k)
-    return _parts(a, b, c, d)
+def _row_float32(a: Any, b: Any, c: Any, d: Any) -> Any:
+    return _parts(shim.unsealed(a), shim.unsealed(b), shim.unsealed(c), shim.unsealed(d))
+
+
+@shim.device
+def _row_tf32(a: Any, b: Any, c: Any, d: Any) -> Any:
+    return shim.word_as_float(a), shim.word_as_float(b), shim.word_as_float(c), shim.word_as_float(d)
+
+
+@shim.device
+def _row_bf16(a: Any, b: Any, c: Any, d: Any) -> Any:
+    return shim.upper_halves(a, b), shim.upper_halves(c, d)
 
 
 @shim.device
@@ -115,40 +132,18 @@ def _multiply_float32(upper: Any, lower: Any, right: Any, c0: Any, c1: Any, c2: 
 
 
 _FLOAT = _keep_float, _keep_shared_float
-_BFLOAT16 = shim.load2_words, _unit_bf16, _keep_bf16, _keep_shared_bf16
+_SEALS = (shim.seal_float32, 1), (shim.seal_tf32, 0xFFF), (shim.seal_bf16, 0xFFFF)
+_ROWS = _row_float32, _row_tf32, _row_bf16
+_WORDS_BF16 = _unit_bf16, _keep_bf16, _keep_shared_bf16
 ARITHMETIC = {
-    "float32": _Arithmetic(4, float32, shim.load, shim.store, _row_float32, _unit_float32, *_FLOAT, _multiply_float32),
-    "tf32": _Arithmetic(4, float32, shim.load, _store_tf32, shim.load4, _unit_tf32, *_FLOAT, _multiply_tf32),
-    "bfloat16": _Arithmetic(2, uint32, shim.load_bf16, shim.store_bf16, *_BFLOAT16, _multiply_bf16),
+    "float32": _Arithmetic(
+        4, float32, shim.load, shim.store, *_SEALS[0], _ROWS[0], _unit_float32, *_FLOAT, _multiply_float32
+    ),
+    "tf32": _Arithmetic(4, float32, shim.load, _store_tf32, *_SEALS[1], _ROWS[1], _unit_tf32, *_FLOAT, _multiply_tf32),
+    "bfloat16": _Arithmetic(
+        2, uint32, shim.load_bf16, shim.store_bf16, *_SEALS[2], _ROWS[2], *_WORDS_BF16, _multiply_bf16
+    ),
 }
-
-
-@functools.cache
-def _sides(precision: str, orientation: Orientation) -> tuple[Any, Any]:
-    """Two device functions: take a fragment of the lane's rows, and multiply it by a tile of the warp's weights.
-
-    ``(upper, lower, k) -> rows``, from pointers to the lane's row and to the one 8 further on; and
-    ``(rows, weights, w, c0, c1, c2, c3) -> c``.
-    """
-    words, row, unit, multiply = (getattr(ARITHMETIC[precision], name) for name in ("words", "row", "unit", "multiply"))
-
-    @shim.device
-    def two_rows(upper: Any, lower: Any, k: Any) -> Any:
-        return row(upper, k), row(lower, k)
-
-    @shim.device
-    def by_right(rows: Any, weights: Any, w: Any, c0: Any, c1: Any, c2: Any, c3: Any) -> Any:
-        return multiply(rows[0], rows[1], unit(weights, w), c0, c1, c2, c3)
-
-    @shim.device
-    def one_row(upper: Any, lower: Any, k: Any) -> Any:
-        return row(upper, k)
-
-    @shim.device
-    def by_left(rows: Any, weights: Any, w: Any, c0: Any, c1: Any, c2: Any, c3: Any) -> Any:
-        return multiply(unit(weights, w), unit(weights, w + words), rows, c0, c1, c2, c3)
-
-    return (two_rows, by_right) if orientation == ROWS_LEFT else (one_row, by_left)
 
 
 def unrolled(body: Any, count: int) -> Any:
@@ -184,69 +179,106 @@ def unrolled(body: Any, count: int) -> Any:
     return both
 
 
-@shim.device
-def lane_rows(source: Any, row: Any, first: Any, rows: Any, columns: Any, k: Any, size: Any) -> Any:
-    """Pointers to the lane's two rows of the 16 from `first` on, at k; a row beyond the last is the last."""
-    group = first + int64(shim.thread()) % 32 // 4
-    upper, lower = row + min(group, rows - 1), row + min(group + 8, rows - 1)
-    return shim.advance(source, upper * columns + k, size), shim.advance(source, lower * columns + k, size)
-
-
 @functools.cache
 def product_of(precision: str, tiles: int, fragments: int, orientation: Orientation) -> Any:
     """A device function: rows times the warp's weights, written to the warp's part of shared memory.
 
-    ``(weights, source, row, columns, rows, partial, memory, stored)``: `rows` rows of `source` from number `row` on,
-    each of `columns` elements; where the lane's part of them begins, its sums go and its stored weights are, the thread
-    remembers at `memory`.
+    ``(weights, ring, tile_words, rows, tag, partial, memory, stored)``: `rows` rows, of which the tiles in the ring
+    begin at a pointer, so many words from each other. Where the lane's part of K begins, its sums go and its stored
+    weights are, the thread remembers at `memory`. Several blocks: each word is waited for until it has the tag.
     """
-    element = stored_dtype(precision).itemsize
     size, tile_rows, stride = orientation.words(precision), orientation.rows, orientation.row_stride(tiles)
     # Four chains of sums hide the tensor cores' latency, where there are registers for them: with the rows left, whose
     # fragments are twice as large, four beside 64 weights spill, and two beside 128.
     count = max(1, 4 // tiles)
     if orientation == ROWS_LEFT:
         count = max(1, min(fragments, count, 128 // (size * fragments * tiles)))
-    take, multiply = _sides(precision, orientation)
+    row, unit, words, multiply = (getattr(ARITHMETIC[precision], name) for name in ("row", "unit", "words", "multiply"))
     one_block, add_stored = orientation == WEIGHTS_LEFT, _stored_part(precision, tiles, fragments)
     clear, add_chains = _chains(tiles, count, orientation)
+    fragment_words, sums_size = 16 * tile_rows, count * tiles * 4
 
     @shim.device
-    def fragment(j: Any, weights: Any, upper: Any, lower: Any, sums: Any, _: Any) -> None:
-        rows = take(upper, lower, 16 * j)
+    def by_left(j: Any, weights: Any, source: Any, sums: Any, _: Any, __: Any) -> None:
+        a, b, c, d = shim.load4_words(source, fragment_words * j)
+        rows = row(a, b, c, d)
         for tile in range(tiles):
-            o = ((j % count) * tiles + tile) * 4
-            c = multiply(rows, weights, (j * tiles + tile) * size, sums[o], sums[o + 1], sums[o + 2], sums[o + 3])
-            sums[o], sums[o + 1], sums[o + 2], sums[o + 3] = c
+            o, w = ((j % count) * tiles + tile) * 4, (j * tiles + tile) * size
+            upper, lower = unit(weights, w), unit(weights, w + words)
+            r = multiply(upper, lower, rows, sums[o], sums[o + 1], sums[o + 2], sums[o + 3])
+            sums[o], sums[o + 1], sums[o + 2], sums[o + 3] = r
 
-    every, sums_size = unrolled(fragment, fragments), count * tiles * 4
+    every_left = unrolled(by_left, fragments)
+    at_once = min(fragments, _AT_ONCE)
 
     @shim.device
-    def add_both(weights: Any, upper: Any, lower: Any, sums: Any, partial: Any, memory: Any, stored: Any) -> None:
+    def look(j: Any, taken: Any, source: Any, found: Any, tag: Any, _: Any) -> None:
+        o = 8 * j
+        for half in range(2):
+            a, b, c, d = shim.look4(source, fragment_words * j + 128 * half)
+            taken[o + 4 * half], taken[o + 4 * half + 1], taken[o + 4 * half + 2], taken[o + 4 * half + 3] = a, b, c, d
+            found[0] = shim.differ(shim.differ(found[0], a, tag), c, tag)
+            found[1] = shim.differ(shim.differ(found[1], b, tag), d, tag)
+
+    @shim.device
+    def by_right(j: Any, weights: Any, taken: Any, sums: Any, first: Any, _: Any) -> None:
+        o = 8 * j
+        upper = row(taken[o], taken[o + 2], taken[o + 4], taken[o + 6])
+        lower = row(taken[o + 1], taken[o + 3], taken[o + 5], taken[o + 7])
+        for tile in range(tiles):
+            o, w = ((j % count) * tiles + tile) * 4, ((first + j) * tiles + tile) * size
+            r = multiply(upper, lower, unit(weights, w), sums[o], sums[o + 1], sums[o + 2], sums[o + 3])
+            sums[o], sums[o + 1], sums[o + 2], sums[o + 3] = r
+
+    look_at_all, multiply_all, taken_words = unrolled(look, at_once), unrolled(by_right, at_once), 8 * at_once
+    tag_mask = ARITHMETIC[precision].tag_mask
+
+    @shim.device
+    def when_there(n: Any, weights: Any, source: Any, sums: Any, tag: Any, rows: Any) -> None:
+        """The next fragments, as soon as all of their words have the tag; those of rows that are not there never do."""
+        taken, found = cuda.local.array(taken_words, uint32), cuda.local.array(2, uint32)
+        here = shim.advance(source, n * at_once * fragment_words, 4)
+        row, looks = int64(shim.thread()) % 32 // 4, 0
+        waits = True
+        while waits:
+            found[0], found[1] = uint32(0), uint32(0)
+            look_at_all(int64(0), taken, here, found, tag, tag)
+            upper, lower = shim.late(found[0], tag_mask), shim.late(found[1], tag_mask)
+            waits = shim.any_lane((upper & (row < rows)) | (lower & (row + 8 < rows)))
+            looks += 1
+            if looks > MOST_LOOKS:
+                shim.give_up()
+        multiply_all(int64(0), weights, taken, sums, n * at_once, tag)
+
+    every_right = unrolled(when_there, fragments // at_once)
+
+    @shim.device
+    def add_both(weights: Any, source: Any, sums: Any, partial: Any, memory: Any, stored: Any) -> None:
         # Of a scheduler's two warps one begins with what is stored: its reading goes on beside the other's products.
         half = int64(shim.thread()) // 128 % 2
         end = half + 2
         while half < shim.anew(end):
             if half % 2 == 0:
-                every(int64(0), weights, upper, lower, sums, sums)
+                every_left(int64(0), weights, source, sums, sums, sums)
             else:
-                add_stored(upper, sums, partial, high(partial, memory + AT_SUM_STORED), stored)
+                add_stored(source, sums, partial, high(partial, memory + AT_SUM_STORED), stored)
             half += 1
 
     @shim.device
     def product(
-        weights: Any, source: Any, row: Any, columns: Any, rows: Any, partial: Any, memory: Any, stored: Any
+        weights: Any, ring: Any, tile_words: Any, rows: Any, tag: Any, partial: Any, memory: Any, stored: Any
     ) -> None:
+        at = low(partial, memory + AT_FRAGMENT_LANE) * fragment_words + int64(shim.thread()) % 32 * 4
         first, end = 0, 1 if one_block else rows  # the rows that come at once are one tile in one block, else two
         while first < end:
-            upper, lower = lane_rows(source, row, first, rows, columns, low(partial, memory + AT_K_LANE), element)
+            source = shim.advance(ring, at + first // tile_rows * tile_words, 4)
             sums = cuda.local.array(sums_size, float32)
             clear(sums)
             if one_block:
-                add_both(weights, upper, lower, sums, partial, memory, stored)
+                add_both(weights, source, sums, partial, memory, stored)
             else:
-                every(int64(0), weights, upper, lower, sums, sums)
-            add_chains(sums, partial, high(partial, memory + AT_K_LANE) + first * stride)
+                every_right(int64(0), weights, source, sums, tag, rows - first)
+            add_chains(sums, partial, high(partial, memory + AT_FRAGMENT_LANE) + first * stride)
             first += tile_rows
 
     return product
@@ -260,21 +292,23 @@ def _stored_part(precision: str, tiles: int, fragments: int) -> Any:
     """
     arithmetic, size, count = ARITHMETIC[precision], WEIGHTS_LEFT.words(precision), stored_at_once(tiles)
     word, words, row, keep = arithmetic.word, arithmetic.words, arithmetic.row, arithmetic.keep_shared
-    multiply = _sides(precision, WEIGHTS_LEFT)[1]
+    multiply, unit = ARITHMETIC[precision].multiply, ARITHMETIC[precision].unit
 
     @shim.device
     def tile(i: Any, operand: Any, sums: Any, partial: Any, at: Any, chain: Any) -> None:
         weights, o = cuda.local.array(size, word), (chain * tiles + i) * 4
         keep(weights, 0, partial, at + i * 32 * size)
         keep(weights, words, partial, at + i * 32 * size + 32 * words)
-        c = multiply(operand, weights, 0, sums[o], sums[o + 1], sums[o + 2], sums[o + 3])
+        upper, lower = unit(weights, 0), unit(weights, words)
+        c = multiply(upper, lower, operand, sums[o], sums[o + 1], sums[o + 2], sums[o + 3])
         sums[o], sums[o + 1], sums[o + 2], sums[o + 3] = c
 
-    every_tile = unrolled(tile, tiles)
+    every_tile, fragment_words = unrolled(tile, tiles), 16 * WEIGHTS_LEFT.rows
 
     @shim.device
     def fragment(chain: Any, source: Any, k: Any, sums: Any, partial: Any, at: Any) -> None:
-        operand = row(source, k + 16 * chain)
+        a, b, c, d = shim.load4_words(source, (k + chain) * fragment_words)
+        operand = row(a, b, c, d)
         every_tile(int64(0), operand, sums, partial, at + chain * tiles * 32 * size, chain)
 
     every = unrolled(fragment, count)
@@ -283,7 +317,7 @@ def _stored_part(precision: str, tiles: int, fragments: int) -> Any:
     def add_stored(source: Any, sums: Any, partial: Any, at: Any, stored: Any) -> None:
         j = 0
         while j < shim.anew(stored):
-            every(int64(0), source, 16 * (fragments + j), sums, partial, at + j * tiles * 32 * size)
+            every(int64(0), source, fragments + j, sums, partial, at + j * tiles * 32 * size)
             j += count
 
     return add_stored

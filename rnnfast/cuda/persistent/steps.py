@@ -1,4 +1,4 @@
-"""What the kernels of both directions share: the hand-over, sums, and the launch."""
+"""What the kernels of both directions share: sums, and the launch. The hand-over is `ring`'s."""
 
 from __future__ import annotations
 
@@ -10,43 +10,14 @@ import numpy as np
 
 from .. import arrays, shim, streams
 from ..plan import Orientation, Partition
-from ..shim import float32, int64
+from ..shim import cuda, float32, int64, uint32
 from .layout import AT_SUM_STORED, low
+from .product import MOST_LOOKS, unrolled
 
-__all__ = [
-    "COUNTER_STRIDE",
-    "adder",
-    "arrive",
-    "blanker",
-    "exchange_of",
-    "exchanger",
-    "launch",
-    "of_counters",
-    "of_partition",
-    "wait",
-    "zeroed_counters",
-]
+__all__ = ["adder", "exchange_of", "exchanger", "launch", "of_partition"]
 
 MOST_PARTS = 8
-COUNTER_STRIDE = 32  # int32: a group's counter has a cache line of its own
-
-
-@shim.device
-def arrive(counters: Any, group: Any, blocks: Any) -> None:
-    """The block has written its part of a step."""
-    shim.sync()
-    if blocks > 1 and shim.thread() == 0:
-        shim.release_add(counters, group * COUNTER_STRIDE)
-
-
-@shim.device
-def wait(counters: Any, group: Any, blocks: Any, step: Any) -> None:
-    """All blocks of the group have arrived `step` times."""
-    if blocks > 1:
-        if shim.thread() == 0:
-            while shim.acquire(counters, group * COUNTER_STRIDE) < step * blocks:
-                pass
-        shim.sync()
+_SUM_TAG = 0xFFFF
 
 
 @functools.cache
@@ -69,53 +40,69 @@ def adder(orientation: Orientation, tiles: int) -> Any:
 def exchanger(orientation: Orientation) -> tuple[Any, Any]:
     """Two device functions for sets of blocks that split K: send the block's sums, and add up the set's.
 
-    In the exchange lie the rows of a group for each of its blocks, of as many sums as a set has units. The sums of a
-    step are overwritten in the next, which begins when all blocks of the group have finished this one. The blocks'
-    sums are added in the order of the blocks.
+    In the exchange lie, in each of two slots, the rows of a group for each of its blocks, of as many sums as a set has
+    units. A sum is 64 bits, with its tag, so it needs no counter either: who sends those of turn n + 2 has received all
+    of n + 1, and who sent these had received all of n. The blocks' sums are added in the order of the blocks.
     """
-    stride, add_up = orientation.row_stride(1), adder(orientation, 1)
+    stride, add_up, received = orientation.row_stride(1), adder(orientation, 1), MOST_PARTS + 1
+
+    @shim.device
+    def sum_tag(turn: Any) -> Any:
+        return shim.tag_of(1 + (turn >> 1), _SUM_TAG)
 
     @shim.device
     def send(
-        exchange: Any, tile: Any, rows: Any, group_rows: Any, units: Any, partial: Any, memory: Any, split_warps: Any
+        exchange: Any,
+        turn: Any,
+        slot_sums: Any,
+        tile: Any,
+        rows: Any,
+        group_rows: Any,
+        units: Any,
+        partial: Any,
+        memory: Any,
+        split_warps: Any,
     ) -> None:
         row = int64(shim.thread()) // units
         block = int64(shim.group()) * shim.blocks() + shim.block()
-        to = (block * group_rows + tile) * units + shim.thread() % units
+        to = (turn & 1) * slot_sums + (block * group_rows + tile) * units + shim.thread() % units
         while row < rows:
             at = low(partial, memory + AT_SUM_STORED) + row * stride
-            shim.store(exchange, to + row * units, add_up(partial, at, split_warps))
+            shim.publish_sum(exchange, to + row * units, add_up(partial, at, split_warps), sum_tag(turn))
             row += shim.threads() // units
 
     @shim.device
-    def receive(exchange: Any, at: Any, size: Any, parts: Any) -> Any:
-        total = shim.load(exchange, at)
-        for part in range(1, MOST_PARTS):  # all loads at once
-            if part < parts:
-                total += shim.load(exchange, at + part * size)
-        return total
+    def look(part: Any, words: Any, source: Any, size: Any, parts: Any, tag: Any) -> None:
+        if part < parts:
+            words[part], found = shim.look_sum(source, part * size)
+            words[MOST_PARTS] = shim.differ(words[MOST_PARTS], found, tag)
 
-    return send, receive
-
-
-@functools.cache
-def blanker(store: Any) -> Any:
-    """A device function that zeroes the columns from `width` on of a group's rows, its blocks sharing the work."""
+    look_at_all = unrolled(look, MOST_PARTS)
 
     @shim.device
-    def blank(
-        p: Any, slots: Any, B: Any, columns: Any, width: Any, row0: Any, rows: Any, block: Any, blocks: Any
-    ) -> None:
-        slot = block
-        while slot < slots:
-            for row in range(row0, row0 + rows):
-                column = width + shim.thread()
-                while column < columns:
-                    store(p, (slot * B + row) * columns + column, float32(0))
-                    column += shim.threads()
-            slot += blocks
+    def add(part: Any, words: Any, total: Any, parts: Any, _: Any, __: Any) -> None:
+        if part < parts:
+            total[0] += shim.word_as_float(words[part])
 
-    return blank
+    add_all = unrolled(add, MOST_PARTS)
+
+    @shim.device
+    def receive(exchange: Any, turn: Any, slot_sums: Any, at: Any, size: Any, parts: Any) -> Any:
+        words, total = cuda.local.array(received, uint32), cuda.local.array(1, float32)
+        source, tag = shim.advance(exchange, (turn & 1) * slot_sums + at, 8), sum_tag(turn)
+        looks, waits = 0, True
+        while waits:
+            words[MOST_PARTS] = uint32(0)
+            look_at_all(int64(0), words, source, size, parts, tag)
+            waits = shim.late(words[MOST_PARTS], _SUM_TAG)
+            looks += 1
+            if looks > MOST_LOOKS:
+                shim.give_up()
+        total[0] = float32(0)
+        add_all(int64(0), words, total, parts, parts, parts)
+        return total[0]
+
+    return send, receive
 
 
 def of_partition(partition: Partition) -> tuple[int, ...]:
@@ -128,23 +115,11 @@ def of_partition(partition: Partition) -> tuple[int, ...]:
     )
 
 
-def zeroed_counters(partition: Partition, calls: int) -> Any:
-    """The counters of so many calls, a row of int32 zeros for each: of groups, and behind them of sets, if any."""
-    sets = partition.groups * partition.sets if partition.parts > 1 else 0
-    return arrays.zeros((calls, (partition.groups + sets) * COUNTER_STRIDE), np.int32)
-
-
-def of_counters(counters: Any, partition: Partition) -> tuple[Any, Any]:
-    """A call's counters of groups and of sets."""
-    groups = partition.groups * COUNTER_STRIDE
-    return counters[:groups], None if partition.parts == 1 else counters[groups:]
-
-
 def exchange_of(partition: Partition) -> Any:
-    """Where the blocks of a set exchange their sums."""
+    """Where the blocks of a set exchange their sums: two slots."""
     if partition.parts == 1:
         return None
-    return arrays.empty((partition.groups * partition.blocks * partition.rows * partition.units,))
+    return arrays.zeros((2 * partition.groups * partition.blocks * partition.rows * partition.units,), np.uint64)
 
 
 def launch(kernel: Any, partition: Partition, shared: int, memory: tuple[Any, ...], numbers: tuple[int, ...]) -> None:
