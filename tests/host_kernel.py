@@ -22,7 +22,7 @@ class HostKernel:
     def __init__(self, kind, input_size, hidden_size, precision):
         self._kernel = _core.Kernel(kind, "float32", input_size, hidden_size)
 
-    def prepare(self, panels, B, *, calls):
+    def prepare(self, panels, B):
         assert B > 0
         return "the panels are enough"
 

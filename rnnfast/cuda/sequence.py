@@ -7,10 +7,10 @@
 Time: the steps are processed t = 0..T-1, or T-1..0 in the reverse direction. Row b is active at t if t < lengths[b].
 `used[t]` is the state that step t reads: the one before it, or the reset state where a reset lies between, and zero
 where the row has ended. Storing it (and not the states themselves) makes the trail the right operand of the weight
-gradient, masks and all, and in the persistent engine it is also how the blocks hand h to each other.
+gradient, masks and all; it is also what the blocks of the persistent engine hand to each other.
 
 Stored: sequences that are operands of GEMMs and of tensor cores are kept as the precision says, float32 or (as uint16)
-bfloat16. Columns beyond the recurrent product's length K are zeros, up to `columns`.
+bfloat16. Their rows are a multiple of 4 long (`plan.columns`); what lies beyond the width is never read.
 
 Rejected: separate copies of the gates' gradients for the input side and the recurrent side. They differ for
 `gru_after`'s n alone, so its gradient has four parts in the order n's recurrent side, r, z, n's input side: both sides
@@ -137,7 +137,7 @@ class Backward:
         Not read where rows have ended.
     dh_final, dc_final : [B, H] float32 or None
     gradients : [T, B, columns] stored
-        Written: the slots side by side, [T, B, slots * H], zeros beyond and where rows have ended.
+        Written: the slots side by side, [T, B, slots * H], zeros where rows have ended.
     dh0, dc0 : [B, H] float32
         Written. The engines keep the running gradients there.
     d_reset_h, d_reset_c : [B, H] float32 or None

@@ -9,9 +9,8 @@ model changes this file alone.
 A) A pointer is an int64 on the GPU: two dozen arrays as Numba arguments would cost as many microseconds of launch as a
    hundred steps take. In the simulator it is a `_View`, which checks every index.
 B) The simulator runs the blocks of a grid one after the other, and a grid that waits for itself would never end. So
-   all blocks of a launch become one block of the simulator's, told apart by `threadIdx.y` and `.z`. They meet at
-   every `sync`, which is right as long as all blocks come by the same number of them; kernels are written so (`block`
-   is the block's number).
+   all blocks of a launch become one block of the simulator's, told apart by `threadIdx.y` and `.z`, and run at the
+   same time; a `sync` is of the threads of one of them.
 C) What crosses blocks within a launch goes through `publish` and `look`: words that carry a tag of their own, written
    and read at the scope of the GPU (`persistent`). The inline PTX clobbers memory, so who spins on it reads anew.
    `release_add` and `acquire` are a counter's, which a barrier of a whole grid takes; `benchmarks.gpu` times one.

@@ -9,7 +9,6 @@ from numba.cuda.simulator.kernel import FakeCUDAKernel
 import rnnfast
 from rnnfast import _recompute
 from rnnfast.cuda import arrays, kernel, persistent
-from rnnfast.cuda import stream as stream_module
 from rnnfast.cuda.plan import Partition, Plan
 
 T, B, I, H = 3, 2, 3, 4  # noqa: E741
@@ -137,16 +136,14 @@ def test_a_step_of_a_stream_prepares_nothing(kind, precision, of_x, of_id, launc
         assert launches == expected
 
 
-def test_a_stream_hands_over_with_counters_that_are_used_once(monkeypatch):
-    monkeypatch.setattr(stream_module, "_CALLS", 2)
+def test_a_stream_s_calls_share_a_ring_and_its_copy_has_its_own(monkeypatch):
     two_blocks = Partition(1, 1, 1, 2, 1, 1)
     monkeypatch.setattr(kernel, "plan", lambda *_, **__: Plan("persistent", two_blocks, two_blocks, "this test's"))
-    states, forward = [], persistent.forward
+    turns, forward = [], persistent.forward
 
-    def watched(call, partition, weight, counters):
-        states.append(counters.tolist())
-        forward(call, partition, weight, counters)
-        states.append(counters.tolist())
+    def watched(call, partition, weight, ring):
+        forward(call, partition, weight, ring)
+        turns.append(int(ring[2 * partition.slot_words]))
 
     monkeypatch.setattr(persistent, "forward", watched)
     layer = rnnfast.RNN(I, 12, rng=0, device="cuda")
@@ -155,7 +152,7 @@ def test_a_stream_hands_over_with_counters_that_are_used_once(monkeypatch):
     first = [stream.step(step) for step in x[:3]]
     other = stream.copy()
     rest = [stream.step(step) for step in x[3:]]
-    assert not np.any(states[::2])
-    assert all(np.any(counters) for counters in states[1::2])
+    assert turns == [1, 2, 3, 4, 5]
     close(other.process(x[3:]), np.stack(rest), 1e-6)
+    assert turns[5:] == [2]
     close(np.stack([*first, *rest]), layer(x)[0], 1e-6)
