@@ -102,7 +102,7 @@ def forward_kernel(family: str, precision: str, fragments: int, orientation: Ori
         take_places(partial, memory, at_weights, unit_warps, split_warps, fragments, stored, 1)
         keep_stored(partial, at_weights, packed, stored)
 
-        turn = int64(0)
+        turn = 0
         if not one_block:
             turn = shim.load_word(ring, next_turn_at(group, slot_words))
             shim.remember(partial, AT_TURN, turn)
