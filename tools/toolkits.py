@@ -41,9 +41,10 @@ def environment(folder: Path, version: str) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the tests for each version; the number of versions that failed."""
-    versions, _, options = " ".join(arguments).partition("-- ")
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    versions, options = arguments[:end], arguments[end + 1 :]
     failed = []
-    for version in versions.split() or [OLDEST, NEWEST]:
+    for version in versions or [OLDEST, NEWEST]:
         with tempfile.TemporaryDirectory() as folder:
             python = environment(Path(folder), version)
             print(f"--- {version}", flush=True)
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
             for line in subprocess.run(listing, check=True, capture_output=True, text=True).stdout.splitlines():
                 if line.startswith(PACKAGES):
                     print("   ", line, flush=True)
-            tests = ["-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu/test_ptx.py", *options.split()]
+            tests = ["-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu/test_ptx.py", *options]
             if subprocess.run([python, *tests], cwd=ROOT, env=os.environ | {"RNNFAST_CACHE_DIR": ""}).returncode:
                 failed.append(version)
     if failed:

@@ -296,8 +296,7 @@ def _barrier(row: Row) -> Contestant:
         counter = arrays.zeros((1,), np.int32)
         arguments = (shim.pointer(counter), row.T, blocks)
         stream = arrays.stream_pointer()
-        with streams.turn():
-            _barriers.launch((blocks, 1), threads, arguments, stream=stream, cooperative=True)
+        streams.turn(lambda: _barriers.launch((blocks, 1), threads, arguments, stream=stream, cooperative=True))
 
     return call
 

@@ -14,7 +14,7 @@ that is handed through every call (there is one device library per process).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from threading import local
 from types import ModuleType
 from typing import Any
@@ -130,13 +130,13 @@ def is_device_array(value: object) -> bool:
     return on_device(value)
 
 
-@contextmanager
-def on(number: int) -> Iterator[None]:
+def on(number: int) -> AbstractContextManager[Any]:
     """Make a device the current one; the one before is again afterwards."""
-    if not shim.SIMULATED:
-        with xp().cuda.Device(number):
-            yield
-        return
+    return _on_simulated(number) if shim.SIMULATED else xp().cuda.Device(number)
+
+
+@contextmanager
+def _on_simulated(number: int) -> Iterator[None]:
     before, _current.number = _current.number, number
     try:
         yield

@@ -17,8 +17,8 @@ C) *Captured work*. Our own graphs are in `graphs`. While the caller captures a 
 A CuPy array that was made on another stream is the caller's to order and to keep, as for CuPy's own functions.
 
 Rejected: PyTorch's `record_stream` (it is one library's); a reference that is dropped by a function which the device
-calls (to free memory is forbidden there); an event after every persistent launch (two microseconds, for programs of one
-stream, too); a lock that is held until a grid ends (the host would wait).
+calls (to free memory is forbidden there); an event after every persistent launch (which programs of one stream would
+pay for, too); a lock that is held until a grid ends (the host would wait).
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from . import shim
@@ -92,12 +91,11 @@ class _Turns:
         self._lock = threading.Lock()
         self._last: dict[int, Any] = {}
 
-    @contextmanager
-    def turn(self) -> Iterator[None]:
+    def turn(self, launch: Callable[[], None]) -> None:
         """See the function."""
         cuda = _cuda()
         if cuda is None:
-            yield
+            launch()
             return
         stream, device = cuda.get_current_stream(), cuda.Device().id
         with self._lock:
@@ -106,7 +104,7 @@ class _Turns:
             free = alone or not (stream.is_capturing() or last.is_capturing())
             if free and not alone:
                 stream.wait_event(last.record())
-            yield
+            launch()
             if free:
                 self._last[device] = stream
 
@@ -114,6 +112,12 @@ class _Turns:
 _turns = _Turns()
 
 
-def turn() -> Any:
-    """A context in which to launch a grid whose blocks wait for each other, on the current stream of the device."""
-    return _turns.turn()
+def turn(launch: Callable[[], None]) -> None:
+    """Launch a grid whose blocks wait for each other, on the current stream: it begins when the one before is through.
+
+    Parameters
+    ----------
+    launch : callable
+        If it raises, nothing has been launched.
+    """
+    _turns.turn(launch)

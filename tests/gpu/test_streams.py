@@ -297,8 +297,7 @@ def launch(library, ptr=None, device=0):
     """A persistent launch on a stream, which is known by its number."""
     library.device = device
     library.stream = library.stream if ptr is None else Stream(library, ptr)
-    with streams.turn():
-        library.log.append(("launch", library.stream.ptr))
+    streams.turn(lambda: library.log.append(("launch", library.stream.ptr)))
 
 
 def test_persistent_grids_of_two_streams_follow_each_other(library):
@@ -338,8 +337,8 @@ def test_a_captured_stream_neither_waits_nor_is_waited_for(library):
 def test_a_launch_that_fails_has_not_been(library):
     launch(library, 7)
     library.stream = Stream(library, 8)
-    with pytest.raises(ZeroDivisionError), streams.turn():
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        streams.turn(lambda: 1 / 0)
     library.log.clear()
     launch(library, 7)
     assert library.log == [("launch", 7)]
@@ -348,10 +347,9 @@ def test_a_launch_that_fails_has_not_been(library):
 def test_the_persistent_engine_takes_turns_where_blocks_wait_for_each_other(monkeypatch):
     taken = []
 
-    @contextmanager
-    def turn():
+    def turn(launch):
         taken.append("in")
-        yield
+        launch()
         taken.append("out")
 
     monkeypatch.setattr(streams, "turn", turn)

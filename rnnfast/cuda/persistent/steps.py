@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -125,7 +124,8 @@ def exchange_of(partition: Partition) -> Any:
 def launch(kernel: Any, partition: Partition, shared: int, memory: tuple[Any, ...], numbers: tuple[int, ...]) -> None:
     waits = partition.blocks > 1  # else no block waits for another
     pointers = [shim.pointer(None if array is None else array.reshape(-1)) for array in memory]
-    with streams.turn() if waits else nullcontext():
+
+    def run() -> None:
         kernel.launch(
             (partition.blocks, partition.groups),
             partition.threads,
@@ -134,3 +134,5 @@ def launch(kernel: Any, partition: Partition, shared: int, memory: tuple[Any, ..
             stream=arrays.stream_pointer(),
             cooperative=waits,
         )
+
+    streams.turn(run) if waits else run()
