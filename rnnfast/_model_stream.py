@@ -100,8 +100,11 @@ def make_spec(
     num_threads: int | None,
     batch_first: bool,
     streams: Mapping[str, Any] | None = None,
+    logits: bool = False,
 ) -> ModelStreamSpec:
     """The works of a model, with its weights of this moment; of layers new streams, or these.
+
+    With `logits`, heads whose outputs are the model's skip their activations.
 
     Raises
     ------
@@ -120,7 +123,8 @@ def make_spec(
                 numbers[node.name] = sources[0]
                 continue
             stream = None if streams is None else streams.get(node.name)
-            works.append(_work(node, sources, graph.sizes[node.name], batch, weights, num_threads, stream))
+            plain = logits and node.name in graph.outputs
+            works.append(_work(node, sources, graph.sizes[node.name], batch, weights, num_threads, stream, plain))
             numbers[node.name] = len(works)
         version = params.version
     first = next((work.stream for work in works if work.stream is not None), None)
@@ -152,6 +156,7 @@ def _work(
     weights: StreamWeights | None,
     num_threads: int | None,
     stream: Any,
+    plain: bool,
 ) -> StreamWork:
     part, name = node.part, node.name
     if isinstance(part, Recurrent):
@@ -165,7 +170,10 @@ def _work(
     if isinstance(part, Dense):
         _checks.elements(batch * width, batch_size=batch, output_size=width)
         panels = panels_of([part._packed])[1][0]
-        return StreamWork(name, "head", sources, width, kernel=part._packed.kernel, weights=panels)
+        kernel = part._packed.kernel
+        if plain and part.activation != "identity":  # whose panels are the same
+            kernel = HOST.dense(part.input_size, width, part.dtype, part.precision, "identity")
+        return StreamWork(name, "head", sources, width, kernel=kernel, weights=panels)
     if isinstance(part, Embedding):
         return StreamWork(name, "lookup", sources, width, weights=np.array(part.params["weight"]))
     if isinstance(part, Add | Concat):

@@ -1,8 +1,8 @@
 """A model's own output as its next input: text and other ids (`greedy`, `sample`, `beam`), and numbers (`forecast`).
 
-What begins the sequence is read in one call. Then each layer runs as a stream and each head on one step, so a step
-costs what the kernels' step costs; the results have the same bits as one call over the whole sequence. (A model that is
-not a chain, or that lies on a CUDA device, is called step by step.)
+What begins the sequence is read in one call. Then the model runs as a stream, so a step costs what the kernels' step
+costs; the results have the same bits as one call over the whole sequence. (What can't be a stream, see `Model.stream`,
+is called step by step.)
 
 Where a function takes a model it also takes parts, ``[layer, head]``, that run one after the other: for the decoder of
 an encoder-decoder, whose parts are called by themselves here. `state` is what it begins with.
@@ -15,7 +15,8 @@ loop of four lines); a cache of prompts (a state is one).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,11 +26,13 @@ from . import _checks
 from . import _state as states
 from ._checks import Array
 from ._device import HOST, holder
-from ._graph import kind_of
+from ._graph import Graph, kind_of
+from ._model_stream import make_spec
 from ._part import Part
 from .heads import Dense
 from .layers import Recurrent
 from .model import Model
+from .stream import ModelStream
 
 __all__ = ["Beams", "Decoded", "beam", "forecast", "greedy", "sample"]
 
@@ -390,19 +393,25 @@ class _Steps:
 
     def __init__(self, model: Any, num_threads: Any, *, ids: bool = True) -> None:
         self._ids = ids
-        self._model, self._names, self._parts = _parts_of(model)
-        self._layers = [n for n, part in enumerate(self._parts) if isinstance(part, Recurrent)]
+        self._model = model if isinstance(model, Model) else None
+        parts = _parts_of(model)
+        self._layers = {name: part for name, part in parts.items() if isinstance(part, Recurrent)}
         if not self._layers:
             raise ValueError("model: expected a recurrent layer in it, got none")
-        if any(self._parts[n].bidirectional or self._parts[n].reverse for n in self._layers):
+        first, begins, ends = next(iter(self._layers.values())), *([*parts.values()][n] for n in (0, -1))
+        if any(part.bidirectional or part.reverse for part in self._layers.values()):
             raise ValueError("model: expected layers that run forwards, got one that needs the end of a sequence")
         self._options: dict[str, Any] = {"num_threads": _checks.threads(num_threads)}
-        self._logits: dict[str, Any] = {"logits": True} if ids and isinstance(self._parts[-1], Dense) else {}
-        self.batch_first = bool(self._parts[self._layers[0]].batch_first)
+        self._graph = Graph(parts, None, None) if self._model is None else self._model._graph
+        self._logits: dict[str, Any] = {"logits": True} if ids and isinstance(ends, Dense) else {}
+        self.batch_first = bool(first.batch_first)
         self.batched = True
-        self.features = int(getattr(self._parts[0], "input_size", 0))
-        self._state: Any = None  # of parts in turn a list
-        self._streams: list[Any] = []  # of the layers; none where there are no rows, or not on the host
+        self.features = int(getattr(begins, "input_size", 0))
+        self._state: Any = None  # by the names of the layers
+        self._params = first.params
+        dtypes = {part.dtype for part in parts.values()} - {None}
+        self._streams = len(dtypes) == 1 and all(part.params.device is HOST for part in parts.values())
+        self._stream: Any = None
 
     def begin(self, x: ArrayLike, state: Any, lengths: ArrayLike | None) -> Array:
         """The output [B, O] at the last step of each row."""
@@ -423,87 +432,88 @@ class _Steps:
 
     def step(self, x: Array) -> Array:
         """The next output [B, O], after the input [B, I] or ids [B]."""
-        if not self._streams:
+        if self._stream is None:
             return self._read(x[:, None] if self.batch_first else x[None], self._state, None)
-        streams = iter(self._streams)
-        for n, part in enumerate(self._parts):
-            told = {"ids": True} if x.ndim == 1 else {}
-            x = next(streams).step(x, **told) if n in self._layers else self._apply(n, part, x)
-        return x
+        told = {"ids": True} if x.ndim == 1 and self._graph.reads_ids["x"] == "either" else {}
+        return np.asarray(self._stream.step(x, **told))
 
     def take(self, rows: Array) -> None:
         """Go on with other rows in place of these: some, or some of them several times."""
-        if self._streams:
-            self._state = [stream.state for stream in self._streams]
+        if self._stream is not None:
+            self._state = self._stream.state
         self._state = states.map_arrays(lambda part: holder(part).to_host(part)[:, rows], self._state)
         self._open(len(rows))
 
     def _read(self, x: Array, state: Any, lengths: Any) -> Array:
         """One call over a sequence; the state after it is kept."""
-        told: dict[str, Any] = {"ids": True} if x.ndim == 2 else {}
-        if self._model is not None:
-            y, self._state = self._model(x, state, lengths=lengths, **told, **self._options, **self._logits)
-            if getattr(y, "ndim", 0) != 3:
-                raise ValueError("model: expected one output, with a value at every step; got several, or a pooled one")
-            whole = holder(y).to_host(y)
-            rows = whole if self.batch_first else whole.swapaxes(0, 1)
-            return np.asarray(rows[np.arange(len(rows)), -1 if lengths is None else lengths - 1])
-        given, self._state = iter(state), []
-        for n, part in enumerate(self._parts):
-            if n in self._layers:
-                last = n == self._layers[-1]
-                told = {"ids": True} if x.ndim == 2 else {}
-                x, after = part(x, next(given), lengths=lengths, last_only=last, **told, **self._options)
-                self._state.append(after)
-            else:
-                x = self._apply(n, part, x)
-        y = np.asarray(holder(x).to_host(x))
+        y = self._of_parts(x, state, lengths) if self._model is None else self._of_model(x, state, lengths)
+        y = np.asarray(holder(y).to_host(y))
         self._open(len(y))
         return y
 
-    def _apply(self, n: int, part: Any, x: Array) -> Array:
-        """What a part without a state makes of a step, or of steps."""
-        if not isinstance(part, Dense):
-            return np.asarray(part(x))
-        return part(x, **self._options, **(self._logits if n == len(self._parts) - 1 else {}))
+    def _of_model(self, x: Array, state: Any, lengths: Any) -> Any:
+        told: dict[str, Any] = {"ids": True} if x.ndim == 2 else {}
+        last = self._graph.last_layer is not None
+        assert self._model is not None
+        y, self._state = self._model(x, state, lengths=lengths, last_only=last, **told, **self._options, **self._logits)
+        if getattr(y, "ndim", 0) != 3 - last:
+            raise ValueError("model: expected one output, with a value at every step; got several, or a pooled one")
+        if last:
+            return y
+        rows = y if self.batch_first else y.swapaxes(0, 1)
+        rows = holder(rows).to_host(rows)
+        return rows[np.arange(len(rows)), -1 if lengths is None else lengths - 1]
+
+    def _of_parts(self, x: Any, state: Any, lengths: Any) -> Any:
+        self._state = {}
+        for node in self._graph.nodes:
+            if node.kind == "layer":
+                options = {"ids": True} if x.ndim == 2 else {}
+                last = node.name == self._graph.last_layer
+                given = (state or {}).get(node.name)
+                x, after = node.part(x, given, lengths=lengths, last_only=last, **options, **self._options)
+                self._state[node.name] = after
+            elif isinstance(node.part, Dense):
+                x = node.part(x, **self._options, **(self._logits if node.name in self._graph.outputs else {}))
+            else:
+                x = node.part(x)
+        return x
 
     def _open(self, rows: int) -> None:
-        """Streams of so many rows that go on from the state."""
-        if self._model is not None or not rows or any(part.params.device is not HOST for part in self._parts):
+        """A stream of so many rows that goes on from the state."""
+        if not rows or not self._streams:
             return
-        if not self._streams or self._streams[0].batch_size != rows:
-            self._streams = [self._parts[n].stream(rows, **self._options) for n in self._layers]
-        for stream, state in zip(self._streams, self._state, strict=True):
-            stream.state = state
+        if self._stream is None or self._stream.batch_size != rows:
+            source = partial(make_spec, self._graph, self._params, logits=bool(self._logits))
+            options = {"batch": rows, "weights": None, "batch_first": self.batch_first, **self._options}
+            try:
+                self._stream = ModelStream._make(source, options)
+            except ValueError:  # it can't be a stream
+                self._streams = False
+                return
+        self._stream.state = self._state
 
     def _given(self, state: Any) -> Any:
-        """The caller's state as it is kept here."""
-        if self._model is not None:
+        """The caller's state by the names of the layers."""
+        if state is None or self._model is not None:
             return state
-        names = [self._names[n] for n in self._layers]
-        if state is None:
-            return [None] * len(names)
-        if isinstance(names[0], str):
-            if not isinstance(state, Mapping) or not set(state) <= set(names):
-                raise ValueError(f"state: expected a mapping with names among {names}, got {_checks.describe(state)}")
-            return [state.get(name) for name in names]
-        if len(names) == 1:
-            return list(state) if isinstance(state, list) and len(state) == 1 else [state]
-        if not isinstance(state, tuple | list) or len(state) != len(names):
-            raise ValueError(f"state: expected {len(names)} states, one per layer, got {_checks.describe(state)}")
-        return list(state)
+        if len(self._layers) == 1 and not (isinstance(state, list) and len(state) == 1):
+            state = [state]
+        if not isinstance(state, tuple | list) or len(state) != len(self._layers):
+            raise ValueError(
+                f"state: expected {len(self._layers)} states, one per layer, got {_checks.describe(state)}"
+            )
+        return dict(zip(self._layers, state, strict=True))
 
 
-def _parts_of(model: Any) -> tuple[Model | None, list[Any], list[Any]]:
-    """The model, if it must be called as one; the names and parts in order."""
+def _parts_of(model: Any) -> dict[str, Any]:
+    """The parts of a model by name, or of a list by number."""
     if isinstance(model, Model):
-        parts = list(model.parts.values())
-        in_turn = model._graph.chain and all(map(_steps_alone, parts))
-        return None if in_turn else model, list(model.parts), parts
+        return dict(model.parts)
     parts = [model] if isinstance(model, Part) else model
     if not isinstance(parts, Sequence) or not parts or not all(map(_steps_alone, parts)):
         raise TypeError(f"model: expected a Model, a layer, or a list of parts, got {_checks.describe(model)}")
-    return None, list(range(len(parts))), list(parts)
+    return {str(number): part for number, part in enumerate(parts)}
 
 
 def _steps_alone(part: Any) -> bool:

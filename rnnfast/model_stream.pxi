@@ -121,6 +121,7 @@ cdef class ModelStream:
                 layers.append(one.stream)
                 names.append(one.name)
             if one.kernel is not None:
+                kept.append(one.kernel)
                 work.head = <const HeadHandle *>PyCapsule_GetPointer(one.kernel.handle, "rnnfast.head")
                 work.cost = <double>self.batch * work.head.input * work.head.output
             if one.weights is not None:

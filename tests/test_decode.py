@@ -281,6 +281,34 @@ def test_models_that_are_no_chain():
         assert np.array_equal(ragged.ids[:, 1], decode.greedy(model, prompts()[:2, 1], 3).ids)
 
 
+@pytest.mark.parametrize("activation", ["identity", "softmax"])
+def test_what_can_be_a_stream_is_called_once(monkeypatch, activation):
+    """A chain, a skip connection, an embedding; a head that skips its activation does so in the stream, too."""
+    embed, rnn = Embedding(VOCABULARY, 5, rng=0), GRU(5, 4, rng=1)
+    head = Dense(9, VOCABULARY, activation=activation, rng=2)
+    model = Model(embed=embed, rnn=rnn, both=Concat(), head=head, inputs={"both": ("embed", "rnn")})
+    expected = by_whole_calls(model, prompts(), 9, lambda logits: logits.argmax(axis=-1))
+    called = []
+    whole = Model.__call__
+    monkeypatch.setattr(Model, "__call__", lambda *given, **options: called.append(1) or whole(*given, **options))
+    assert np.array_equal(decode.greedy(model, prompts(), 9).ids, expected)
+    assert len(called) == 1
+
+
+def test_parts_that_can_be_no_stream_are_called_step_by_step():
+    """Layer normalisation; parts of several dtypes."""
+    embed, head = Embedding(VOCABULARY, 5, rng=0), Dense(4, VOCABULARY, rng=2)
+    for parts in ([embed, LayerNorm(5), GRU(5, 4, rng=1), head], [embed, GRU(5, 4, dtype=np.float64, rng=1), head]):
+        x, state = prompts(rows=2), None
+        found = decode.greedy(parts, x, 6).ids
+        for step in range(6):
+            y = x
+            for part in parts:
+                y, state = part(y, state) if isinstance(part, GRU) else (part(y), state)
+            assert np.array_equal(found[step], y[-1].argmax(axis=-1))
+            x = found[step][None]
+
+
 # Mistakes
 
 
@@ -305,7 +333,12 @@ def test_models_that_are_no_chain():
         (lambda: decode.greedy(language(), prompts(), -1), ValueError, "steps: expected an integer in 0"),
         (lambda: decode.greedy(language(), prompts(), 4, stop=6), ValueError, r"stop: expected an integer in 0\.\.5"),
         (lambda: decode.greedy(language(), prompts(), 4, lengths=[1, 0, 2]), ValueError, "lengths: expected at least"),
-        (lambda: decode.greedy(language(), prompts(), 4, state={"gru": 0}), ValueError, "state: expected a mapping"),
+        (lambda: decode.greedy(language(), prompts(), 4, state={"gru": 0}), ValueError, "state: expected names"),
+        (
+            lambda: decode.greedy([GRU(6, 6), GRU(6, 6)], prompts(), 4, state=[None]),
+            ValueError,
+            "state: expected 2 states, one per layer",
+        ),
         (lambda: decode.sample(language(), prompts(), 4, temperature=-1), ValueError, "temperature: expected"),
         (
             lambda: decode.sample(language(), prompts(), 4, top_k=0),

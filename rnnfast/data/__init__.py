@@ -7,8 +7,7 @@ Sequences of different lengths become a batch in one of two ways.
 - `pack` lays several sequences end to end in one row; `resets` says where each begins. Only the ends of rows are
   padded, however the lengths of a batch differ, so batches may be any mixture.
 
-They are about as fast: an epoch over 1,000 sequences of 5 to 400 steps took 65 to 78 % of the time that padded rows in
-random order took, both ways (an LSTM of 128 units, one thread).
+They are about as fast, and faster than padded rows in random order.
 
 Both give each sequence the same bits as a call of its own.
 
