@@ -10,11 +10,10 @@
 #include <memory>
 #include <vector>
 
-#include <pthread.h>
-
 #include "kernels.h"
 #include "parallel/interrupt.h"
 #include "parallel/memory.h"
+#include "parallel/system.h"
 
 namespace rnnfast {
 
@@ -48,7 +47,7 @@ struct Run {
 // The number of this process in the line of its ancestors since the first stack was made, from 1.
 inline std::atomic<unsigned> generation{1};
 inline void watch_forks() {
-    static const int once = pthread_atfork(nullptr, nullptr, [] { ++generation; });
+    static const bool once = (after_fork([] { ++generation; }), true);
     (void)once;
 }
 

@@ -1,26 +1,13 @@
 // How a long call is stopped. Inlined everywhere, for the reason that memory.h gives.
 #pragma once
 
-#include <ctime>
-
-#include <unistd.h>
-
 #include "kernels.h"
+#include "parallel/system.h"
 
 namespace rnnfast {
 
 __attribute__((always_inline)) inline bool is_stopped(const Interrupt &interrupt) {
     return __atomic_load_n(&interrupt.stop, __ATOMIC_RELAXED);
-}
-
-[[noreturn]] __attribute__((always_inline)) inline void wait_for_the_end() {
-    for (;;) pause();
-}
-
-__attribute__((always_inline)) inline std::int64_t nanoseconds() {
-    timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return std::int64_t(now.tv_sec) * 1000000000 + now.tv_nsec;
 }
 
 // The calling thread's clock: asks for signals every 50 ms, the first time 50 ms after the first look.

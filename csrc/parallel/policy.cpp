@@ -1,6 +1,6 @@
 #include "parallel/policy.h"
 
-#include "parallel/interrupt.h"
+#include "parallel/system.h"
 
 #include <algorithm>
 #include <atomic>
@@ -10,7 +10,6 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
-#include <pthread.h>
 
 namespace rnnfast {
 
@@ -70,7 +69,7 @@ bool step_is_small(double work) { return work < small_work / 8; }
 
 void find_threads() {
     wanted_by_default = openmp_threads = cpus = threads_of_openmp();
-    pthread_atfork(nullptr, nullptr, [] { forked = true; });
+    after_fork([] { forked = true; });
 }
 
 int default_threads() { return wanted_by_default; }

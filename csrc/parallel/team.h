@@ -10,12 +10,12 @@
 #if defined(__SSE2__)
 #include <xmmintrin.h>
 #endif
-#include <sched.h>
 
 #include "parallel/denormals.h"
 #include "parallel/interrupt.h"
 #include "parallel/memory.h"
 #include "parallel/policy.h"
+#include "parallel/system.h"
 #include "simd/vec.h"
 
 namespace rnnfast::RNNFAST_ISA {
@@ -55,7 +55,7 @@ struct Barrier {
 #endif
             if (spins <= patience) continue;
             if (since == 0) since = nanoseconds();
-            sched_yield();
+            yield_core();
         }
         if (since != 0) __atomic_add_fetch(&lost, nanoseconds() - since, __ATOMIC_RELAXED);
     }

@@ -5,11 +5,7 @@
 
 namespace rnnfast::RNNFAST_ISA {
 
-inline double seconds() {
-    timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return double(now.tv_sec) + 1e-9 * double(now.tv_nsec);
-}
+inline double seconds() { return 1e-9 * double(nanoseconds()); }
 
 // GFLOP/s of one thread: as many independent chains as the tiles have, nothing loaded.
 template <class real> double fma_peak() {

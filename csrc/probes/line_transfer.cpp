@@ -1,4 +1,5 @@
 #include "parallel/policy.h"
+#include "parallel/system.h"
 #include "probes/probes.h"
 
 #include <atomic>
@@ -6,7 +7,6 @@
 
 #ifdef _OPENMP
 #include <omp.h>
-#include <sched.h>
 #endif
 
 namespace rnnfast {
@@ -26,7 +26,7 @@ double line_transfer() {
         for (int mine = me;; mine += 2) {
             int seen = ball.load(std::memory_order_acquire);
             for (int looks = 0; seen != mine && seen != over; ++looks) {
-                if (looks > 1000) sched_yield(); // both may be on one core
+                if (looks > 1000) yield_core(); // both may be on one core
                 seen = ball.load(std::memory_order_acquire);
             }
             if (seen == over) break;
