@@ -35,7 +35,9 @@ def environment(folder: Path, version: str) -> str:
     query = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     own = subprocess.run(query, check=True, capture_output=True, text=True).stdout.strip()
     others = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
-    (Path(own) / "others.pth").write_text("\n".join(others) + "\n")  # behind its own: what it has wins
+    # Behind its own, so what it has wins; by `site`, because numba-cuda takes numba.cuda's place by a .pth file.
+    lines = [f"import site; site.addsitedir({folder!r})" for folder in others]
+    (Path(own) / "others.pth").write_text("\n".join(lines) + "\n")
     return python
 
 
