@@ -47,9 +47,6 @@ struct Sizes {
     const Program *program = nullptr; // described cells alone
 };
 
-// Blocks of units of 64 bytes, in float32.
-__attribute__((always_inline)) inline index unit_blocks(const Sizes &sizes) { return (sizes.hidden + 15) / 16; }
-
 template <class T> struct Strided { // [T, B, features], unit stride in the features
     T *data = nullptr;
     index t = 0, b = 0;
@@ -113,6 +110,7 @@ template <class T> struct CellKernel {
     index (*panel_size_backward)(const Sizes &);
     index (*gradient_size)(const Sizes &); // panel_size(), and what rounding leaves of the vectors' sums
     index (*tape_size)(const Sizes &, index steps, index batch);
+    index (*unit_parts)(const Sizes &); // into how many parts the units can be partitioned
     void (*pack)(const Sizes &, const Weights<const T> &, T *panels);
     void (*pack_backward)(const Sizes &, const Weights<const T> &, T *panels, bool dx); // without dx: not what it takes
     void (*unpack)(const Sizes &, const T *panels, const Weights<T> &);

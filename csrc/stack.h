@@ -26,7 +26,8 @@ struct KernelHandle {
     int states;                // how many
     index widths[most_states]; // of each; that of the first is the output's
     double work;               // multiply-adds of a row's step
-    int (*threads)(int asked, double work_per_step, index steps, index batch, index blocks); // how many to use
+    index parts;               // into how many the units can be partitioned
+    int (*threads)(int asked, double work_per_step, index steps, index batch, index parts); // how many to use
 };
 
 struct Run {
@@ -111,7 +112,7 @@ template <class T> class StackOf final : public Stack {
     void reserve() override {
         std::size_t bytes = 0;
         for (Layer &layer : layers_) {
-            const int most = layer.handle.threads(asked_, layer.work, block_, batch_, unit_blocks(layer.handle.sizes));
+            const int most = layer.handle.threads(asked_, layer.work, block_, batch_, layer.handle.parts);
             most_ = most > most_ ? most : most_;
             static const T some{}; // a state that is given takes more memory than none
             for (const T *&state : layer.call.state) state = &some;
@@ -155,7 +156,7 @@ template <class T> class StackOf final : public Stack {
         Forward<T> &call = layer.call;
         const index H = layer.handle.widths[0];
         call.steps = steps;
-        const int threads = layer.handle.threads(asked_, layer.work, steps, batch_, unit_blocks(layer.handle.sizes));
+        const int threads = layer.handle.threads(asked_, layer.work, steps, batch_, layer.handle.parts);
         call.threads = threads < most_ ? threads : most_;
         call.interrupt = r.interrupt;
         call.memory = scratch_.data();

@@ -44,6 +44,9 @@ def set_num_threads(n: int) -> None:
 def threads_for(asked: int, work: float) -> int:
     """How many threads a call of so many multiply-adds would use; `asked` 0 is the default."""
 
+def threads_for_steps(asked: int, work_per_step: float, steps: int, batch: int, parts: int) -> int:
+    """The same for a recurrent call, whose units can be partitioned into so many parts."""
+
 def section_steps(batch: int) -> int:
     """See `rnnfast.section_steps`."""
 

@@ -140,10 +140,6 @@ class Device(ABC):
         """The kernel of an affine map, of `_core.Dense`'s methods."""
 
     @abstractmethod
-    def draw(self, rng: np.random.Generator, mask: Array) -> None:
-        """Fill with uniform numbers in [0, 1) that `rng` decides."""
-
-    @abstractmethod
     def clip_norm(self, flat: Array, limit: float) -> Any:
         """Scale to a norm of at most `limit` (`optim.clip_grad_norm`); the norm before, a float or 0-d array."""
 
@@ -234,9 +230,6 @@ class Host(Device):
         array = aligned_empty(shape, dtype)
         array.fill(0)
         return array
-
-    def draw(self, rng: np.random.Generator, mask: Array) -> None:
-        rng.random(dtype=mask.dtype.type, out=mask)
 
     def clip_norm(self, flat: Array, limit: float) -> float:
         return _flat.scale_to_norm(flat, limit)

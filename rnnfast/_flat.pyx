@@ -63,20 +63,27 @@ cdef enum:
     LANES = 8
 
 
-def flushed(call, *arguments):
-    """call(*arguments), with denormals taken for zeros in this thread's arithmetic, NumPy's included.
+cdef class Flushed:
+    """A compiled function, as NumPy's ufuncs are, that takes denormals for zeros in this thread's arithmetic.
 
-    For a few array expressions of our own, and not for the caller's code, which is to find its own mode. (A signal
-    handler written in Python that happens to run meanwhile is the exception.)
+    The mode is the caller's again when the function returns. Signal handlers written in Python run between two lines of
+    Python, of which there is none inside, so they find the caller's mode, too.
 
-    Rejected: a `with` block, because an exception (Ctrl-C is one) between two lines of Python can come before its exit,
-    and would leave the mode set for ever.
+    Rejected: one change of mode around several lines, which a handler would find in the midst of them; a `with` block,
+    whose exit an exception (Ctrl-C is one) can forestall, so that the mode would be set for ever.
     """
-    cdef arithmetic_mode caller = flush_denormals()
-    try:
-        return call(*arguments)
-    finally:
-        set_mode(caller)
+
+    cdef object call
+
+    def __init__(self, call):
+        self.call = call
+
+    def __call__(self, *arguments, **options):
+        cdef arithmetic_mode caller = flush_denormals()
+        try:
+            return self.call(*arguments, **options)
+        finally:
+            set_mode(caller)
 
 
 cdef inline floating smallest(floating a) noexcept nogil:
@@ -291,6 +298,11 @@ cdef void dropout_row(Py_ssize_t units, floating* out, uint64_t key, uint32_t le
         x = (x ^ x >> 13) * four
         x = (x ^ x >> 16) >> 8
         out[unit] = scale if x >= least else 0
+
+
+def seed_of(uint64_t seed, uint64_t place):
+    """The seed, in 0..2**63-1, of what draws at a place of a model: the first has the model's own."""
+    return scramble(scramble(seed) ^ place) >> 1 if place else seed
 
 
 def dropout(

@@ -116,7 +116,7 @@ def make_spec(
     if params.device is not HOST:
         raise ValueError(f"stream: expected a model on the host, got one on {params.device}; its layers have streams")
     numbers, works = {"x": 0}, []
-    with params.store.lock:
+    with params.store.reading():
         for node in graph.nodes:
             sources = tuple(numbers[value] for value in node.sources)
             if isinstance(node.part, Dropout):  # which does nothing outside of training

@@ -166,7 +166,7 @@ def panels_of(packed: Sequence[Packed], whats: Sequence[str] | None = None) -> t
     wanted = list(zip(packed, whats or [FORWARD] * len(packed), strict=True))
     found = [panels for one, what in wanted if (panels := one.filed(what, version)) is not None]
     if len(found) < len(packed):
-        with params.store.lock:
+        with params.store.reading():
             version = params.version
             found = [one.file(what, version) for one, what in wanted]
     return version, found
@@ -306,6 +306,8 @@ class Part(ABC):
         check_tables("into", into, self.params)
         if into.device is not self._device:
             raise ValueError(f"into: expected Gradients on {self._device}, as params are, got some on {into.device}")
+        if self._device is HOST and not into.flat.flags.writeable:
+            raise ValueError("into: expected writeable memory, got Gradients whose `flat` is read-only")
         return into
 
 

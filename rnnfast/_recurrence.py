@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _checks
+from . import _checks, _flat
 from . import init as initialisation
 from ._axes import STEP, Axes, Shapes, state_shapes, y_shapes
 from ._cell_config import cell_config
@@ -47,6 +47,8 @@ class Arguments(NamedTuple):
     recompute: Any = None
     memory: Any = None
     ids: Any = None
+    place: int = 0
+    """Which of a model's parts that draw random numbers it is, so that no two have the same of one seed."""
 
     def outputs(self) -> str:
         """What y is: "sequence", of the first state; "states", of all of them; "last", without an axis for time."""
@@ -299,9 +301,10 @@ class Recurrence:
     def _seeded(self, call: Arguments, run: Run, source: Any) -> Run:
         """The arguments of a forward that nothing refuses any more, with a seed if it needs one and was given none."""
         drops = source.dropout and self.layout.num_layers > 1
-        if call.seed is not None or not (drops or self.layout.random):
+        if call.seed is None and not (drops or self.layout.random):
             return run
-        return run._replace(seed=int(source.rng.integers(2**63)))
+        seed = run.seed if call.seed is not None else int(source.rng.integers(2**63))
+        return run._replace(seed=_flat.seed_of(seed, call.place))
 
     def levels(self, source: Any, call: Arguments, run: Run, wanted: int = 1) -> tuple[int, ...]:
         """The checked segments that backward is to compute again; `wanted` is how many states' sequences y has."""

@@ -16,16 +16,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from operator import setitem
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ._checks import Array
+from ._flat import Flushed, run
 from .description.program import BackProduct, Instruction, Matrix, Mean, Place, Product, Program, Stage
 
 __all__ = ["Influence", "UnitwiseStep"]
 
 Call = Callable[[], object]
+"""Of a compiled function in which no line of Python runs; of NumPy's those are ufuncs, and not `copyto`."""
+
+_flushed = Flushed(run)
 
 _UFUNCS: Mapping[str, Any] = {
     "add": np.add,
@@ -124,13 +129,11 @@ class UnitwiseStep:
 
     def forward(self) -> None:
         """From `x`, `given` and `before` to `after`."""
-        for call in self._forward:
-            call()
+        _flushed(self._forward)
 
     def backward(self) -> None:
         """After `forward`: `handed` and `direct`."""
-        for call in self._backward:
-            call()
+        _flushed(self._backward)
 
     def _zeros(self, *shape: int) -> Array:
         return np.zeros(shape, self._dtype)
@@ -147,9 +150,9 @@ class UnitwiseStep:
         seeds = np.zeros_like(self.handed)
         for number in range(states):
             seeds[number, number] = 1
-        self._backward.append(partial(np.copyto, self.handed, seeds))
+        self._backward.append(partial(setitem, self.handed, ..., seeds))
         for gradient, slots in zip(self._gradients, self._slots, strict=True):
-            self._backward.append(partial(np.copyto, gradient, slots[:, None]))
+            self._backward.append(partial(setitem, gradient, ..., slots[:, None]))
         for stage in program.backward:
             for back in stage.back_products:
                 self._backward += self._back_product(back, through=True)
@@ -198,7 +201,7 @@ class UnitwiseStep:
             operands = [registers[operand] for operand in code.operands]
             if code.op == "store":
                 assert code.place is not None
-                calls.append(partial(np.copyto, self._at(code.place, backward=backward), operands[0]))
+                calls.append(partial(setitem, self._at(code.place, backward=backward), ..., operands[0]))
             elif code.op == "const":
                 registers[code.to] = np.full((*leading, self._hidden), code.value, self._dtype)
             elif code.op == "load":
@@ -238,8 +241,8 @@ class UnitwiseStep:
             ],
             "where": lambda: [
                 partial(np.greater, a, zero, out=mask),
-                partial(np.copyto, out, c),
-                partial(np.copyto, out, b, where=mask),
+                partial(setitem, out, ..., c),
+                partial(np.positive, b, out=out, where=mask),
             ],
         }
         return composed[op]()
@@ -302,7 +305,7 @@ class UnitwiseStep:
         target = self._at(product.target, backward=True)
         start = None if product.start is None else self._at(product.start, backward=True)
         total = self._zeros(*target.shape)
-        calls: list[Call] = [partial(total.fill, 0) if start is None else partial(np.copyto, total, start)]
+        calls: list[Call] = [partial(total.fill, 0) if start is None else partial(setitem, total, ..., start)]
         for term in product.terms if through else ():
             parameter = self._program.parameters[term.parameter]
             heads, width = parameter.heads, self._hidden // parameter.heads
@@ -313,7 +316,7 @@ class UnitwiseStep:
                 gradient = self._gradients[term.region][term.first + n].reshape(spare.shape)
                 view = total.reshape(spare.shape)
                 calls += [partial(np.multiply, gradient, own, out=spare), partial(np.add, view, spare, out=view)]
-        return [*calls, partial(np.copyto, target, total)]
+        return [*calls, partial(setitem, target, ..., total)]
 
     # What the traces read
 
@@ -322,7 +325,7 @@ class UnitwiseStep:
         one, count = self._program.parameters[parameter], len(gradients)
         direct = self._zeros(len(self.before), self._rows, count, self._hidden)
         source = np.ones((self._rows, 1, 1), self._dtype) if row is None else row.reshape(self._rows, one.heads, -1)
-        self._backward.append(partial(np.copyto, direct, gradients.transpose(1, 2, 0, 3)))
+        self._backward.append(partial(setitem, direct, ..., gradients.transpose(1, 2, 0, 3)))
         self.influences.append(Influence(one.name, slice(block, block + count), direct, source))
 
 
@@ -332,4 +335,4 @@ def _spread(row: Array, shape: tuple[int, ...], calls: list[Call]) -> tuple[Arra
     NumPy's arithmetic on operands of unequal shapes takes memory in every call.
     """
     copy = np.zeros(shape, row.dtype)
-    return copy, [*calls, partial(np.copyto, copy, row)]
+    return copy, [*calls, partial(setitem, copy, ..., row)]

@@ -42,7 +42,7 @@ __all__ = ["Layout", "Outputs", "Recording", "Run", "StreamSpec", "Walk"]
 States = tuple[Array, ...]
 Some = tuple[Array | None, ...]
 
-_DROPOUT = 2**32
+DROPOUT = 2**32
 """The number of the dropout between layers among the streams of random numbers, which no state of a cell has."""
 
 _FUSED_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -519,7 +519,7 @@ class Walk:
         As the cells' random masks, it is a function of the seed, the layer, the step, the row and the unit.
         """
         mask = tape.buffer(("dropout", layer), inputs.shape, self.dtype)
-        self.device.flat.dropout(mask, run.seed, layer, _DROPOUT, run.first_step, p)
+        self.device.flat.dropout(mask, run.seed, layer, DROPOUT, run.first_step, p)
         inputs *= mask
         return mask
 

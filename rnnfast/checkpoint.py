@@ -111,11 +111,13 @@ def save(
     if not isinstance(extra, Mapping | None):
         raise TypeError(f"extra: expected a mapping or None, got {_checks.describe(extra)}")
     to_host = model.params.device.to_host
-    tensors: dict[str, NDArray[Any]] = {name: np.asarray(to_host(value)) for name, value in model.params.items()}
+    with model.params.reading():  # the optimiser is of the same moment
+        tensors: dict[str, NDArray[Any]] = {name: to_host(value) for name, value in model.params.copy().items()}
+        state = None if optimizer is None else dict(optimizer.state_dict())
     document = {
         "format": _FORMAT,
         "config": model.config(),
-        "optimizer": None if optimizer is None else _pack(dict(optimizer.state_dict()), "optimizer", tensors),
+        "optimizer": None if state is None else _pack(state, "optimizer", tensors),
         "extra": _pack(dict(extra or {}), "extra", tensors),
         "tensors": {name: _digest_of(array) for name, array in tensors.items()},
     }

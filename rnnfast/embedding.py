@@ -227,6 +227,6 @@ class Embedding(Stateless):
     def _look_up(self, ids: Array, num_threads: Any) -> Array:
         _checks.threads(num_threads)
         _checks.elements(ids.size * self.dim, ids=ids.size, dim=self.dim)
-        with self.params.store.lock:  # all rows are of one version
+        with self.params.store.reading():  # all rows are of one version
             y: Array = self.params["weight"][ids]  # NumPy looks at the range again, so another thread can do no harm
         return y

@@ -41,7 +41,7 @@ from numpy.typing import ArrayLike
 from . import _checks
 from ._checks import Array
 from ._device import holder
-from ._flat import flushed
+from ._flushing import flushing
 
 __all__ = [
     "binary_cross_entropy",
@@ -173,13 +173,13 @@ def _softmax_block(block: _Block) -> float:
     """The loss of a block, whose gradient it writes."""
     work = block.gradient
     of_class = (np.arange(len(work)), block.target.astype(np.intp))
-    np.subtract(block.prediction, block.prediction.max(axis=1, keepdims=True), out=work)
+    flushing.subtract(block.prediction, block.prediction.max(axis=1, keepdims=True), out=work)
     shifted = work[of_class]
-    np.exp(work, out=work)
-    sums = work.sum(axis=1, dtype=np.float64)
-    loss = float(np.sum((np.log(sums) - shifted) * block.scale))
-    work *= (block.scale / sums).astype(work.dtype)[:, None]
-    work[of_class] -= block.scale.astype(work.dtype)
+    flushing.exp(work, out=work)
+    sums = flushing.sum(work, axis=1, dtype=np.float64)
+    loss = _weighted(np.log(sums) - shifted, block.scale)
+    _scale(work, flushing.divide(block.scale, sums))
+    work[of_class] = flushing.subtract(work[of_class], block.scale.astype(work.dtype))
     return loss
 
 
@@ -187,21 +187,22 @@ def _coefficients_block(block: _Block, weights: Array | None, smoothing: float) 
     """The same with coefficients of all classes: `-sum(a log p)`, of which the gradient is `sum(a) p - a`."""
     work, classes = block.gradient, block.prediction.shape[1]
     if block.target.ndim == 2:
-        a = block.target.astype(work.dtype) * work.dtype.type(1 - smoothing)
+        a = flushing.multiply(block.target.astype(work.dtype), work.dtype.type(1 - smoothing))
     else:
         a = np.zeros(work.shape, work.dtype)
         a[np.arange(len(work)), block.target.astype(np.intp)] = 1 - smoothing
-    a += work.dtype.type(smoothing / classes)
+    flushing.add(a, work.dtype.type(smoothing / classes), out=a)
     if weights is not None:
-        a *= weights.astype(work.dtype)
-    np.subtract(block.prediction, block.prediction.max(axis=1, keepdims=True), out=work)
+        flushing.multiply(a, weights.astype(work.dtype), out=a)
+    flushing.subtract(block.prediction, block.prediction.max(axis=1, keepdims=True), out=work)
     shifted = np.where(a > 0, work, 0)  # a class without a share may have the logit -inf
-    np.exp(work, out=work)
-    sums, total = work.sum(axis=1, dtype=np.float64), a.sum(axis=1, dtype=np.float64)
-    loss = float(np.sum((total * np.log(sums) - np.einsum("nc,nc->n", a, shifted, dtype=np.float64)) * block.scale))
-    work *= (total / sums).astype(work.dtype)[:, None]
-    work -= a
-    work *= block.scale.astype(work.dtype)[:, None]
+    flushing.exp(work, out=work)
+    sums, total = (flushing.sum(one, axis=1, dtype=np.float64) for one in (work, a))
+    of_target = flushing.vecdot(a, shifted, dtype=np.float64)
+    loss = _weighted(flushing.multiply(total, np.log(sums)) - of_target, block.scale)
+    _scale(work, flushing.divide(total, sums))
+    flushing.subtract(work, a, out=work)
+    _scale(work, block.scale)
     return loss
 
 
@@ -284,16 +285,26 @@ def mean_squared_error(
 def _squares_block(block: _Block) -> float:
     """The loss of a block, whose gradient it writes."""
     work = _difference(block)
-    loss = float(np.sum(np.einsum("no,no->n", work, work, dtype=np.float64) * block.scale))
-    work *= (2 * block.scale).astype(work.dtype)[:, None]
+    loss = _weighted(flushing.vecdot(work, work, dtype=np.float64), block.scale)
+    _scale(work, 2 * block.scale)
     return loss
 
 
 def _difference(block: _Block) -> Array:
     """Prediction minus target, in the gradient's memory."""
     work = block.gradient
-    np.subtract(block.prediction, block.target.astype(work.dtype, copy=False), out=work)
+    flushing.subtract(block.prediction, block.target.astype(work.dtype, copy=False), out=work)
     return work
+
+
+def _weighted(values: Array, scale: Array) -> float:
+    """The sum of the entries' losses, each with its weight."""
+    return float(flushing.sum(flushing.multiply(values, scale), axis=0))
+
+
+def _scale(work: Array, scale: Array) -> None:
+    """Multiply the entries' gradients with their weights, in place."""
+    flushing.multiply(work, scale.astype(work.dtype)[:, None], out=work)
 
 
 @_where_it_lies
@@ -341,9 +352,9 @@ def mean_absolute_error(
 def _absolute_block(block: _Block) -> float:
     """The loss of a block, whose gradient it writes."""
     work = _difference(block)
-    loss = float(np.sum(np.abs(work).sum(axis=1, dtype=np.float64) * block.scale))
-    np.sign(work, out=work)
-    work *= block.scale.astype(work.dtype)[:, None]
+    loss = _weighted(flushing.sum(np.abs(work), axis=1, dtype=np.float64), block.scale)
+    flushing.sign(work, out=work)
+    _scale(work, block.scale)
     return loss
 
 
@@ -401,9 +412,10 @@ def _huber_block(block: _Block, delta: float) -> float:
     work = _difference(block)
     beyond = np.abs(work)
     np.clip(work, -delta, delta, out=work)
-    beyond -= work.dtype.type(0.5) * np.abs(work)
-    loss = float(np.sum(np.einsum("no,no->n", np.abs(work), beyond, dtype=np.float64) * block.scale))
-    work *= block.scale.astype(work.dtype)[:, None]
+    size = np.abs(work)
+    flushing.subtract(beyond, flushing.multiply(work.dtype.type(0.5), size), out=beyond)
+    loss = _weighted(flushing.vecdot(size, beyond, dtype=np.float64), block.scale)
+    _scale(work, block.scale)
     return loss
 
 
@@ -450,8 +462,8 @@ def binary_cross_entropy(
     def of_block(block: _Block) -> float:
         work = block.gradient
         values = derive(block.prediction, block.target.astype(work.dtype, copy=False), work)
-        work *= block.scale.astype(work.dtype)[:, None]
-        return float(np.sum(values.sum(axis=1, dtype=np.float64) * block.scale))
+        _scale(work, block.scale)
+        return _weighted(flushing.sum(values, axis=1, dtype=np.float64), block.scale)
 
     ranges = ("target",) if from_logits else ("target", "prediction")
     return _of_features(prediction, target, of_block, mask, lengths, batch_first, reduction, out, ranges)
@@ -498,34 +510,35 @@ def _bce_of_logits(z: Array, target: Array, gradient: Array) -> Array:
     """The losses, with their derivatives in `gradient` (which may be `z` itself)."""
     e = np.abs(z)
     np.negative(e, out=e)
-    np.exp(e, out=e)
+    flushing.exp(e, out=e)
     values = np.maximum(z, 0)
-    values -= z * target
-    values += _log1p(e)
+    flushing.subtract(values, flushing.multiply(z, target), out=values)
+    flushing.add(values, _log1p(e), out=values)
     numerator = np.maximum(e, z >= 0)  # sigmoid(z) is 1 / (1 + e) for z >= 0, e / (1 + e) below
     e += 1
-    np.divide(numerator, e, out=gradient)
-    gradient -= target
+    flushing.divide(numerator, e, out=gradient)
+    flushing.subtract(gradient, target, out=gradient)
     return values
 
 
 def _bce_of_probabilities(p: Array, target: Array, gradient: Array) -> Array:
     """The losses, with their derivatives in `gradient` (which may be `p` itself)."""
-    values = (target - 1) * np.maximum(_log1p(-p), -100)
-    values -= target * np.maximum(np.log(p), -100)
-    variance = p * (1 - p)
+    values: Array = flushing.multiply(target - 1, np.maximum(_log1p(-p), -100))
+    of_target = flushing.multiply(target, np.maximum(flushing.log(p), -100))
+    flushing.subtract(values, of_target, out=values)
+    variance = flushing.multiply(p, 1 - p)
     np.maximum(variance, 1e-12, out=variance)
-    np.subtract(p, target, out=gradient)
-    gradient /= variance
+    flushing.subtract(p, target, out=gradient)
+    flushing.divide(gradient, variance, out=gradient)
     return values
 
 
 def _log1p(x: Array) -> Array:
     """``log(1 + x)`` for x in -1..1: the logarithm of the rounded sum, and to first order what the rounding took."""
     u = 1 + x
-    lost: Array = x - (u - 1)
-    lost /= np.maximum(u, np.finfo(u.dtype).tiny)
-    lost += np.log(u)
+    lost: Array = flushing.subtract(x, u - 1)
+    flushing.divide(lost, np.maximum(u, np.finfo(u.dtype).tiny), out=lost)
+    flushing.add(lost, np.log(u), out=lost)
     return lost
 
 
@@ -570,15 +583,11 @@ def _blocks(prediction: Array, target: Array, gradient: Array, active: Array | N
 
 
 def _total(of_block: Callable[[_Block], float], blocks: Iterator[_Block]) -> float:
-    """The sum of the blocks' losses, in order; their arithmetic takes denormals for zeros."""
-
-    def add() -> float:
-        total = 0.0
-        for block in blocks:
-            total += of_block(block)
-        return total
-
-    return flushed(add)
+    """The sum of the blocks' losses, in order."""
+    total = 0.0
+    for block in blocks:
+        total += of_block(block)
+    return total
 
 
 def _entries(

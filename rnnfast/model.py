@@ -41,6 +41,7 @@ from .embedding import Embedding
 from .heads import Dense
 from .layers import Recurrent
 from .parameters import Gradients, Parameters, Place, Store, adopt_all
+from .parts import Dropout
 from .stream import ModelStream
 from .tape import Grads, Tape, begin, checked, recording
 
@@ -53,11 +54,20 @@ class ModelTape(Tape):
     def __init__(self) -> None:
         super().__init__()
         self.parts: dict[str, Tape] = {}
+        self._sums: Gradients | None = None
 
     @property
     def nbytes(self) -> int:
         """The bytes of memory held, without the input."""
-        return sum(tape.nbytes for tape in self.parts.values())
+        held = [] if self._sums is None else self._sums.arrays
+        return sum(tape.nbytes for tape in self.parts.values()) + sum(array.nbytes for array in held)
+
+    def sums(self, params: Parameters, into: Gradients) -> Gradients:
+        """What the parts add to in the place of `into`, which is to be whole at every moment: a copy of it."""
+        if self._sums is None:
+            self._sums = Gradients.like(params)
+        self._sums.take(into)
+        return self._sums
 
 
 class _Rows(NamedTuple):
@@ -127,6 +137,7 @@ class _Walk(NamedTuple):
     timeless: set[str]
     logits: bool
     several: str | None  # the layer that returns the sequences of all its states
+    places: Mapping[str, int]  # of the parts that draw random numbers, among those
 
 
 _BY_LAYER = ("state", "reset_state", "given")
@@ -373,7 +384,7 @@ class Model(Part):
             y, states, _ = self._evaluate(call, logits, None)
             if store.version == before:
                 return y, states
-            with store.lock:  # another thread has changed the parameters meanwhile, between two parts perhaps
+            with store.reading():  # another thread has changed the parameters meanwhile, between two parts perhaps
                 return self._evaluate(call, logits, None)[:2]
 
     def forward(
@@ -407,7 +418,8 @@ class Model(Part):
         tape : Tape, optional
             An old tape of this model, whose memory is used again.
         seed, first_step : int, optional
-            As for a layer; every layer has masks of its own.
+            As for a layer, and for `Dropout`. Each part has masks of its own: of one seed the first that draws has
+            those that it has alone, the others have others.
         recompute : int or "auto", optional
             As for a layer, in every layer of the model.
         memory : int, optional
@@ -457,8 +469,8 @@ class Model(Part):
         dstate : mapping, optional
             dLoss/dstate by the names of the layers; those left out are zeros.
         into : Gradients, optional
-            Gradients of `params` to add to. An interruption (Ctrl-C) can come after some parts have added theirs: zero
-            them then.
+            Gradients of `params` to add to, all at once when the work is done: an interruption (Ctrl-C) leaves nothing
+            half added.
         input_gradient : bool
             Whether ``grads.x`` is wanted.
         num_threads : int, optional
@@ -491,9 +503,12 @@ class Model(Part):
         for node in graph.nodes:
             if node.exposed:  # raise now what would be raised in the midst of it
                 recording(tapes[node.name], node.part, node.part.params)
-        gradients = self._gradients(into)
+        result = gradients = self._gradients(into)
+        tape.spend()
         if into is None:
             gradients.zero()  # the parts add
+        elif not into.scratch:
+            gradients = tape.sums(self.params, into)  # type: ignore[attr-defined]
         d_state, d_reset_state, d_given = dict[str, Any](), dict[str, Any](), dict[str, Any]()
         for node in reversed(graph.nodes):
             dy = gradient.pop(node.name, None)
@@ -520,11 +535,12 @@ class Model(Part):
             for value, own in zip(node.sources, dx if isinstance(dx, tuple) else (dx,), strict=False):
                 if input_gradient or value not in graph.clocks:
                     gradient[value] = _sum(gradient.get(value), own)
-        tape.spend()
         d_x = {value.removeprefix("x."): gradient.get(value) for value in graph.inputs}
         given_back = d_x.get("x", d_x), dict(reversed(d_state.items())), d_reset_state or None, d_given or None
         dx, dstate, dreset_state, dgiven = map(port.leave, given_back)
-        return Grads(dx, dstate, gradients, dreset_state, dgiven)
+        if gradients is not result:
+            result.take(gradients)
+        return Grads(dx, dstate, result, dreset_state, dgiven)
 
     def stream(
         self, batch_size: int = 1, *, weights: StreamWeights | None = None, num_threads: int | None = None
@@ -664,7 +680,10 @@ class Model(Part):
         recorder = None if old is None else self._begin(call, values, rows, by_layer, old)
         timeless = graph.after_last if last_only else graph.timeless
         own = call._replace(memory=self._memory_of_one(call)) if recorder is not None else call
-        walk = _Walk(own, port.direct, values, rows, by_layer, out, {}, recorder, timeless, bool(logits), several)
+        places = {name: place for place, (name, _) in enumerate(self._drawing())}
+        walk = _Walk(
+            own, port.direct, values, rows, by_layer, out, {}, recorder, timeless, bool(logits), several, places
+        )
         for node in graph.nodes:
             values[node.name] = self._run_layer(node, walk) if node.kind == "layer" else self._run_head(node, walk)
         if recorder is not None:
@@ -696,6 +715,7 @@ class Model(Part):
             call.recompute,
             call.memory,
             x.ndim == len(steps.leading) if node.outside else None,
+            walk.places[name],
         )
         old = None if recorder is None else recorder.parts.get(name)
         body, training = node.part._recurrence, recorder is not None
@@ -720,6 +740,10 @@ class Model(Part):
             options["logits"] = True
         if recorder is None:
             y = part(*inputs, **options)
+        elif isinstance(part, Dropout):
+            call, rows = walk.call, steps.batch_first and steps.batched and name not in walk.timeless
+            seeds = {"seed": call.seed, "first_step": call.first_step, "batch_first": rows, "place": walk.places[name]}
+            y, recorder.parts[name] = part.record(inputs[0], recorder.parts.get(name), **seeds)
         else:
             y, recorder.parts[name] = part.forward(*inputs, tape=recorder.parts.get(name), **options)
         if steps.ragged is not None and name not in walk.timeless:

@@ -568,7 +568,7 @@ cdef class ModelStream:
         cdef size_t number
         self.enter()
         try:
-            with self.spec.params.store.lock:  # so that all are of one version
+            with self.spec.params.reading():  # so that all are of one version
                 spec = self.source(**self.arguments, streams=dict(zip(self.names, self.layers, strict=True)))
                 for stream in self.layers:
                     stream.refresh()

@@ -232,7 +232,7 @@ class Learner:
             out = _checks.output("out", out, shape, self._layer.dtype, ())
         step = self._step
         with np.errstate(all="ignore"):  # as in the kernels
-            _flat.flushed(step.forward)
+            step.forward()
         prediction = self._predict()
         if not batched:
             prediction = prediction[0]
@@ -240,7 +240,7 @@ class Learner:
         if target is not None:
             loss, error = self._differentiated(prediction, target)
         with np.errstate(all="ignore"):
-            _flat.flushed(step.backward)
+            step.backward()
         for one, trace, target_of in zip(step.influences, self._traces, self._targets, strict=True):
             gradient = None if error is None else target_of
             _flat.advance_traces(trace, step.handed, one.direct, one.source, error, gradient)

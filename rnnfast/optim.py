@@ -53,6 +53,7 @@ import numpy as np
 
 from . import _checks, _flat
 from ._checks import Array
+from ._device import HOST
 from .parameters import Gradients, Parameters, check_tables, write_all
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "clip_grad_norm", "clip_grad_value"]
@@ -192,7 +193,7 @@ class Optimizer(ABC):
         gradients : Gradients
             Changed in place, if anything is frozen.
         """
-        _check_gradients(gradients)
+        _check_gradients(gradients, changed=True)
         _check_layout(gradients, self._params)
         with gradients.device.active():
             for _, group, of in self._spans:
@@ -607,7 +608,7 @@ def clip_grad_norm(gradients: Gradients, max_norm: float) -> float:
     >>> gradients.flat.round(3)
     array([0.6, 0.8], dtype=float32)
     """
-    _check_gradients(gradients)
+    _check_gradients(gradients, changed=True)
     limit = _checks.limit("max_norm", max_norm)
     with gradients.device.active():
         return float(clip_to_norm(gradients, limit))
@@ -648,7 +649,7 @@ def clip_grad_value(gradients: Gradients, bound: float) -> None:
     >>> gradients.flat
     array([3. , 3.5], dtype=float32)
     """
-    _check_gradients(gradients)
+    _check_gradients(gradients, changed=True)
     limit = _checks.limit("bound", bound)
     with gradients.device.active():
         clamp = gradients.device.flat.clamp
@@ -707,9 +708,11 @@ def _check_layout(gradients: Gradients, params: Parameters) -> None:
     check_tables("gradients", gradients, params)
 
 
-def _check_gradients(gradients: Gradients) -> None:
+def _check_gradients(gradients: Gradients, *, changed: bool = False) -> None:
     if not isinstance(gradients, Gradients):
         raise TypeError(f"gradients: expected a Gradients, such as grads.params, got {type(gradients).__name__}")
+    if changed and gradients.device is HOST and not gradients.flat.flags.writeable:
+        raise ValueError("gradients: expected writeable memory, got Gradients whose `flat` is read-only")
 
 
 def _check_keys(state: Mapping[str, Any], keys: set[str], *, complete: bool) -> None:

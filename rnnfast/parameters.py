@@ -10,6 +10,9 @@ Threads may read while another writes. A write holds the store's lock, and who c
 so that nobody sees half of a write. Calls do not read the values but the panels packed from them, which nothing
 changes; so a call waits only where it has to pack. A fork waits for the writes, too: the child has whole values.
 
+Python's locks are not fair: one that writes in a loop would take the lock again before those who wait have woken up.
+So readers take a turn first and keep it, and a write begins when nobody has one.
+
 What NumPy calls read-only can still be written to: by its address (`ctypes`), or as a tensor that shares its memory
 (`torch.from_numpy` warns). The layers do not notice that. DLPack, where a reader may ignore the flag, is refused.
 
@@ -32,7 +35,8 @@ import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from itertools import repeat
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -70,21 +74,29 @@ class Store:
     version : int
         Rises with every change.
     device : Device
-    lock : threading.RLock
-        Held by who writes, and by who reads more than one value and needs all of one version.
+    turn, lock : threading.RLock
+        The lock is held by who writes, and by who reads more than one value and needs all of one version: in a block of
+        `reading`. Who has the lock and not the turn must not wait for the turn.
     """
 
-    __slots__ = ("__weakref__", "array", "device", "lock", "version")
+    __slots__ = ("__weakref__", "array", "device", "lock", "turn", "version")
 
     def __init__(self, size: int, dtype: DTypeLike, device: Device = HOST) -> None:
         self._begin(device.zeros((size,), dtype), 0, device)
 
     def _begin(self, array: Array, version: int, device: Device) -> None:
-        self.array, self.version, self.device, self.lock = array, version, device, threading.RLock()
+        self.array, self.version, self.device = array, version, device
+        self.turn, self.lock = threading.RLock(), threading.RLock()
         _STORES.add(self)
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """A block in which nobody else writes."""
+        with self.turn, self.lock:
+            yield
+
     def __getstate__(self) -> tuple[Array, int, Device]:
-        with self.lock:
+        with self.reading():
             return np.array(self.device.to_host(self.array)), self.version, self.device
 
     def __setstate__(self, state: tuple[Array, int, Device]) -> None:
@@ -100,12 +112,14 @@ def _before_fork() -> None:
     """Wait for the writes of other threads. Nobody who holds one store's lock waits for another's."""
     _forking[:] = _STORES
     for store in _forking:
+        store.turn.acquire()
         store.lock.acquire()
 
 
 def _after_fork() -> None:
     for store in _forking:
         store.lock.release()
+        store.turn.release()
     _forking.clear()
 
 
@@ -234,6 +248,8 @@ class Gradients(_Named):
         The names whose gradients are sparse, with the axis of the ids; see `rnnfast.sparse`.
     """
 
+    scratch = False
+    """Whether who made them zeroes them before each use, so that nobody sees what an interrupted sum has left there."""
     along: tuple[tuple[Any, str, Any], ...] = ()
     """Assignments (object, attribute, value) that the optimiser makes in the midst of the step which uses these
     gradients, so that no exception can part them from it."""
@@ -305,6 +321,17 @@ class Gradients(_Named):
 
     def __getitem__(self, name: str) -> Array:
         return self._views[name] if name not in self._sparse else self._sparse[name].dense()
+
+    def take(self, other: Gradients) -> None:
+        """Replace all values by those of other gradients of the same parameters, which Ctrl-C can't part.
+
+        Parameters
+        ----------
+        other : Gradients
+            Of the same layout and on the same device; not to be used any more.
+        """
+        held = [(one, "_held", other.sparse[name]._held) for name, one in self._sparse.items()]
+        _flat.commit(partial(operator.setitem, self._flat, ..., other.flat), *held)
 
     def zero(self) -> None:
         """Set all gradients to zero."""
@@ -479,9 +506,20 @@ class Parameters(_Named):
         >>> bool((layer.params["bias_ih_l0"] == 1).any())
         False
         """
-        with self._store.lock, self.device.active():
+        with self.reading(), self.device.active():
             flat = _own(self._flat)
         return dict(_slices(self._shapes, flat))
+
+    def reading(self) -> AbstractContextManager[None]:
+        """A `with` block in which all that is read is of one version: writes of other threads wait.
+
+        Examples
+        --------
+        >>> layer = rnnfast.LSTM(3, 4)
+        >>> with layer.params.reading():
+        ...     sums = [float(value.sum()) for value in layer.params.values()]
+        """
+        return self._store.reading()
 
     @contextmanager
     def writing(self) -> Iterator[Array]:
@@ -495,7 +533,7 @@ class Parameters(_Named):
         >>> with layer.params.writing() as flat:
         ...     flat *= 0.5
         """
-        with self._store.lock, self.device.active():
+        with self.reading(), self.device.active():
             flat = _own(self._flat)
         yield flat
         with self.in_place() as target:
@@ -508,6 +546,8 @@ class Parameters(_Named):
         The version moves when the block begins and when it ends, also by an exception: one between the two lines at the
         end must not leave packed weights that are taken for the new ones.
         """
+        with self._store.turn:  # whoever waits to read is first
+            pass
         with self._store.lock, self.device.active():
             self._store.version += 1
             flat = self._store.array[self._offset : self._offset + self.size]
@@ -615,7 +655,7 @@ class Parameters(_Named):
             raise ValueError(f"parameters: expected ones of their own, got tied ones, {', '.join(self._borrowed)}")
         if store.device is not self.device:
             raise ValueError(f"store: expected one on {self.device}, where the parameters lie, got {store.device}")
-        with self._store.lock, self.device.active():
+        with self._store.reading(), self.device.active():
             for name, target in _slices(shapes, store.array[offset : offset + size]):
                 target[...] = self._views[name]
         there: Any = object.__new__(Parameters)

@@ -11,18 +11,21 @@ Rejected: a part for each activation (`Dense` has them); broadcasting in `Add` (
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
+from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from . import _checks
+from . import _checks, _flat
 from ._checks import Array
 from ._device import Device, Port, choose, holder
-from ._flat import flushed
+from ._flushing import flushing_of
 from ._part import Stateless
+from ._walk import DROPOUT
 from ._words import DeviceName, Pooling, Precision
 from .parameters import Gradients, Parameters
 from .tape import Grads, Tape, begin
@@ -122,7 +125,7 @@ class Plain(Stateless):
                 gradients.zero()
             tape.spend()
             with np.errstate(all="ignore"):  # numbers that are not finite are the caller's, as in the kernels
-                dx = flushed(self._differentiate, device, kept.kept, given, gradients)
+                dx = self._differentiate(device, kept.kept, given, gradients)
             return Grads(port.leave(dx if self.several else dx[0]) if wants_dx else None, None, gradients)
 
     @abstractmethod
@@ -150,7 +153,7 @@ class Plain(Stateless):
                 recorder = begin(old, self, self.params)
                 recorder._device = device
             with np.errstate(under="ignore", invalid="ignore"), np.errstate(all="ignore"):
-                y, kept = flushed(self._apply, device, inputs, recorder, options)
+                y, kept = self._apply(device, inputs, recorder, options)
             if recorder is not None:
                 recorder.finish(device.empty((0,), y.dtype), _Recording(port.direct, y.shape, y.dtype, kept))
             return port.leave(y), recorder
@@ -159,7 +162,8 @@ class Plain(Stateless):
         """The inputs as real arrays of one dtype, where the work is done."""
         names = ["x"] if len(given) == 1 else [f"x[{n}]" for n in range(len(given))]
         arrays = [port.checks.numbers(name, x) for name, x in zip(names, given, strict=True)]
-        dtype = self.dtype or (_FLOATS[0] if all(array.dtype == _FLOATS[0] for array in arrays) else _FLOATS[1])
+        single = all(array.dtype.newbyteorder("=") == _FLOATS[0] for array in arrays)
+        dtype = self.dtype or _FLOATS[not single]
         for name, array in zip(names, arrays, strict=True):
             if not array.ndim:
                 raise ValueError(f"{name}: expected at least one axis, the features, got a number")
@@ -174,14 +178,15 @@ class Plain(Stateless):
 class Dropout(Plain):
     """Zeros in random places of the input during training, in `forward`; in a call, the input itself.
 
-    What stays is scaled by 1 / (1 - p), so that the expected value is the input's.
+    What stays is scaled by 1 / (1 - p), so that the expected value is the input's. As between layers, the places are a
+    function of a seed, the step, the row and the feature: chunks of a sequence have those of the whole.
 
     Parameters
     ----------
     p : float, optional
         The probability of a zero, in 0..1.
     rng : optional
-        Seeds what it draws from: `np.random.default_rng(rng)`.
+        Seeds what seeds are drawn from: `np.random.default_rng(rng)`.
 
     Raises
     ------
@@ -213,19 +218,91 @@ class Dropout(Plain):
         """`p`, under the name that layers have for it."""
         return self.p
 
+    def forward(
+        self,
+        *x: Any,
+        tape: Tape | None = None,
+        num_threads: int | None = None,
+        seed: int | None = None,
+        first_step: int = 0,
+        batch_first: bool = False,
+    ) -> tuple[Array, Tape]:
+        """Apply the part as training does, and record what `backward` needs.
+
+        Parameters
+        ----------
+        *x : array_like, shape [T, B, I], [T, I] or [I]
+            The input. Further axes before them count as steps.
+        tape, num_threads
+            As of the other parts.
+        seed : int, optional
+            In 0..2**63-1; drawn from `rng` by default.
+        first_step : int, optional
+            Where the input's first step is in the count of steps.
+        batch_first : bool, optional
+            Whether an input of three axes is [B, T, I].
+
+        Returns
+        -------
+        y : ndarray
+        tape : Tape
+            For one `backward`; the one given, if one was given.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument is of a wrong kind or range; a tape keeps what it holds.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from rnnfast import Dropout
+        >>> drop, x = Dropout(0.5), np.ones((6, 2, 8))
+        >>> y, _ = drop.forward(x, seed=3)
+        >>> chunk, _ = drop.forward(x[4:], seed=3, first_step=4)
+        >>> bool((chunk == y[4:]).all())
+        True
+        """
+        _checks.threads(num_threads)
+        if len(x) != 1:
+            raise TypeError(f"x: expected one input, got {len(x)}")
+        return self.record(x[0], tape, seed=seed, first_step=first_step, batch_first=batch_first)
+
+    def record(
+        self, x: Any, tape: Tape | None, *, seed: Any, first_step: Any, batch_first: Any, place: int = 0
+    ) -> tuple[Array, Tape]:
+        """`forward` at a place among a model's parts that draw random numbers."""
+        options = {"seed": seed, "first_step": first_step, "batch_first": batch_first, "place": place}
+        y, recorder = self._run((x,), options, tape, True, None)
+        assert recorder is not None
+        return y, recorder
+
+    def _check(self, port: Port, inputs: list[Array], **options: Any) -> dict[str, Any]:
+        if options:
+            if options["seed"] is not None:
+                _checks.integer("seed", options["seed"], 0, 2**63 - 1)
+            _checks.integer("first_step", options["first_step"], 0, 2**62)
+            _checks.truth("batch_first", options["batch_first"])
+        return options
+
     def _apply(self, device: Device, x: list[Array], tape: Tape | None, options: dict[str, Any]) -> tuple[Array, Any]:
         y = x[0].copy(order="C")
         if tape is None or not self.p:
             return y, None
-        factors = tape.buffer(("factors", y.dtype.char), y.shape, y.dtype)
-        device.draw(self.rng, factors)
-        scale = 1.0 / (1.0 - self.p) if self.p < 1.0 else 0.0
-        device.xp.multiply(factors >= self.p, y.dtype.type(scale), out=factors)
-        y *= factors
+        seed = int(self.rng.integers(2**63)) if options["seed"] is None else int(options["seed"])
+        swapped = y.ndim == 3 and options["batch_first"]
+        shape = y.swapaxes(0, 1).shape if swapped else y.shape
+        factors = tape.buffer(("factors", y.dtype.char), shape, y.dtype)
+        rows = shape[-2] if y.ndim > 2 else 1
+        steps = math.prod(shape[:-2]) if y.ndim > 2 else math.prod(shape[:-1])
+        by_step, seed = factors.reshape(steps, rows, shape[-1]), _flat.seed_of(seed, options["place"])
+        device.flat.dropout(by_step, seed, 0, DROPOUT, int(options["first_step"]), self.p)
+        factors = factors.swapaxes(0, 1) if swapped else factors
+        flushing_of(device.xp).multiply(y, factors, out=y)
         return y, factors
 
     def _differentiate(self, device: Device, kept: Any, dy: Array, gradients: Gradients) -> tuple[Array, ...]:
-        return (dy.copy(order="C") if kept is None else dy * kept,)
+        return (dy.copy(order="C") if kept is None else flushing_of(device.xp).multiply(dy, kept),)
 
 
 class LayerNorm(Plain):
@@ -314,33 +391,41 @@ class LayerNorm(Plain):
         return options
 
     def _apply(self, device: Device, x: list[Array], tape: Tape | None, options: dict[str, Any]) -> tuple[Array, Any]:
-        normal = x[0] - x[0].mean(axis=-1, keepdims=True, dtype=np.float64).astype(self.dtype)
-        variance = device.xp.multiply(normal, normal, dtype=np.float64).mean(axis=-1, keepdims=True)
-        scale = (1.0 / device.xp.sqrt(variance + self.eps)).astype(self.dtype)
-        normal *= scale
+        xp = flushing_of(device.xp)
+        normal = xp.subtract(x[0], self._mean(xp, x[0]).astype(self.dtype))
+        variance = self._mean(xp, xp.multiply(normal, normal, dtype=np.float64))
+        scale = (1.0 / xp.sqrt(variance + self.eps)).astype(self.dtype)
+        xp.multiply(normal, scale, out=normal)
         own = self.params.copy()  # of one version
         kept: Any = None
         if tape is not None:
             kept = tape.buffer("normal", normal.shape, self.dtype), tape.buffer("scale", scale.shape, self.dtype)
             kept[0][...], kept[1][...] = normal, scale
             kept = (*kept, own["weight"])
-        normal *= own["weight"]
+        xp.multiply(normal, own["weight"], out=normal)
         if self.bias:
-            normal += own["bias"]
+            xp.add(normal, own["bias"], out=normal)
         return normal, kept
+
+    def _mean(self, xp: Any, x: Array) -> Array:
+        """Over the features, in float64."""
+        mean: Array = xp.divide(xp.sum(x, axis=-1, keepdims=True, dtype=np.float64), self.size)
+        return mean
 
     def _differentiate(self, device: Device, kept: Any, dy: Array, gradients: Gradients) -> tuple[Array, ...]:
         normal, scale, weight = kept
-        leading = tuple(range(dy.ndim - 1))
-        gradients["weight"][...] += (dy * normal).sum(axis=leading, dtype=np.float64).astype(self.dtype)
+        xp, leading = flushing_of(device.xp), tuple(range(dy.ndim - 1))
+        own = {"weight": xp.sum(xp.multiply(dy, normal), axis=leading, dtype=np.float64).astype(self.dtype)}
         if self.bias:
-            gradients["bias"][...] += dy.sum(axis=leading, dtype=np.float64).astype(self.dtype)
-        d = dy * weight
-        mean = d.mean(axis=-1, keepdims=True, dtype=np.float64).astype(self.dtype)
-        along = (d * normal).mean(axis=-1, keepdims=True, dtype=np.float64).astype(self.dtype)
-        d -= mean
-        d -= normal * along
-        d *= scale
+            own["bias"] = xp.sum(dy, axis=leading, dtype=np.float64).astype(self.dtype)
+        d = xp.multiply(dy, weight)
+        mean = self._mean(xp, d).astype(self.dtype)
+        along = self._mean(xp, xp.multiply(d, normal)).astype(self.dtype)
+        xp.subtract(d, mean, out=d)
+        xp.subtract(d, xp.multiply(normal, along), out=d)
+        xp.multiply(d, scale, out=d)
+        adding = [partial(xp.add, gradients[name], value, out=gradients[name]) for name, value in own.items()]
+        _flat.run(adding)  # one call of compiled code, which Ctrl-C can't part
         return (d,)
 
 
@@ -489,8 +574,8 @@ class Pool(Plain):
         else:
             seen = sequence if counted is None else xp.where(counted[..., None], sequence, 0)
             counts = device.zeros((rows,), np.float64) + (steps if counted is None else counted.sum(axis=0))
-            share = 1.0 / xp.maximum(counts, 1.0)
-            y[...] = seen.sum(axis=0, dtype=np.float64) * share[:, None]
+            share, flush = 1.0 / xp.maximum(counts, 1.0), flushing_of(xp)
+            flush.multiply(flush.sum(seen, axis=0, dtype=np.float64), share[:, None], out=y)
             kept = counted, share
         result = y if batched else y[0]
         return result, None if tape is None else (kept, x[0].shape, batched)
@@ -524,7 +609,8 @@ class Pool(Plain):
             view[...] = xp.where(steps[:, None, None] == found, d, 0)
         else:
             counted, share = found
-            each = (d * share[:, None]).astype(dy.dtype)
+            each = device.empty(d.shape, d.dtype)
+            flushing_of(xp).multiply(d, share[:, None], out=each)
             view[...] = each if counted is None else xp.where(counted[..., None], each, 0)
         return (dx,)
 
@@ -559,7 +645,7 @@ class Add(Plain):
     def _apply(self, device: Device, x: list[Array], tape: Tape | None, options: dict[str, Any]) -> tuple[Array, Any]:
         y = x[0].copy(order="C")
         for one in x[1:]:
-            y += one
+            flushing_of(device.xp).add(y, one, out=y)
         return y, len(x)
 
     def _differentiate(self, device: Device, kept: Any, dy: Array, gradients: Gradients) -> tuple[Array, ...]:

@@ -57,7 +57,8 @@ class Grads(NamedTuple):
 class Tape:
     """The memory of one training forward, good for one backward, and reusable after it.
 
-    `forward` makes it; `forward(..., tape=old)` writes a new recording into an old one's memory.
+    `forward` makes it; `forward(..., tape=old)` writes a new recording into an old one's memory. A copy, or what comes
+    out of a pickle, is an empty tape.
     """
 
     def __init__(self) -> None:
@@ -67,7 +68,11 @@ class Tape:
         self._checksum = 0
         self._x: Array | None = None
         self._recording: Any = None
+        self._unspent: list[None] = []  # what the one backward takes out
         self._buffers: dict[Hashable, Array] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()
 
     def __repr__(self) -> str:
         owner = type(self._owner).__name__ if self._owner is not None else "no part"
@@ -89,6 +94,7 @@ class Tape:
     def finish(self, x: Array, recording: Any) -> None:
         """The forward is complete: keep what backward needs."""
         self._x, self._checksum, self._recording = x, self._device.checksum(x), recording
+        self._unspent = [None]
 
     def serves(self, params: Parameters) -> bool:
         """Whether it holds a forward with the parameters as they are."""
@@ -103,14 +109,26 @@ class Tape:
         return value
 
     def spend(self) -> None:
-        """Backward begins: from here on the recording is gone."""
+        """Backward begins: from here on the recording is gone. Of two threads one gets here."""
+        try:
+            self._unspent.pop()
+        except IndexError:
+            raise ValueError(_USED) from None
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the recording, if there is one."""
+        self._unspent = []
         self._recording = self._x = None
+
+
+_USED = "tape: expected one that holds a forward, got a used one; run forward again"
 
 
 def begin(tape: Any, owner: Any, params: Parameters) -> Tape:
     """A tape for a forward that begins: a new one, or the memory of `tape`, whose recording is gone from here on."""
     fresh = Tape() if tape is None else checked(tape, owner)
-    fresh.spend()
+    fresh.clear()
     fresh._owner, fresh._version, fresh._device = owner, params.version, params.device
     return fresh
 
@@ -118,12 +136,13 @@ def begin(tape: Any, owner: Any, params: Parameters) -> Tape:
 def recording(tape: Any, owner: Any, params: Parameters) -> Any:
     """What `owner` recorded on `tape`, if its backward may still use it; it may until `tape.spend`."""
     held = checked(tape, owner)
-    if held._recording is None or held._x is None:
-        raise ValueError("tape: expected one that holds a forward, got a used one; run forward again")
+    kept, x = held._recording, held._x  # once: another thread may use it up meanwhile
+    if kept is None or x is None:
+        raise ValueError(_USED)
     held.same_version(params.version, None)
-    if held._device.checksum(held._x) != held._checksum:
+    if held._device.checksum(x) != held._checksum:
         raise ValueError("tape: expected x as it was in forward, got changed contents; run forward again")
-    return held._recording
+    return kept
 
 
 def checked(tape: Any, owner: Any) -> Tape:

@@ -214,6 +214,7 @@ class TBPTT:
         self._time = 1 if model.batch_first else 0
         self._device: Device = model.params.device
         self._gradients = model.params.zeros()
+        self._gradients.scratch = True
         self._tapes: list[Tape | None] = []
         self._carried = _Carried()
 

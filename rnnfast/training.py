@@ -322,6 +322,7 @@ class _Run:
         self._nonfinite = _checks.choice("nonfinite", nonfinite, ("raise", "skip", "apply"))
         self._options = _options(logits, num_threads)
         self._gradients: Gradients = model.params.zeros()
+        self._gradients.scratch = True
         self._tape: Tape | None = None
         self._updates = 0
 

@@ -523,6 +523,31 @@ def test_dropout_draws_from_the_models_generators():
     assert model.rng_state() == kept
 
 
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_of_one_seed_no_two_parts_have_the_same_masks(batch_first):
+    """A chunk has the masks of the whole, the first part that draws those that it has alone."""
+
+    def zeros(**options):
+        rnn = LSTM(8, 8, 2, dropout=0.5, rng=0, batch_first=batch_first)
+        other = LSTM(8, 8, 2, dropout=0.5, rng=0, batch_first=batch_first)
+        parts = {"one": Dropout(0.5, rng=0), "two": Dropout(0.5, rng=0), "rnn": rnn, "other": other}
+        model = Model(**parts, inputs=dict.fromkeys(parts, "x"))
+        y, _, tape = model.forward(x, **options)
+        masks = [tape.parts[name]._recording.dropout[0] for name in ("rnn", "other")]
+        masks = [mask.swapaxes(0, 1) if batch_first else mask for mask in masks]
+        return [array != 0 for array in (y["one"], y["two"], *masks)]
+
+    x = np.ones((3, 6, 8) if batch_first else (6, 3, 8), np.float32)
+    whole, axis = zeros(seed=3), 1 if batch_first else 0
+    for n, one in enumerate(whole):
+        assert 0.2 < one.mean() < 0.8
+        assert not any(np.array_equal(one, two) for two in whole[:n])
+    assert_same_bits(whole[0], Dropout(0.5).forward(x, seed=3, batch_first=batch_first)[0] != 0)
+    x = x[:, 4:] if batch_first else x[4:]
+    for one, two in zip(zeros(seed=3, first_step=4), whole, strict=True):
+        assert_same_bits(one, two.take([4, 5], axis=axis))
+
+
 def test_truncated_bptt_of_graphs():
     """What has one input and one output with steps trains as a chain does; the rest is refused when it is built."""
     rng = np.random.default_rng(0)

@@ -14,7 +14,7 @@ import pytest
 from registry import assert_same, assert_same_bits
 
 import rnnfast
-from rnnfast import LSTM, TBPTT, Dense, Model, optim
+from rnnfast import LSTM, TBPTT, Dense, Embedding, LayerNorm, Model, optim
 from rnnfast.losses import mean_squared_error
 
 WATCHED = (str(Path(rnnfast.__file__).parent), "contextlib.py")
@@ -85,7 +85,7 @@ def traced(call, watch):
 def positions(lines):
     """The first time that each line is run, and the last, from the few files that commit."""
     last = {line[:2]: line for line in lines}
-    commit = ("optim.py", "parameters.py", "tbptt.py", "_part.py", "contextlib.py")
+    commit = ("optim.py", "parameters.py", "parts.py", "sparse.py", "tbptt.py", "_part.py", "contextlib.py")
     return [
         line for line in lines if line.nth == 1 or (last[line[:2]] == line and line.code.co_filename.endswith(commit))
     ]
@@ -180,6 +180,47 @@ def test_gradients_added_to_others():
         layer, into = thing
         y, _, tape = layer.forward(x)
         layer.backward(tape, y, into=into)
+
+    interrupted_everywhere(make, add, lambda thing: np.array(thing[1].flat))
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_gradients_of_a_model_added_to_others(sparse):
+    ids = np.array([[1, 4], [4, 2], [1, 0]])
+
+    def make():
+        model = Model(
+            embed=Embedding(6, 4, sparse=sparse, rng=0),
+            rnn=LSTM(4, 4, rng=1),
+            norm=LayerNorm(4),
+            head=Dense(4, 6, rng=2),
+            tied={} if sparse else {"head.weight": "embed.weight"},
+        )
+        into = model.params.zeros()
+        y, _, tape = model.forward(ids)
+        model.backward(tape, np.ones_like(y), into=into)
+        into.flat[:] += 1
+        return model, into
+
+    def add(thing):
+        model, into = thing
+        y, _, tape = model.forward(ids)
+        model.backward(tape, y, into=into)
+
+    interrupted_everywhere(make, add, lambda thing: {name: np.array(value) for name, value in thing[1].items()})
+
+
+def test_gradients_of_a_normalisation_added_to_others():
+    x = np.random.default_rng(0).standard_normal((3, 4))
+
+    def make():
+        norm = LayerNorm(4)
+        return norm, norm.params.zeros()
+
+    def add(thing):
+        norm, into = thing
+        y, tape = norm.forward(x)
+        norm.backward(tape, y + 1, into=into)
 
     interrupted_everywhere(make, add, lambda thing: np.array(thing[1].flat))
 

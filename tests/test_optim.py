@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnnfast import _flat, optim
+from rnnfast import LSTM, Dense, LayerNorm, _flat, optim
 from rnnfast.parameters import Gradients, Parameters
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -739,3 +739,18 @@ def test_groups_are_those_of_torch() -> None:
         ours.step(gradients)
     for name, tensor in tensors.items():
         np.testing.assert_allclose(params[name], tensor.detach().numpy(), rtol=1e-12)
+
+
+def test_gradients_that_are_read_only():
+    for part, x in ((LSTM(2, 3, rng=0), np.ones((2, 1, 2))), (Dense(2, 3, rng=0), np.ones(2)), (LayerNorm(2), [1, 2])):
+        y, *_, tape = part.forward(x)
+        into = part.params.zeros()
+        into.flat.flags.writeable = False
+        with pytest.raises(ValueError, match="into: expected writeable memory"):
+            part.backward(tape, y, into=into)
+        assert not into.flat.any()
+        for clip in (optim.clip_grad_norm, optim.clip_grad_value):
+            with pytest.raises(ValueError, match="gradients: expected writeable memory"):
+                clip(into, 1.0)
+        optim.SGD(part.params, 0.1).step(into)  # which reads them alone
+        part.backward(part.forward(x)[-1], y)

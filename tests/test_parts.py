@@ -9,6 +9,7 @@ import pytest
 from registry import assert_close, assert_same_bits
 
 from rnnfast import Add, Concat, Dropout, LayerNorm, Pool, layers
+from rnnfast.reference import random
 
 
 @pytest.fixture
@@ -87,6 +88,32 @@ def test_dropout(p, dtype, rng):
     if p == 0.3:
         assert not np.array_equal(drop.forward(x)[0], y)
         assert_same_bits(Dropout(p, rng=1).forward(x)[0], y)
+
+
+def test_the_other_byte_order(rng):
+    x = rng.standard_normal((4, 3, 5)).astype(np.float32)
+    for part in (LayerNorm(5), Pool("mean"), Dropout(0.5), Add()):
+        y = part(x.astype(x.dtype.newbyteorder()))
+        assert y.dtype == np.float32
+        assert_same_bits(y, part(x))
+
+
+def test_dropout_is_a_function_of_seed_step_row_and_feature(rng):
+    drop, x = Dropout(0.4), rng.standard_normal((7, 3, 9)) + 10
+    y, tape = drop.forward(x, seed=5)
+    keys = random.mix(5, 0, 2**32, np.arange(7)[:, None], np.arange(3))
+    expected = np.where(random.uniform(keys[..., None], np.arange(9)) >= 0.4, x / 0.6, 0)
+    np.testing.assert_allclose(y, expected, rtol=1e-12)
+    np.testing.assert_allclose(drop.backward(tape, x).x, expected, rtol=1e-12)
+    assert_same_bits(drop.forward(x[4:], seed=5, first_step=4)[0], y[4:])
+    assert_same_bits(drop.forward(x[:, :2], seed=5)[0], y[:, :2])
+    assert_same_bits(drop.forward(x[:, 0], seed=5)[0], y[:, 0])
+    swapped, tape = drop.forward(x.swapaxes(0, 1), seed=5, batch_first=True)
+    assert_same_bits(swapped.swapaxes(0, 1), y)
+    np.testing.assert_allclose(drop.backward(tape, x.swapaxes(0, 1)).x.swapaxes(0, 1), expected, rtol=1e-12)
+    assert (drop.forward(x, seed=6)[0] != y).any()
+    for shape in ((0, 3, 9), (7, 0, 9), (0,)):
+        assert drop.forward(np.ones(shape), seed=5)[0].shape == shape
 
 
 @pytest.mark.parametrize("batch_first", [False, True])
@@ -194,6 +221,10 @@ def test_bad_options():
         (lambda: Pool(bidirectional=True)(np.ones((2, 3, 5))), "expected an even number of features"),
         (lambda: Add()(), "x: expected one or more inputs"),
         (lambda: Dropout()(1, 2), "x: expected one input, got 2"),
+        (lambda: Dropout().forward(1, 2), "x: expected one input, got 2"),
+        (lambda: Dropout().forward([1], seed=-1), "seed: expected an integer in"),
+        (lambda: Dropout().forward([1], first_step=0.5), "first_step: expected an integer"),
+        (lambda: Dropout().forward([1], batch_first=2), "batch_first: expected"),
     ):
         with pytest.raises((TypeError, ValueError), match=message):
             make()

@@ -99,6 +99,33 @@ def test_the_default_stays_within_the_quota(quota, default, monkeypatch):
 
 
 @openmp
+def test_more_threads_never_lengthen_the_longest_share():
+    """Nor is there one without a share, which would wait for the others for nothing."""
+    run_script("""
+        from rnnfast import _core
+
+        _core.set_cpus(64)
+        _core.set_small_work(0)  # a busy machine is no reason for fewer threads
+
+        def threads(n, batch, parts):
+            return _core.threads_for_steps(n, 1e9, 100, batch, parts)
+
+        def longest(threads, batch, parts):  # in parts of rows, by how the kernels partition a call
+            if threads == 1 or batch >= 2 * threads:
+                return -(-batch // threads) * parts
+            return batch * -(-parts // threads)
+
+        for parts in (1, 2, 3, 6, 8, 22):
+            for batch in range(1, 70):
+                chosen = [threads(n, batch, parts) for n in range(1, 65)]
+                shares = [longest(n, batch, parts) for n in chosen]
+                assert shares == sorted(shares, reverse=True), (parts, batch, shares)
+                assert all(n <= batch // 2 if batch >= 2 * n else n <= parts for n in chosen if n > 1)
+            assert [threads(n, 32, parts) for n in (16, 17, 24, 32, 64)] == [16] * 5
+    """)
+
+
+@openmp
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space and looks into /proc")
 def test_where_the_system_refuses_threads_there_are_fewer():
     """And a warning; OpenMP alone would end the process."""

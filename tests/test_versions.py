@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import sys
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import rnnfast
-from rnnfast import GRU, LSTM, Dense, Model, RNNCell, optim
+from rnnfast import GRU, LSTM, Dense, LayerNorm, Model, RNNCell, optim
 
 PARTS = {
     "layer": lambda: LSTM(3, 9, 3, rng=0, bidirectional=True),
@@ -133,6 +134,50 @@ def test_copies_pickles_streams_and_snapshots_are_of_one_version():
     assert meanwhile(write, lambda: part.stream().process(X[:, 0]).tobytes(), 20) <= streams
 
 
+def test_checkpoints_and_exports_are_of_one_version(tmp_path):
+    """And the optimiser in a checkpoint is of the same moment."""
+    part = Model(rnn=LSTM(1, 16, rng=0), head=Dense(16, 1, rng=1))
+    optimizer, gradients = optim.SGD(part.params, 1.0), part.params.zeros()
+    part.params.assign(np.zeros(part.params.size))
+    gradients.flat[:] = -1
+
+    def saved():
+        rnnfast.checkpoint.save(tmp_path / f"{threading.get_ident()}", part, optimizer=optimizer)
+        found = rnnfast.checkpoint.load(tmp_path / f"{threading.get_ident()}")
+        return {*found.model.params.flat.tolist()} == {float(found.optimizer["step"])}
+
+    def exported():
+        rnnfast.interop.plugin.save(tmp_path / f"{threading.get_ident()}", part)
+        values = np.frombuffer((tmp_path / f"{threading.get_ident()}").read_bytes()[-4000:], "<f4")
+        return {*values.tolist()} <= {0, values[-1], 2 * values[-1]}  # a state of zeros; biases, sums of two
+
+    for read in (saved, exported):
+        assert meanwhile(lambda: optimizer.step(gradients), read, 20) == {True}
+
+
+def test_a_writer_without_rest_starves_nobody():
+    """Who must pack again gets the lock, although the writer takes it again at once."""
+    part = PARTS["model"]()
+    values, ends = part.params.flat.copy(), threading.Event()
+
+    def write():
+        while not ends.is_set():
+            part.params.assign(values)
+
+    writers = [threading.Thread(target=write) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    sys.setswitchinterval(0.005)  # the default
+    start = time.perf_counter()
+    for _ in range(20):
+        part(X), part.snapshot(), part.stream().process(X[:, 0])
+    took = time.perf_counter() - start
+    ends.set()
+    for writer in writers:
+        writer.join()
+    assert took < 10
+
+
 def list_of(part):
     with pytest.raises(ZeroDivisionError), part.params.writing() as flat:
         values = flat.tolist()
@@ -175,6 +220,38 @@ def test_backward_refuses_what_another_thread_has_changed_in_its_midst(monkeypat
     with pytest.raises(ValueError, match=r"^tape: expected the parameters as they were in forward"):
         layer.backward(tape, y, into=into)
     assert not into.flat.any()
+
+
+def test_of_two_backwards_of_one_tape_one_is_refused():
+    """Whatever comes between the look at the tape and its use."""
+    for part in (LSTM(3, 4, rng=0), Dense(3, 4, rng=0), LayerNorm(3), PARTS["model"]()):
+        y, *_, tape = part.forward(X)
+        refused, start = [], threading.Barrier(8)
+
+        def work(part=part, y=y, tape=tape, refused=refused, start=start):
+            start.wait()
+            try:
+                part.backward(tape, y)
+            except ValueError as error:
+                assert "got a used one" in str(error)
+                refused.append(error)
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(refused) == 7
+
+
+def test_a_copy_of_a_tape_is_an_empty_one():
+    part = PARTS["model"]()
+    y, _, tape = part.forward(X)
+    for other in (copy.copy(tape), copy.deepcopy(tape), pickle.loads(pickle.dumps(tape))):
+        with pytest.raises(ValueError, match="got a used one"):
+            part.backward(other, y)
+        part.forward(X, tape=other)
+    part.backward(tape, y)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")

@@ -1,11 +1,20 @@
-"""Builds rnnfast with AddressSanitizer and UndefinedBehaviorSanitizer and runs the kernels' tests on that build.
+"""Builds rnnfast with sanitizers and runs the kernels' tests on that build.
 
-Linux with GCC only: elsewhere it says so and succeeds. The build goes into a temporary virtual environment that borrows
-the packages of this one, so rnnfast's `test` extra must be here, and the rnnfast that is installed here stays as it is.
+    python tools/sanitize.py           # AddressSanitizer and UndefinedBehaviorSanitizer, with GCC
+    python tools/sanitize.py thread    # ThreadSanitizer, with Clang and LLVM's OpenMP; before a release
+
+Linux with these compilers only: elsewhere it says so and succeeds. The build goes into a temporary virtual environment
+that borrows the packages of this one, so rnnfast's `test` extra must be here, and the rnnfast that is installed here
+stays as it is. Of the kernels it has those for the CPU's best instruction set.
+
+ThreadSanitizer needs LLVM's OpenMP runtime, whose Archer tells it where threads meet (Debian: clang-14,
+libclang-rt-14-dev, libomp-14-dev). GCC's meets on futexes, which it can't see: it would report every parallel region.
+It sees what our own modules read and write, not what NumPy does. Nothing is suppressed.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -16,8 +25,18 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ("tests/test_kernels.py", "tests/test_arrays.py", "tests/stream", "tests/cells/test_interpreter.py")
-BUILD = ("-Ccmake.define.RNNFAST_SANITIZE=ON",)  # of the kernels those for the CPU's best instruction set
+TESTS = {
+    "address": ("tests/test_kernels.py", "tests/test_arrays.py", "tests/stream", "tests/cells/test_interpreter.py"),
+    "thread": (
+        *("tests/test_kernels.py", "tests/stream", "tests/cells/test_interpreter.py"),
+        *("tests/test_threads.py", "tests/test_versions.py"),
+    ),
+}
+CLANG = ("clang", *(f"clang-{version}" for version in range(22, 13, -1)))
+LAUNCHER = """
+int Py_BytesMain(int, char **);
+int main(int count, char **arguments) { return Py_BytesMain(count, arguments); }
+"""
 
 
 def output(*command: str) -> str:
@@ -25,7 +44,7 @@ def output(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def borrowing_environment(folder: str) -> str:
+def borrowing_environment(folder: Path) -> str:
     """A virtual environment in `folder` that also sees the packages installed here; returns its Python.
 
     A .pth file in a folder that itself comes from a .pth file isn't read, so an editable rnnfast stays out of sight.
@@ -38,24 +57,74 @@ def borrowing_environment(folder: str) -> str:
     return python
 
 
+def install(python: str, kind: str, compilers: tuple[str, str]) -> None:
+    """Build for this environment."""
+    build = ("--no-deps", f"-Ccmake.define.RNNFAST_SANITIZE={kind}", str(ROOT))
+    pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet", *build)
+    subprocess.run(pip, check=True, env=os.environ | dict(zip(("CC", "CXX"), compilers, strict=True)))
+
+
+def run_tests(kind: str, command: tuple[str, ...], environment: dict[str, str]) -> int:
+    """The tests' exit status."""
+    pytest = ("-P", "-m", "pytest", "-q", "-n", "auto", "-p", "no:cacheprovider", "-m", "not slow")
+    return subprocess.run([*command, *pytest, *TESTS[kind]], cwd=ROOT, env=os.environ | environment).returncode
+
+
+def address(folder: Path) -> int:
+    """Memory and undefined behaviour."""
+    python = borrowing_environment(folder)
+    install(python, "address", ("gcc", "g++"))
+    # Python itself isn't built with the sanitizers, so their runtime libraries must be there before it starts.
+    libraries = (output("g++", f"-print-file-name={name}.so") for name in ("libasan", "libubsan", "libstdc++"))
+    environment = {
+        "LD_PRELOAD": " ".join(str(Path(library).resolve()) for library in libraries),
+        "ASAN_OPTIONS": "detect_leaks=0",  # nearly all of them are Python's own
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+    return run_tests("address", (python,), environment)
+
+
+def thread(folder: Path) -> int:
+    """Races; the reports are printed, and each counts."""
+    clang = next(filter(shutil.which, CLANG))
+    python = borrowing_environment(folder)
+    install(python, "thread", (clang, clang.replace("clang", "clang++")))
+    launcher = _launcher(clang, folder)
+    archer = Path(output(clang, "-print-resource-dir")).parents[1] / "libarcher.so"
+    environment = {
+        "TSAN_OPTIONS": f"ignore_noninstrumented_modules=1 die_after_fork=0 log_path={folder}/race",
+        "OMP_TOOL_LIBRARIES": str(archer),
+    }
+    # Without setarch, memory lies where the sanitizer of older versions doesn't expect any.
+    status = run_tests("thread", ("setarch", "-R", launcher), environment)
+    races = [log.read_text() for log in folder.glob("race.*")]
+    print("\n".join(races) or "no race in rnnfast's modules")
+    return len(races) + status
+
+
+def _launcher(clang: str, folder: Path) -> str:
+    """A Python with the sanitizer's runtime linked in: loaded beforehand as a library, it starts too late."""
+    source, program = folder / "launcher.c", folder / "bin" / "python-thread"
+    source.write_text(LAUNCHER)
+    known = {name: str(sysconfig.get_config_var(name) or "") for name in ("LIBDIR", "LIBPL", "LIBS", "SYSLIBS")}
+    library = f"-lpython{sysconfig.get_config_var('LDVERSION')}"
+    places = [f"-L{known['LIBPL']}", f"-L{known['LIBDIR']}", f"-Wl,-rpath,{known['LIBDIR']}"]
+    more = [*known["LIBS"].split(), *known["SYSLIBS"].split(), "-rdynamic"]
+    subprocess.run([clang, "-fsanitize=thread", source, "-o", program, *places, library, *more], check=True)
+    return str(program)
+
+
 def main() -> int:
-    """Builds, runs the tests, returns their exit status."""
-    if not (sys.platform == "linux" and shutil.which("g++")):
-        print("skipped: this needs Linux and g++")
+    """Builds, runs the tests; the exit status is 0 if all is well."""
+    parser = argparse.ArgumentParser(description="Run the kernels' tests under sanitizers.")
+    parser.add_argument("kind", nargs="?", choices=tuple(TESTS), default="address")
+    chosen = parser.parse_args()
+    run, compilers = {"address": (address, ("g++",)), "thread": (thread, CLANG)}[chosen.kind]
+    if not (sys.platform == "linux" and any(map(shutil.which, compilers))):
+        print(f"skipped: this needs Linux and {compilers[0]}")
         return 0
     with tempfile.TemporaryDirectory(prefix="rnnfast-sanitize-") as folder:
-        python = borrowing_environment(folder)
-        pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps")
-        subprocess.run([*pip, *BUILD, str(ROOT)], check=True, env=os.environ | {"CC": "gcc", "CXX": "g++"})
-        # Python itself isn't built with the sanitizers, so their runtime libraries must be there before it starts.
-        libraries = (output("g++", f"-print-file-name={name}.so") for name in ("libasan", "libubsan", "libstdc++"))
-        environment = os.environ | {
-            "LD_PRELOAD": " ".join(str(Path(library).resolve()) for library in libraries),
-            "ASAN_OPTIONS": "detect_leaks=0",  # nearly all of them are Python's own
-            "UBSAN_OPTIONS": "print_stacktrace=1",
-        }
-        pytest = (python, "-P", "-m", "pytest", "-q", "-n", "auto", "-p", "no:cacheprovider", "-m", "not slow")
-        return subprocess.run([*pytest, *TESTS], cwd=ROOT, env=environment).returncode
+        return min(run(Path(folder)), 100)
 
 
 if __name__ == "__main__":

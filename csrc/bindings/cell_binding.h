@@ -30,6 +30,7 @@ template <class T> class CellBinding {
                        static_cast<int>(shape_.states.size()),
                        {},
                        shape_.work,
+                       kernel_.unit_parts(sizes_),
                        threads_for_steps};
         for (std::size_t s = 0; s < shape_.states.size(); ++s) h.widths[s] = shape_.states[s];
         return h;
@@ -210,7 +211,7 @@ template <class T> class CellBinding {
         const double per_step = shape_.work * static_cast<double>(batch) * passes;
         const std::int64_t asked = integer(fields[F::num_threads], "num_threads");
         if (asked > 4096) fail("num_threads", "an integer of at most 4096", std::to_string(asked));
-        call.threads = threads_for_steps(static_cast<int>(asked), per_step, steps, batch, unit_blocks(sizes_));
+        call.threads = threads_for_steps(static_cast<int>(asked), per_step, steps, batch, handle_.parts);
     }
 
     void check_ids(const Sequence<T> &call) const {

@@ -104,6 +104,9 @@ void register_config(py::module_ &module) {
     module.def(
         "threads_for", threads_for, py::arg("asked"), py::arg("work"),
         "The most threads that a call of this many multiply-adds uses here and now; asked <= 0 asks for the default.");
+    module.def("threads_for_steps", threads_for_steps, py::arg("asked"), py::arg("work_per_step"), py::arg("steps"),
+               py::arg("batch"), py::arg("parts"),
+               "The threads of a recurrent call whose units can be partitioned into so many parts.");
     module.def(
         "section_steps", [](index batch) { return section_steps(batch); }, py::arg("batch"),
         "The steps of a section of the parameters' gradients.");

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <thread>
 #include <vector>
 
@@ -17,7 +18,7 @@ namespace {
 
 int openmp_threads = 1; // what OpenMP would use if nobody limited it
 std::atomic<int> wanted_by_default{1};
-std::atomic<bool> forked{false};
+std::atomic<bool> alone{false}; // OpenMP's threads are gone: after fork(), and when the process ends
 std::atomic<int> cpus{1}, refused{0};
 std::atomic<std::int64_t> crowded_until{0}; // on the clock of nanoseconds()
 std::atomic<std::int64_t> patience{1'000'000};
@@ -69,7 +70,8 @@ bool step_is_small(double work) { return work < small_work / 8; }
 
 void find_threads() {
     wanted_by_default = openmp_threads = cpus = threads_of_openmp();
-    after_fork([] { forked = true; });
+    after_fork([] { alone = true; });
+    std::atexit([] { alone = true; }); // a daemon may go on while LLVM's OpenMP takes itself down
 }
 
 int default_threads() { return wanted_by_default; }
@@ -78,7 +80,7 @@ void set_cpus(int count) { cpus = count; }
 void set_small_work(double work) { small_work = work; }
 
 int threads_for(int asked, double work) {
-    if (forked || work < small_work || crowded()) return 1; // OpenMP's threads do not survive fork()
+    if (alone || work < small_work || crowded()) return 1;
     int threads = wanted_by_default;
     if (asked > 0) threads = std::min(asked, std::max(threads, cpus.load()));
 #ifdef _OPENMP
@@ -87,17 +89,19 @@ int threads_for(int asked, double work) {
     return startable(threads);
 }
 
-// Few rows are partitioned by units: each thread reads a part of the weights, and all wait for each other after each
-// step. So a row's work counts half, and each step must be worth its barrier. docs/lab/cpu-tuning.md has the times.
-// Half as many threads that each have rows of their own and never wait are better.
-int threads_for_steps(int asked, double work_per_step, index steps, index batch, index blocks) {
+// Rows are partitioned where each thread has two or more (Share in recurrence/masks.h looks at that): such threads
+// never wait. Units, where the longest share would else be more than twice as long: each thread reads a part of the
+// weights, and all wait for each other after each step. So a row's work counts half there, and each step must be worth
+// its barrier. docs/lab/cpu-tuning.md has the times.
+int threads_for_steps(int asked, double work_per_step, index steps, index batch, index parts) {
     const double work = work_per_step * static_cast<double>(steps);
-    const int threads = threads_for(asked, 2 * work);
-    if (batch >= 2 * threads) return threads_for(asked, work);
-    const int by_rows = static_cast<int>(batch / 2);
-    if (by_rows > 1 && (2 * by_rows >= threads || step_is_small(work_per_step))) return threads_for(by_rows, work);
-    if (step_is_small(work_per_step)) return 1;
-    return static_cast<int>(std::min<index>(threads, blocks));
+    const index threads = threads_for(asked, 2 * work);
+    const index by_rows = std::min(threads, std::max<index>(batch / 2, 1)), by_units = std::min(threads, parts);
+    const auto longest = [](index count, index shares) { return (count + shares - 1) / shares; };
+    const index rows = longest(batch, by_rows) * parts, units = batch * longest(parts, by_units); // the longest shares
+    const bool small = step_is_small(work_per_step);
+    if (by_rows > 1 && (small || rows <= 2 * units)) return threads_for(static_cast<int>(by_rows), work);
+    return small ? 1 : static_cast<int>(by_units);
 }
 
 bool is_crowd(std::int64_t lost, std::int64_t start, int threads) {

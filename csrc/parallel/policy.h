@@ -22,9 +22,10 @@ void set_small_work(double work);
 // The most threads that a call of so many multiply-adds uses here and now; asked <= 0: the default.
 int threads_for(int asked, double work);
 
-// The same for a recurrent call, whose threads wait for each other after each step where the batch is small. Units come
-// in so many blocks, of which each thread must have one.
-int threads_for_steps(int asked, double work_per_step, index steps, index batch, index blocks);
+// The same for a recurrent call, whose threads have rows of their own, or, where the batch is too small for that, parts
+// of the units and wait for each other after each step. No thread is without a part, and where more threads are there
+// the longest share is never longer.
+int threads_for_steps(int asked, double work_per_step, index steps, index batch, index parts);
 
 // Whether the threads of a call that has begun at `start` have lost nearly all of its time, in all `lost` nanoseconds,
 // with waiting for each other. Then others have the cores, and a barrier costs milliseconds.

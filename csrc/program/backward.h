@@ -91,7 +91,7 @@ template <class T> class ProgramBackward : ProgramPass<T> {
     }
 
     void run(Team &team) {
-        const Share<T> share(team, call, at.vectors(0), Base::unit(0), order);
+        const Share<T> share(team, call, at.vectors(0), at.unit(0), order);
         RowAt<T> *const rows = rows_ + team.rank * call.batch;
         if (seam.begin() == 0) sums.begin(team, call.steps);
         for (index done = seam.begin(); done < call.steps;) {

@@ -62,7 +62,7 @@ template <class T, class W = T> class ProgramForward : ProgramPass<T> {
     }
 
     void run(Team &team) {
-        const Share<T> share(team, call, at.vectors(0), Base::unit(0), order);
+        const Share<T> share(team, call, at.vectors(0), at.unit(0), order);
         RowAt<T> *const rows = rows_ + team.rank * call.batch;
         for (index s = seam.begin(); s < call.steps; ++s) {
             if (seam.leave(team, s)) return;

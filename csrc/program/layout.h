@@ -114,6 +114,15 @@ template <class T> class ProgramLayout {
         return width(p.domain) / p.heads % C == 0 && columns(p) / p.heads % C == 0 ? p.heads : 1;
     }
     int segments(const ProductSpec &p) const { return p.u ? int(heads(program.parameters[p.u.parameter])) : 1; }
+    // The vectors of a domain that stay together where units are partitioned.
+    index unit(int domain) const {
+        index unit = bundle<4>;
+        for (const ProductSpec &p : program.products) {
+            if (const int count = segments(p); count > 1 && domain_of(p) == domain) unit = vectors(domain) / count;
+        }
+        return unit;
+    }
+    index unit_parts() const { return (vectors(0) + unit(0) - 1) / unit(0); }
     Segment segment(const ProductSpec &p, int s) const {
         const index count = segments(p), all = vectors(domain_of(p));
         const index depth = p.u ? columns(program.parameters[p.u.parameter]) : 0;

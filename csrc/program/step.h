@@ -109,15 +109,7 @@ template <class T> class ProgramPass {
     // The vectors of a domain that are this thread's: all, or where units are partitioned its part. Heads stay whole.
     Range share_of(const Team &team, const Share<T> &share, int domain) const {
         const index all = at.vectors(domain);
-        return share.by_units ? share_blocks(team, all, unit(domain)) : Range{0, all};
-    }
-    index unit(int domain) const {
-        index unit = bundle<4>;
-        for (const ProductSpec &p : program.products) {
-            const int segments = at.segments(p);
-            if (segments > 1 && at.domain_of(p) == domain) unit = at.vectors(domain) / segments;
-        }
-        return unit;
+        return share.by_units ? share_blocks(team, all, at.unit(domain)) : Range{0, all};
     }
 
     // Sums over a row's units in one order: 16 chains (8 of double), block after block, then the chains in pairs.

@@ -69,6 +69,7 @@ template <class Cell, class T> struct Layout {
         return padded * (G * depth<W>(I) + Cell::phase_gate[phase] * depth<W>(H));
     }
 
+    index unit_parts() const { return (P + unit - 1) / unit; }
     index pairs() const { return padded * G * (depth<Pair>(I) + depth<Pair>(H)); }
 
     // Whole bundles of blocks in every phase: the smallest part of a partition of the units.

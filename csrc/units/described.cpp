@@ -19,6 +19,7 @@ index gradient_size(const Sizes &s) { return 2 * L(s).size - L(s).matrices; }
 index tape_size(const Sizes &s, index steps, index batch) {
     return ProgramRecords<real>::tape_size(L(s), steps, batch);
 }
+index unit_parts(const Sizes &s) { return L(s).unit_parts(); }
 void pack(const Sizes &s, const Weights<const real> &w, real *panels) { L(s).move<false>(panels, w); }
 void unpack(const Sizes &s, const real *panels, const Weights<real> &w) { L(s).move<true>(panels, w); }
 void pack_backward(const Sizes &s, const Weights<const real> &w, real *panels, bool dx) {
@@ -53,7 +54,7 @@ void backward(const Backward<real> &call) { run_pass<ProgramBackward<real>>(call
 
 template <>
 const CellKernel<real> Described<real>::kernel{
-    0,      0,          panel_size, panel_size_backward, gradient_size, tape_size, pack, pack_backward,
+    0,      0,          panel_size, panel_size_backward, gradient_size, tape_size, unit_parts, pack, pack_backward,
     unpack, pairs_size, to_pairs,   forward_bytes,       forward,       backward};
 template <> void Described<real>::pointwise(Op op, const real *x, real *y, index n) {
     RNNFAST_ISA::pointwise(op, x, y, n);

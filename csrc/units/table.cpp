@@ -20,6 +20,7 @@ template <class Cell> struct Entries {
     static index tape_size(const Sizes &s, index steps, index batch) {
         return Records<Cell, real>::size(L(s), steps, batch);
     }
+    static index unit_parts(const Sizes &s) { return L(s).unit_parts(); }
     static void pack(const Sizes &s, const Weights<const real> &w, real *panels) {
         L(s).template move<false>(panels, w);
     }
@@ -46,13 +47,21 @@ template <class Cell> struct Entries {
         }
         run_forward<Cell, real, real>(call);
     }
-    static constexpr CellKernel<real> kernel{Cell::gates,   Cell::states,
-                                             panel_size,    panel_size_backward,
-                                             gradient_size, tape_size,
-                                             pack,          pack_backward,
-                                             unpack,        pairs_size,
-                                             to_pairs,      bytes,
-                                             forward,       run_backward<Cell, real>};
+    static constexpr CellKernel<real> kernel{Cell::gates,
+                                             Cell::states,
+                                             panel_size,
+                                             panel_size_backward,
+                                             gradient_size,
+                                             tape_size,
+                                             unit_parts,
+                                             pack,
+                                             pack_backward,
+                                             unpack,
+                                             pairs_size,
+                                             to_pairs,
+                                             bytes,
+                                             forward,
+                                             run_backward<Cell, real>};
 };
 
 #define RNNFAST_ROW(Cell) Entries<Cell>::kernel,

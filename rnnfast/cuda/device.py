@@ -159,18 +159,6 @@ class Cuda(Device):
         """The kernel of an affine map."""
         return Dense(input_size, output_size, precision, activation)
 
-    def draw(self, rng: np.random.Generator, mask: Array) -> None:
-        """Fill with uniform numbers in [0, 1): the upper 24 bits of splitmix64's sequence from a seed of `rng`'s."""
-        z = arrays.arange(mask.size).astype(np.uint64)
-        z *= np.uint64(0x9E3779B97F4A7C15)
-        z += rng.integers(2**64, dtype=np.uint64)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-            z ^= z >> np.uint64(shift)
-            z *= np.uint64(factor)
-        z ^= z >> np.uint64(31)
-        mask[...] = (z >> np.uint64(40)).astype(np.float32).reshape(mask.shape)
-        mask *= np.float32(2.0**-24)
-
     def clip_norm(self, flat: Array, limit: float) -> Array:
         """Scale to a norm of at most `limit`; the norm before, an array without axes."""
         return self.flat.scale_to_norm(flat, limit)

@@ -6,6 +6,7 @@ batch-first nodes not at all, so layers with `batch_first` are transposed.
 
 from __future__ import annotations
 
+import copy
 import os
 from typing import Any
 
@@ -93,6 +94,7 @@ def to_onnx(
     for name, value in (("lengths", lengths), ("state", state), ("last_only", last_only)):
         _checks.truth(name, value)
     opset = _checks.integer("opset", opset, _OLDEST, defs.onnx_opset_version())
+    part = copy.deepcopy(part)  # all of one version, whatever other threads write
     parts: dict[str, Any] = dict(part.parts) if isinstance(part, Model) else {"": part}
     layers = {name: one for name, one in parts.items() if isinstance(one, Recurrent)}
     if (lengths or state or last_only) and not layers:

@@ -20,6 +20,7 @@ A model is an `AudioModel`: a `Model` of layers and heads with what these format
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -193,14 +194,15 @@ def as_audio(model: Any) -> AudioModel:
     """A model, layer or head as an `AudioModel`; of the latter two a copy, since models take their parts in."""
     if isinstance(model, layers.Recurrent | heads.Dense):
         part: Any = layers.from_config(model.config())
-        part.load({name: model.params.device.to_host(value) for name, value in model.params.items()})
+        part.load({name: model.params.device.to_host(value) for name, value in model.params.copy().items()})
         model = Model(part=part)
     return model if isinstance(model, AudioModel) else AudioModel(model)
 
 
 def acting(model: Model) -> dict[str, Any]:
     """The parts that do something outside of training."""
-    return {name: part for name, part in model.parts.items() if not isinstance(part, Dropout)}
+    parts = copy.deepcopy(model).parts  # all of one version, whatever other threads write
+    return {name: part for name, part in parts.items() if not isinstance(part, Dropout)}
 
 
 # What is in a file ----------------------------------------------------------------------------------------------------

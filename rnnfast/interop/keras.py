@@ -15,6 +15,7 @@ What is of training alone is left out, such as `dropout` of recurrent layers, bu
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -319,6 +320,7 @@ def save(path: str | os.PathLike[str], model: Part, *, last_only: bool = False) 
         raise TypeError(f"model: expected a Model, a layer, a Dense or an Embedding, got {_checks.describe(model)}")
     if isinstance(model, Model) and not model.is_chain:
         raise ValueError("model: expected parts in a row, each on the output of the one before, got a graph of parts")
+    model = copy.deepcopy(model)  # all of one version, whatever other threads write
     parts: dict[str, Any] = model.parts if isinstance(model, Model) else {"layer": model}
     names = [name for name, part in parts.items() if isinstance(part, layers.Recurrent)]
     if last_only and not names:

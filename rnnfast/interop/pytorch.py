@@ -6,6 +6,7 @@ parametrisations come in as the weights that they compute.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -211,6 +212,7 @@ def to_torch(part: Part) -> Any:
     torch = _torch()
     if not isinstance(part, Part):
         raise TypeError(f"part: expected a layer, cell, head or Model, got {_checks.describe(part)}")
+    part = copy.deepcopy(part)  # all of one version, whatever other threads write
     if not isinstance(part, Model):
         module, *activation = _modules("part", torch, part)
         return torch.nn.Sequential(module, *activation) if activation else module

@@ -335,6 +335,43 @@ def test_two_threads_in_one_stream_are_an_error():
     assert refused
 
 
+def test_a_busy_stream_refuses_every_use():
+    """And the call that it is in ends as if nobody had asked."""
+    stream = Model(rnn=LSTM(8, 200, rng=0), head=Dense(200, 2, rng=0)).stream()
+    x = np.random.default_rng(0).standard_normal((3000, 8), np.float32)
+    expected, state = stream.copy().process(x), stream.state
+    uses = {
+        "step": lambda: stream.step(x[0]),
+        "process": lambda: stream.process(x[:2]),
+        "reset": stream.reset,
+        "read": lambda: stream.state,
+        "write": lambda: setattr(stream, "state", state),
+        "copy": stream.copy,
+        "refresh": stream.refresh,
+    }
+    for name, use in uses.items():
+        refused, answers, begun = 0, [], threading.Event()
+
+        def work(answers=answers, begun=begun):
+            begun.set()
+            answers.append(stream.process(x))
+
+        stream.reset()
+        thread = threading.Thread(target=work)
+        thread.start()
+        begun.wait()
+        time.sleep(0.002)  # else the use might come first
+        while thread.is_alive() and not refused:
+            try:
+                use()
+            except RuntimeError as error:
+                assert "another thread is inside this stream" in str(error)
+                refused += 1
+        thread.join()
+        assert refused, name
+        assert_same_bits(answers[0], expected)
+
+
 def test_ctrl_c_leaves_the_states_from_before():
     class Stopped(Exception):
         pass
