@@ -99,6 +99,7 @@ class Worker:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("words", nargs="*", help="only calls with one of these in their names")
     parser.add_argument("--against", type=Path, metavar="TREE")
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -109,6 +110,8 @@ def main():
     workers = {column: Worker(tree) for column, tree in trees.items()}
     print(f"{'microseconds':<40}" + "".join(f"{column:>10}" for column in workers))
     for name in workers["here"].names:
+        if options.words and not any(word in name for word in options.words):
+            continue
         counts = {column: max(1, round(TURN * 100 / worker.seconds(name, 100))) for column, worker in workers.items()}
         rounds = [
             {c: worker.seconds(name, counts[c]) / counts[c] for c, worker in workers.items()}

@@ -11,6 +11,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from itertools import repeat
 from typing import Any, ClassVar
 
 import numpy as np
@@ -161,14 +162,13 @@ def panels_of(packed: Sequence[Packed], whats: Sequence[str] | None = None) -> t
 
     Where all are packed this takes no lock. Else it waits for a write that another thread is in.
     """
-    params = packed[0].params
+    params, wanted = packed[0].params, whats or repeat(FORWARD)
     version = params.version
-    wanted = list(zip(packed, whats or [FORWARD] * len(packed), strict=True))
-    found = [panels for one, what in wanted if (panels := one.filed(what, version)) is not None]
-    if len(found) < len(packed):
+    found: list[Any] = list(map(Packed.filed, packed, wanted, repeat(version)))
+    if any(map(operator.is_, found, repeat(None))):
         with params.store.reading():
             version = params.version
-            found = [one.file(what, version) for one, what in wanted]
+            found = list(map(Packed.file, packed, wanted, repeat(version)))
     return version, found
 
 
