@@ -98,8 +98,7 @@ def test_optimisers_and_clipping(make, no_way_back):
     results = []
     for layer in pair("lstm"):
         gradients = layer.params.zeros()
-        layer.params.device.draw(np.random.default_rng(0), gradients.flat)
-        gradients.flat[...] = 1 + gradients.flat * 0
+        gradients.flat[...] = 1
         norm = optim.clip_grad_norm(gradients, 1.0)
         assert isinstance(norm, float)
         optim.clip_grad_value(gradients, 0.01)
