@@ -4,11 +4,10 @@ All work goes to CuPy's current stream, and the memory is of CuPy's pool; no cal
 to the host. A call that runs out of memory raises MemoryError. It has kept nothing: CuPy has given its free blocks back
 to the driver before it gave up, and what the call held is released with it.
 
-Random masks are drawn by a counter and a mix of bits (splitmix64) from a seed that the layer's generator gives. So they
-are decided by `rng` and by nothing else: not by the device, nor by CuPy's version. They are others than the host's.
+Random masks are those of the host: functions of seed, layer, step, row and unit (`flat.dropout`, `shim.uniform`).
 
-Rejected: CuPy's random generators (their state lies on the device, so a checkpoint would have to read it back, and to
-seed a new one in every call takes longer than the draw).
+Rejected: CuPy's random generators (their state lies on the device, so a checkpoint would have to read it back, and
+their masks depend on CuPy's version).
 """
 
 from __future__ import annotations
