@@ -6,8 +6,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
+import numpy as np
+
 from .. import _checks
 from .._checks import Array
+from .._words import Pooling
 from ..description import Cell
 from ..description.cells.elman import Elman
 from ..description.cells.gru import GRU
@@ -15,7 +18,20 @@ from ..description.cells.lstm import LSTM
 from ._build import finite
 from ._keras_activations import function, name_of, spec_of
 from ._keras_layout import GATES, from_layout
-from ._keras_stages import MERGES, Dropped, Embedded, Function, Head, Masking, Recurrence, Stage, Unit, Way
+from ._keras_stages import (
+    MERGES,
+    Dropped,
+    Embedded,
+    Function,
+    Head,
+    Masking,
+    Normal,
+    Pooled,
+    Recurrence,
+    Stage,
+    Unit,
+    Way,
+)
 from ._keras_weights import Live, Weights
 
 __all__ = ["group_names", "snake", "stages_of"]
@@ -184,6 +200,37 @@ def _masking(layer: _Layer) -> Masking:
     return Masking(layer.name, layer.kind, value)
 
 
+def _normal(layer: _Layer) -> Normal:
+    axis = layer.options.get("axis", -1)
+    if axis not in (-1, [-1]):
+        layer.refuse(f"axis=-1, the last, got {axis!r}")
+    if layer.flag("rms_scaling"):
+        layer.refuse("rms_scaling=False, got True")
+    epsilon = _checks.number(f"{layer.where}: epsilon", layer.options.get("epsilon", 1e-3))
+    if epsilon <= 0:
+        raise ValueError(f"{layer.where}: epsilon: expected a number above 0, got {epsilon}")
+    scale, center = layer.flag("scale", True), layer.flag("center", True)
+    if not scale and not center:
+        layer.refuse("scale or center, whose weights say the size, got neither")
+    weights = {"weight": layer.array("gamma", 0, None)} if scale else {}
+    if center:
+        # Keras numbers the weights that are there.
+        weights["bias"] = layer.array("beta", int(scale), len(weights["weight"]) if scale else None)
+    if not scale:
+        weights["weight"] = np.ones_like(weights["bias"])
+    return Normal(layer.name, layer.kind, weights, epsilon)
+
+
+_POOLS: dict[str, Pooling] = {"GlobalAveragePooling1D": "mean", "GlobalMaxPooling1D": "max"}
+
+
+def _pooled(layer: _Layer) -> Pooled:
+    _checks.choice(f"{layer.where}: data_format", layer.options.get("data_format", "channels_last"), ("channels_last",))
+    if layer.flag("keepdims"):
+        layer.refuse("keepdims=False, got True")
+    return Pooled(layer.name, layer.kind, _POOLS[layer.kind])
+
+
 def _activation_layer(layer: _Layer) -> Function:
     apply = function(f"{layer.where}: activation", layer.options.get("activation"))
     return Function(layer.name, layer.kind, apply)
@@ -200,6 +247,8 @@ _HANDLERS: dict[str, Callable[[_Layer], Stage]] = {
     "TimeDistributed": _time_distributed,
     "Embedding": _embedding,
     "Dropout": _dropout,
+    "LayerNormalization": _normal,
+    **dict.fromkeys(_POOLS, _pooled),
     "Masking": _masking,
     "Activation": _activation_layer,
     **dict.fromkeys(_TRAINING_ALONE, _nothing),
@@ -341,9 +390,13 @@ def _histories(value: Any) -> list[list[Any]]:
 
 
 def _check_sizes(stages: Sequence[Stage]) -> None:
-    """ValueError where a layer's input is not as wide as what comes out of the one before."""
-    width = None
+    """ValueError where a layer's input is not as wide as what comes out of the one before, or has no steps."""
+    width, pooled = None, None
     for stage in stages:
+        if pooled and isinstance(stage, Pooled | Recurrence):
+            raise ValueError(f"layer {stage.name!r} ({stage.kind}): expected [B, T, I], got [B, I], of {pooled!r}")
+        if isinstance(stage, Pooled) or (isinstance(stage, Recurrence) and not stage.sequences):
+            pooled = stage.name
         inputs, outputs = _widths(stage)
         if None not in (width, inputs) and width != inputs:
             raise ValueError(f"layer {stage.name!r} ({stage.kind}): expected {width} inputs, as come in, got {inputs}")
@@ -355,6 +408,8 @@ def _widths(stage: Stage) -> tuple[int | None, int | None]:
         return None, stage.weight.shape[1]
     if isinstance(stage, Head):
         return stage.weights["weight"].shape[1], stage.weights["weight"].shape[0]
+    if isinstance(stage, Normal):
+        return len(stage.weights["weight"]), len(stage.weights["weight"])
     if not isinstance(stage, Recurrence):
         return None, None
     for way in stage.ways:

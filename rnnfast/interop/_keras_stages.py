@@ -11,9 +11,10 @@ import numpy as np
 from .. import heads, layers
 from .._checks import Array
 from .._part import Part
+from .._words import Pooling
 from ..description import Cell
 from ..embedding import Embedding
-from ..parts import Dropout
+from ..parts import Dropout, LayerNorm, Pool
 from ._build import filled
 from ._keras_activations import function
 
@@ -24,6 +25,8 @@ __all__ = [
     "Function",
     "Head",
     "Masking",
+    "Normal",
+    "Pooled",
     "Recurrence",
     "Signal",
     "Stage",
@@ -140,6 +143,42 @@ class Dropped(Stage):
 
     def parts(self, dtype: np.dtype[Any], origin: str) -> Iterator[tuple[str, Part]]:
         yield self.name, filled(Dropout(self.rate), {}, origin)
+
+
+@dataclass
+class Normal(Stage):
+    """LayerNormalization of the last axis."""
+
+    weights: dict[str, Array]
+    epsilon: float
+
+    def parts(self, dtype: np.dtype[Any], origin: str) -> Iterator[tuple[str, Part]]:
+        part = LayerNorm(len(self.weights["weight"]), eps=self.epsilon, bias="bias" in self.weights, dtype=dtype, rng=0)
+        self.part = filled(part, self.weights, origin)
+        yield self.name, self.part
+
+    def arrays(self) -> Iterator[Array]:
+        yield from self.weights.values()
+
+    def __call__(self, signal: Signal, states: Mapping[str, list[Array]]) -> Signal:
+        part: Any = self.part
+        return signal._replace(outputs=[part(signal.outputs[0])])
+
+
+@dataclass
+class Pooled(Stage):
+    """GlobalAveragePooling1D, or GlobalMaxPooling1D, which does not look at the mask."""
+
+    pooling: Pooling
+
+    def parts(self, dtype: np.dtype[Any], origin: str) -> Iterator[tuple[str, Part]]:
+        self.part = filled(Pool(self.pooling, batch_first=True), {}, origin)
+        yield self.name, self.part
+
+    def __call__(self, signal: Signal, states: Mapping[str, list[Array]]) -> Signal:
+        part: Any = self.part
+        mask = signal.mask if self.pooling == "mean" else None
+        return signal._replace(outputs=[part(signal.outputs[0], mask=mask)], mask=None)
 
 
 @dataclass

@@ -16,7 +16,7 @@ from ..description.cells.elman import Elman
 from ..description.cells.gru import GRU
 from ..description.cells.lstm import LSTM
 from ..embedding import Embedding
-from ..parts import Dropout
+from ..parts import Dropout, LayerNorm, Pool
 from ._build import unique
 from ._keras_activations import SAME, keras_name
 from ._keras_config import group_names, snake
@@ -49,8 +49,16 @@ def written(name: str, part: Any, last: bool) -> Iterator[Written]:
         yield from _write_layers(name, part, last)
     elif isinstance(part, Dropout):
         yield Written("Dropout", {"rate": part.p}, {})
+    elif isinstance(part, LayerNorm):
+        options = {"axis": -1, "epsilon": part.eps, "center": part.bias, "scale": True}
+        yield Written("LayerNormalization", options, {(): list(_host(part).values())})
+    elif isinstance(part, Pool) and part.kind != "last":
+        yield Written({"mean": "GlobalAveragePooling1D", "max": "GlobalMaxPooling1D"}[part.kind], {}, {})
     else:
-        raise ValueError(f"{name}: expected a layer, Dense, Embedding or Dropout, which Keras has, got {part!r}")
+        raise ValueError(
+            f"{name}: expected a layer, Dense, Embedding, LayerNorm, Dropout, or Pool of 'mean' or 'max', "
+            f"which Keras has, got {part!r}"
+        )
 
 
 def _host(part: Part) -> dict[str, Array]:
@@ -108,7 +116,8 @@ def document(parts: Mapping[str, Any], written: Sequence[Written], dtype: str) -
     first = next(iter(parts.values()))
     ids = isinstance(first, Embedding)
     heads_only = all(isinstance(part, heads.Dense) for part in parts.values())
-    shape = [None, None] if ids else [None, first.input_size] if heads_only else [None, None, first.input_size]
+    inputs = next((part.input_size for part in parts.values() if hasattr(part, "input_size")), None)
+    shape = [None, None] if ids else [None, inputs] if heads_only else [None, None, inputs]
     entries = [_object("InputLayer", {"batch_shape": shape, "dtype": "int64" if ids else dtype, "name": "input"})]
     taken = ["input"]
     for one in written:

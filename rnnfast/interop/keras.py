@@ -9,7 +9,8 @@ What comes in is a `KerasModel`, which is called as Keras's is, batch first, and
 `Model`, to train and to stream.
 
 Taken are Sequential models, functional ones that are a chain, and single layers: SimpleRNN, LSTM, GRU, RNN of their
-cells and of StackedRNNCells, Bidirectional, Dense, TimeDistributed(Dense), Embedding, Dropout, Masking, Activation.
+cells and of StackedRNNCells, Bidirectional, Dense, TimeDistributed(Dense), Embedding, Dropout, Masking,
+Activation, LayerNormalization of the last axis, GlobalAveragePooling1D and GlobalMaxPooling1D.
 What is of training alone is left out, such as `dropout` of recurrent layers, but for Dropout and `recurrent_dropout`.
 """
 
@@ -35,9 +36,10 @@ from .._part import Part
 from ..checkpoint import write_atomically
 from ..embedding import Embedding
 from ..model import Model
+from ..parts import Pool
 from ._build import common_dtype, unique
 from ._keras_config import stages_of
-from ._keras_stages import Embedded, Recurrence, Signal, Stage
+from ._keras_stages import Embedded, Pooled, Recurrence, Signal, Stage
 from ._keras_weights import MOST, File, Live, h5py_module
 from ._keras_write import document, weights_file, written
 
@@ -129,7 +131,8 @@ class KerasModel:
         """
         array = _checks.numbers("x", x)
         embeds = isinstance(self._first, Embedded)
-        if array.ndim < (2 if embeds or not any(isinstance(stage, Recurrence) for stage in self._stages) else 3):
+        steps = any(isinstance(stage, Recurrence | Pooled) for stage in self._stages)
+        if array.ndim < (3 if steps and not embeds else 2):
             raise ValueError(f"x: expected {'ids [B, T]' if embeds else '[B, T, I]'}, got {_checks.describe(array)}")
         if not embeds:
             array = _checks.real("x", array, self.dtype)
@@ -302,7 +305,8 @@ def save(path: str | os.PathLike[str], model: Part, *, last_only: bool = False) 
     path : path-like
         The file; one that exists is replaced. Keras wants the suffix .keras.
     model : Model, layer, Dense or Embedding
-        With cells that Keras has: RNN, LSTM and GRU of any activations that it has. Dropout is not written.
+        With cells that Keras has: RNN, LSTM and GRU of any activations that it has. In a Model also LayerNorm,
+        Dropout, and Pool of "mean" or "max". Dropout between the layers of one part is not written.
     last_only : bool, optional
         Whether the last recurrent layer hands on its last output alone, as ``return_sequences=False``.
 
@@ -325,6 +329,8 @@ def save(path: str | os.PathLike[str], model: Part, *, last_only: bool = False) 
     names = [name for name, part in parts.items() if isinstance(part, layers.Recurrent)]
     if last_only and not names:
         raise ValueError("last_only: expected False without a recurrent layer, got True")
+    if last_only and any(isinstance(part, Pool) for part in parts.values()):
+        raise ValueError("last_only: expected False for a model with a Pool, which takes what it takes, got True")
     last = names[-1] if last_only else None
     found = [one for name, part in parts.items() for one in written(name, part, name == last)]
     data = io.BytesIO()

@@ -176,7 +176,18 @@ def plain():
     return keras.Sequential([keras.Input((None, N)), K.LSTM(4, return_sequences=True), K.GRU(5), K.Dense(2)])
 
 
-@pytest.mark.parametrize("make", [sequential, functional, masked, plain])
+def averaged():
+    x = keras.Input((None, N))
+    y = K.LayerNormalization(epsilon=0.1)(K.LSTM(5, return_sequences=True)(K.Masking(0.0)(x)))
+    return keras.Model(x, K.Dense(2)(K.LayerNormalization(scale=False)(K.GlobalAveragePooling1D()(y))))
+
+
+def largest():
+    layers = [K.GRU(5, return_sequences=True), K.LayerNormalization(center=False), K.GlobalMaxPooling1D()]
+    return keras.Sequential([keras.Input((None, N)), *layers])
+
+
+@pytest.mark.parametrize("make", [sequential, functional, masked, plain, averaged, largest])
 def test_models_and_their_files(make, tmp_path):
     model = make()
     x = np.array([[0, 2, 3, 0], [1, 8, 0, 0]]) if make is functional else X * MASK[..., None]

@@ -106,6 +106,17 @@ def run(layers, x):
         elif kind in ("Dense", "TimeDistributed"):
             own = config["layer"]["config"] if kind == "TimeDistributed" else config
             x = ACTIVATIONS[own.get("activation", "linear")](x @ weights[0] + (weights[1] if len(weights) > 1 else 0))
+        elif kind == "LayerNormalization":
+            gamma = weights[0] if config.get("scale", True) else 1
+            beta = weights[-1] if config.get("center", True) else 0
+            centred = x - x.mean(-1, keepdims=True)
+            deviation = np.sqrt((centred**2).mean(-1, keepdims=True) + config.get("epsilon", 1e-3))
+            x = gamma * centred / deviation + beta
+        elif kind == "GlobalMaxPooling1D":
+            x, mask = x.max(1), None
+        elif kind == "GlobalAveragePooling1D":
+            there = np.ones(x.shape[:2]) if mask is None else mask
+            x, mask = (x * there[..., None]).sum(1) / there.sum(1)[:, None], None
         elif kind != "Dropout":
             x, _ = recur(kind, config, weights, x, mask)
     return x
@@ -141,6 +152,11 @@ def dense(units, inputs, **options):
     return "Dense", {"units": units, **options}, [drawn(inputs, units), *([drawn(units)] if use else [])]
 
 
+def norm(size, **options):
+    weights = [1 + drawn(size) for key in ("scale", "center") if options.get(key, True)]
+    return "LayerNormalization", options, weights
+
+
 def distributed(units, inputs, **options):
     kind, config, weights = dense(units, inputs, **options)
     return "TimeDistributed", {"layer": {"class_name": kind, "config": config}}, weights
@@ -148,6 +164,7 @@ def distributed(units, inputs, **options):
 
 PATHS = {"SimpleRNN": "simple_rnn", "LSTM": "lstm", "GRU": "gru", "Dense": "dense", "Embedding": "embedding"}
 PATHS |= {"Bidirectional": "bidirectional", "TimeDistributed": "time_distributed"}
+PATHS |= {"LayerNormalization": "layer_normalization"}
 
 
 def written(path, layers, change=lambda config: config, dtype="<f4", patch=lambda file: None):
@@ -167,6 +184,7 @@ def written(path, layers, change=lambda config: config, dtype="<f4", patch=lambd
                 "TimeDistributed": ["/layer"],
                 "Dense": [""],
                 "Embedding": [""],
+                "LayerNormalization": [""],
             }.get(kind, ["/cell"])
             for place, arrays in zip(places, weights if kind == "Bidirectional" else [weights], strict=True):
                 for n, array in enumerate(arrays):
@@ -217,6 +235,25 @@ MODELS = {
     ],
     "dropout": [recurrent("GRU", 5, 4, return_sequences=True), ("Dropout", {"rate": 0.5}, []), dense(2, 5)],
     "heads alone": [dense(5, 4, activation="tanh"), dense(2, 5)],
+    "norm, mean": [
+        norm(4),
+        recurrent("LSTM", 5, 4, return_sequences=True),
+        norm(5, center=False, epsilon=0.1),
+        ("GlobalAveragePooling1D", {"keepdims": False}, []),
+        norm(5, scale=False),
+        dense(2, 5),
+    ],
+    "max": [recurrent("GRU", 5, 4, return_sequences=True), ("GlobalMaxPooling1D", {}, []), dense(2, 5)],
+    **{
+        f"masked, {kind}": [
+            ("Masking", {"mask_value": 0.0}, []),
+            recurrent("GRU", 5, 4, return_sequences=True),
+            norm(5),
+            (kind, {}, []),
+            dense(2, 5),
+        ]
+        for kind in ("GlobalAveragePooling1D", "GlobalMaxPooling1D")
+    },
 }  # fmt: skip
 
 
@@ -251,11 +288,14 @@ def test_ids_and_their_mask(tmp_path):
         _ = model.model
 
 
-@pytest.mark.parametrize("name", ["lstm", "two of a class", "no bias", "both, concat", "dropout", "heads alone"])
+@pytest.mark.parametrize(
+    "name", [*("lstm", "two of a class", "no bias", "both, concat", "dropout"), *("heads alone", "norm, mean", "max")]
+)
 def test_a_plain_model_is_a_model(name, tmp_path):
     model = door.load(written(tmp_path / "model.keras", MODELS[name]))
     x = inputs().astype(np.float32)
-    last = {"last_only": True} if model(x).ndim == 2 else {}
+    pools = any(isinstance(part, rnnfast.Pool) for part in model.parts.values())
+    last = {"last_only": True} if model(x).ndim == 2 and not pools else {}
     y, _ = model.model(x, **last)
     np.testing.assert_array_equal(y, model(x))
     assert model.model.origin == model.origin
@@ -280,6 +320,27 @@ def test_what_is_no_model(name, reason, tmp_path):
     model = door.load(written(tmp_path / "model.keras", MODELS[name]))
     with pytest.raises(ValueError, match=reason):
         _ = model.model
+
+
+@pytest.mark.parametrize("after", [("GlobalMaxPooling1D", {}, []), recurrent("GRU", 3, 5)])
+def test_no_steps_are_left(after, tmp_path):
+    for before in ([recurrent("GRU", 5, 4)], [("GlobalAveragePooling1D", {}, []), dense(5, 4)]):
+        with pytest.raises(ValueError, match=r"expected \[B, T, I\], got \[B, I\], of '(GRU|GlobalAverage)"):
+            door.load(written(tmp_path / "model.keras", [*before, after]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"axis": 1}, "expected axis=-1, the last, got 1"),
+        ({"rms_scaling": True}, "expected rms_scaling=False, got True"),
+        ({"epsilon": 0}, "epsilon: expected a number above 0, got 0"),
+        ({"scale": False, "center": False}, "expected scale or center, whose weights say the size, got neither"),
+    ],
+)
+def test_norms_that_do_not_come_in(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        door.load(written(tmp_path / "model.keras", [norm(4, **options)]))
 
 
 def test_states(tmp_path):
@@ -317,10 +378,10 @@ def own(path):
 
         if kind == "Bidirectional":
             weights = [arrays("forward_layer/cell/"), arrays("backward_layer/cell/")]
-        elif kind == "Dropout":
+        elif kind not in PATHS:
             weights = []
         else:
-            weights = arrays("" if kind in ("Dense", "Embedding") else "cell/")
+            weights = arrays("" if kind in ("Dense", "Embedding", "LayerNormalization") else "cell/")
         layers.append((kind, entry["config"], weights))
     return layers
 
@@ -336,12 +397,26 @@ OUT = {
     "heads": lambda: {"a": D(4, 3, activation="tanh", rng=0), "b": D(3, 2, rng=1)},
     "dropout": lambda: {"a": L.GRU(4, 3, rng=0), "b": rnnfast.parts.Dropout(0.3), "c": D(3, 2, rng=1)},
     "batch first": lambda: {"a": L.GRU(4, 3, rng=0, batch_first=True)},
+    "norm": lambda: {
+        "n": rnnfast.LayerNorm(4, eps=0.1),
+        "a": L.GRU(4, 3, rng=0),
+        "o": rnnfast.LayerNorm(3, bias=False),
+    },
+    **{
+        kind: lambda kind=kind: {"a": L.GRU(4, 3, rng=0), "p": rnnfast.Pool(kind), "b": D(3, 2, rng=1)}
+        for kind in ("mean", "max")
+    },
 }
 
 
 @pytest.mark.parametrize("name", OUT)
 @pytest.mark.parametrize("last", [False, True])
 def test_writes_what_keras_computes(name, last, tmp_path):
+    pools = name in ("mean", "max")
+    if last and pools:
+        with pytest.raises(ValueError, match="last_only: expected False for a model with a Pool"):
+            door.save(tmp_path / "no.keras", rnnfast.Model(**OUT[name]()), last_only=True)
+        return
     if last and name == "heads":
         with pytest.raises(ValueError, match="last_only: expected False without a recurrent layer"):
             door.save(tmp_path / "no.keras", rnnfast.Model(**OUT[name]()), last_only=True)
@@ -352,7 +427,7 @@ def test_writes_what_keras_computes(name, last, tmp_path):
     x = inputs().astype(np.float32)
     time_major = x if name == "batch first" else x.swapaxes(0, 1)
     y = model(time_major, **({"last_only": True} if last else {}))[0]
-    y = y if last or name == "batch first" else y.swapaxes(0, 1)
+    y = y if last or pools or name == "batch first" else y.swapaxes(0, 1)
     np.testing.assert_allclose(run(own(path), x.astype(np.float64)), y, rtol=2e-5, atol=2e-6)
     np.testing.assert_allclose(door.load(path)(x), y, rtol=1e-6, atol=1e-7)
 
@@ -379,7 +454,7 @@ def test_a_layer_alone_goes_out(tmp_path):
         (rnnfast.MGU(4, 3), "layer: expected an RNN, LSTM or GRU"),
         (rnnfast.GRU(4, 3, activations=(("hard_sigmoid", 0.2, 0.5), "tanh")), "expected an activation that Keras"),
         (rnnfast.GRU(4, 3, reverse=True), "layer: expected reverse=False, as Keras turns the order"),
-        (rnnfast.Model(a=rnnfast.GRU(4, 3), b=rnnfast.LayerNorm(3)), "b: expected a layer, Dense, Embedding"),
+        (rnnfast.Model(a=rnnfast.GRU(4, 3), b=rnnfast.Pool()), "b: expected a layer, Dense, Embedding, LayerNorm"),
     ],
 )  # fmt: skip
 def test_what_keras_has_not(part, message, tmp_path):
