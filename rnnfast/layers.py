@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -63,6 +63,30 @@ __all__ = [
 ]
 
 _MOST_LAYERS = 4096  # each has a kernel of its own
+
+
+class _Call(TypedDict, total=False):
+    """For a type checker: what a call takes by name besides `return_states`, which decides what `y` is."""
+
+    lengths: ArrayLike | None
+    resets: ArrayLike | None
+    reset_state: Any
+    mask: ArrayLike | None
+    given: Any
+    out: Any
+    num_threads: int | None
+    last_only: bool
+    ids: bool | None
+
+
+class _TrainingCall(_Call, total=False):
+    """The same of `forward`."""
+
+    tape: Tape | None
+    seed: int | None
+    first_step: int
+    recompute: int | Literal["auto"] | None
+    memory: int | None
 
 
 class Recurrent(Part, Generic[State]):
@@ -205,6 +229,18 @@ class Recurrent(Part, Generic[State]):
     def _pack(self) -> None:
         pack(self, Axes(batch_first=self.batch_first))
 
+    @overload
+    def __call__(
+        self, x: ArrayLike, state: Any = None, *, return_states: Literal[False] = ..., **options: Unpack[_Call]
+    ) -> tuple[Array, State]: ...
+    @overload
+    def __call__(
+        self, x: ArrayLike, state: Any = None, *, return_states: Literal[True], **options: Unpack[_Call]
+    ) -> tuple[tuple[Array, ...], State]: ...
+    @overload
+    def __call__(
+        self, x: ArrayLike, state: Any = None, *, return_states: bool, **options: Unpack[_Call]
+    ) -> tuple[Any, State]: ...
     def __call__(
         self,
         x: ArrayLike,
@@ -272,6 +308,18 @@ class Recurrent(Part, Generic[State]):
         )
         return self._recurrence.evaluate(self, call, training=False)[:2]
 
+    @overload
+    def forward(
+        self, x: ArrayLike, state: Any = None, *, return_states: Literal[False] = ..., **options: Unpack[_TrainingCall]
+    ) -> tuple[Array, State, Tape]: ...
+    @overload
+    def forward(
+        self, x: ArrayLike, state: Any = None, *, return_states: Literal[True], **options: Unpack[_TrainingCall]
+    ) -> tuple[tuple[Array, ...], State, Tape]: ...
+    @overload
+    def forward(
+        self, x: ArrayLike, state: Any = None, *, return_states: bool, **options: Unpack[_TrainingCall]
+    ) -> tuple[Any, State, Tape]: ...
     def forward(
         self,
         x: ArrayLike,

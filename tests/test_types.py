@@ -25,7 +25,7 @@ layer = rnnfast.LSTM(3, 5, bidirectional=False, init="xavier", device="cpu", rng
 y, (h, c) = layer(x)
 y, state, tape = layer.forward(x, recompute="auto", memory=1 << 20)
 grads = layer.backward(tape, y)
-_, last = rnnfast.GRU(3, 5)(x)
+z, last = rnnfast.GRU(3, 5)(x)
 print(h.shape, c.dtype, last.shape, grads.params.names)  # attr-defined
 model = rnnfast.Model(rnn=layer, head=rnnfast.Dense(5, 2, activation="softmax", rng=0))
 trainer = rnnfast.TBPTT(model, losses.mean_squared_error, optim.Adam(model.params, 1e-3), k1=2, nonfinite="skip")
@@ -34,6 +34,8 @@ stream = layer.stream(2, weights="bfloat16")
 stream.step(x[0], out=y[0]).sum()
 learner = rnnfast.LSTM(3, 5).learner(losses.huber, optim.SGD(layer.params, 0.1), method="rflo")
 first, _ = rnnfast.LSTMCell(3, 5)(x[0])
+sequences, end = layer(x, return_states=True)
+print(y.mean(), sequences[1].shape)
 
 rnnfast.LSMT(3, 5)  # attr-defined
 rnnfast.LSTM(3, 5, bidirectionl=True)  # call-arg
@@ -48,6 +50,11 @@ stream.step(x[0], ids="yes")  # arg-type
 layer.stream(2, weights="float16")  # arg-type
 state.shape  # attr-defined
 last.keys()  # attr-defined
+y.shpe  # attr-defined
+sequences.shape  # attr-defined
+layer(x, length=[4, 2])  # call-overload
+layer.forward(x, recompute="always")  # call-overload
+y, state = layer.forward(x)  # misc
 layer.backward(state, y)  # arg-type
 model.parts["rnn"].parms  # attr-defined
 model.stream().proces(x)  # attr-defined

@@ -20,6 +20,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Build the documentation site.")
     parser.add_argument("--fresh", action="store_true", help="forget what earlier builds have made")
     parser.add_argument("--no-run", action="store_true", help="show the programs without running them")
+    parser.add_argument(
+        "--links", action="store_true", help="ask for every link that leaves the site, and build nothing"
+    )
     arguments = parser.parse_args()
 
     out = ROOT / "docs" / "_build"
@@ -27,9 +30,10 @@ def main() -> int:
         shutil.rmtree(out, ignore_errors=True)
     options = ["-D", "nb_execution_mode=off"] if arguments.no_run else []
     # -P: the folder rnnfast/ here must not hide the installed, compiled package.
-    command = [sys.executable, "-P", "-m", "sphinx", "--fail-on-warning", "--keep-going", "-b", "html", *options]
-    status = subprocess.run([*command, str(ROOT / "docs"), str(out / "html")]).returncode
-    if not status:
+    builder = "linkcheck" if arguments.links else "html"
+    command = [sys.executable, "-P", "-m", "sphinx", "--fail-on-warning", "--keep-going", "-b", builder, *options]
+    status = subprocess.run([*command, str(ROOT / "docs"), str(out / builder)]).returncode
+    if not status and not arguments.links:
         print(f"site: {out / 'html' / 'index.html'}")
     return status
 
