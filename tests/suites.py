@@ -7,6 +7,7 @@ The tests run some of them; `tools/suites.py` runs them all and counts.
   nothing when the lengths are ignored.
 - Models that PyTorch's exporters write: they run, and become models that train.
 - PyTorch's module inputs and error inputs, on `rnnfast.torch` and through `from_torch` and `to_torch`.
+- scikit-learn's checks of estimators.
 """
 
 from __future__ import annotations
@@ -351,6 +352,32 @@ def torch_exports() -> Iterator[tuple[str, Check]]:
         yield name, check
 
 
+# scikit-learn ---------------------------------------------------------------------------------------------------------
+
+
+def sklearn_checks() -> Iterator[tuple[str, Check]]:
+    """What scikit-learn asks of estimators, of each of ours."""
+    from sklearn.utils.estimator_checks import estimator_checks_generator
+
+    from rnnfast.sklearn import SequenceClassifier, SequenceForecaster, SequenceRegressor
+
+    for kind in (SequenceClassifier, SequenceRegressor, SequenceForecaster):
+        estimator = kind(hidden_size=8, max_iter=30, num_threads=1)
+        for number, (one, check) in enumerate(estimator_checks_generator(estimator)):
+
+            def quiet(one: Any = one, check: Any = check) -> None:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    try:
+                        check(one)
+                    except AssertionError as error:
+                        if check.func.__name__.startswith("check_sample_weight_equivalence"):
+                            raise ValueError("weights that do what repeated rows do: batches are random") from error
+                        raise
+
+            yield f"{kind.__name__} {number}, {check.func.__name__}", quiet
+
+
 SUITES = {
     "onnx-nodes": Suite("ONNX node tests, RNN LSTM GRU", ("onnx",), onnx_node_tests),
     "onnx-random": Suite("random ONNX nodes against ONNX Runtime", ("onnx", "onnxruntime"), onnx_random_nodes),
@@ -358,4 +385,5 @@ SUITES = {
         "models exported by torch.onnx, both exporters", ("onnx", "torch", "onnxscript"), torch_exports
     ),
     "torch-modules": Suite("PyTorch's module inputs and error inputs", ("torch", "expecttest"), torch_modules),
+    "sklearn-checks": Suite("scikit-learn's checks of estimators", ("sklearn",), sklearn_checks),
 }
