@@ -7,7 +7,6 @@ those are two axes more. A new cell or instruction set joins by being in the cat
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -226,21 +225,8 @@ def swap(case: Case, array: Any) -> Any:
     return array.swapaxes(0, 1) if case.batch_first else array
 
 
-_answers: dict[Any, tuple[Any, Any]] = {}
-"""The oracle's last ones: instruction sets and numbers of threads follow each other, and change nothing of them."""
-
-
 def oracle(case: Case, layer: Any) -> tuple[Any, Any]:
     """Forward and backward results of the float64 oracle, which gets no rotten values to stumble over."""
-    key = replace(case, isa="", threads=0), hashlib.sha256(layer.params.flat).digest()
-    if key not in _answers:
-        if len(_answers) == 4:
-            del _answers[next(iter(_answers))]
-        _answers[key] = _asked(case, layer)
-    return _answers[key]
-
-
-def _asked(case: Case, layer: Any) -> tuple[Any, Any]:
     data = case.data
     x, dy = (np.where(np.isnan(array), 0, array) for array in (data.x, data.dy))
     if case.ids:

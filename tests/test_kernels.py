@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from itertools import combinations, product
 from typing import Any
 
@@ -55,11 +57,25 @@ def test_long_chains(isa, kind, dtype, threads):
     assert alone.tobytes() == y[:, :1].tobytes()
 
 
+_answers: dict[Any, tuple[Any, Any]] = {}
+"""The oracle's last ones: instruction sets and numbers of threads follow each other, and change nothing of them."""
+
+
+def answers(case, layer):
+    """The oracle's to a case whose data nobody has changed."""
+    key = replace(case, isa="", threads=0), hashlib.sha256(layer.params.flat).digest()
+    if key not in _answers:
+        if len(_answers) == 4:
+            del _answers[next(iter(_answers))]
+        _answers[key] = oracle(case, layer)
+    return _answers[key]
+
+
 def check(case):
     """A layer's results and gradients against the oracle's; returns the layer."""
     layer, data = case.layer(), case.data
     forward_tolerance, backward_tolerance = TOLERANCES[np.dtype(case.dtype)]
-    expected, expected_gradients = oracle(case, layer)
+    expected, expected_gradients = answers(case, layer)
 
     x, dy = swap(case, data.x), swap(case, data.dy)
     masks = data.masks
