@@ -176,7 +176,8 @@ def sample(
         if count is not None and count < scores.shape[-1]:
             rank = np.argsort(np.argsort(-scores, axis=-1, kind="stable"), axis=-1)
             scores = np.where(rank < count, scores, -np.inf)
-        shares = np.cumsum(np.exp((scores - scores.max(axis=-1, keepdims=True)) / heat), axis=-1)
+        with np.errstate(over="ignore", under="ignore"):  # what is too far below the largest has no share
+            shares = np.cumsum(np.exp((scores - scores.max(axis=-1, keepdims=True)) / heat), axis=-1)
         place = generator.random(len(scores)) * shares[:, -1]
         return np.asarray((shares <= place[:, None]).sum(axis=-1))
 
@@ -377,7 +378,8 @@ def _finite(scores: Array) -> Array:
 def _log_softmax(scores: Array) -> Array:
     wide = _finite(scores)
     wide = wide - wide.max(axis=-1, keepdims=True)
-    return np.asarray(wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True)))
+    with np.errstate(under="ignore"):
+        return np.asarray(wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True)))
 
 
 class _Steps:

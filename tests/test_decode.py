@@ -99,6 +99,17 @@ def test_a_seed_makes_the_same_sample_and_cold_is_greedy():
         assert np.array_equal(decode.sample(model, prompt, 30, rng=0, **options).ids, expected)
 
 
+@pytest.mark.parametrize("temperature", [1e-320, 1e-3, 1e300])
+def test_no_temperature_warns_or_raises(temperature):
+    """The coldest is greedy; a caller who wants NumPy's exceptions gets none of those in between."""
+    model, prompt = language(scale=50.0), prompts()
+    with np.errstate(all="raise"):
+        drawn = decode.sample(model, prompt, 6, temperature=temperature, rng=0).ids
+        decode.beam(model, prompt, 6)
+    if temperature < 1e-300:
+        np.testing.assert_array_equal(drawn, decode.greedy(model, prompt, 6).ids)
+
+
 def test_a_row_ends_with_stop():
     model, prompt = language(), prompts(rows=8)
     free = decode.sample(model, prompt, 20, rng=0).ids
