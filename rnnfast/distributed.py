@@ -8,8 +8,9 @@ B) Every rank has the whole model, calls `step` with the same whole batch, and m
 C) The sum: each rank adds what is below one node of the tree, sends every other rank its slice of that, adds the slices
    that it receives in the tree's order, and gathers the slices of all. So a rank sends and receives the size of the
    gradient twice, whatever the number of ranks.
-D) Before anything is summed the ranks tell each other whether they could do their part. If one could not, none makes an
-   update: it raises its error, the others a `RankError` that names it. A rank that dies is the launcher's business:
+D) Before anything is summed the ranks tell each other whether they could do their part. If one could not, Ctrl-C
+   included, none makes an update: it raises its error, the others a `RankError` that names it. So do those that still
+   make steps when a rank's program has ended: at its end it says so. A rank that dies is the launcher's business:
    ``mpiexec`` ends the others. Start a script with ``python -m mpi4py``, so that an exception which nobody catches does
    the same.
 E) Random numbers of dropout are functions of a seed, the step and the shard.
@@ -23,6 +24,7 @@ dead one).
 
 from __future__ import annotations
 
+import atexit
 import copy
 import math
 import os
@@ -68,6 +70,21 @@ def world() -> Any:
     except (ImportError, RuntimeError) as error:
         raise ImportError(f'training on several processes needs MPI: pip install "rnnfast[mpi]" ({error})') from error
     return MPI.COMM_WORLD
+
+
+_ENDED = "its program has ended"
+
+
+class _Others:
+    """The other ranks of a communicator, and whether all of them still go on."""
+
+    def __init__(self, comm: Any) -> None:
+        self._comm, self.go_on = comm, True
+
+    def tell_of_the_end(self) -> None:
+        """At a program's end: ranks that still make steps hear of it, and do not wait for this one."""
+        if self.go_on:
+            self._comm.allgather((_ENDED, None))
 
 
 class _Alone:
@@ -245,6 +262,7 @@ class DataParallel:
         self._comm = comm.Dup()
         self.rank, self.size = self._comm.Get_rank(), self._comm.Get_size()
         self.seconds = dict.fromkeys(("compute", "wait", "reduce", "update"), 0.0)
+        self._others = _Others(self._comm)
         self._trainer: Any = None
         self._model: Any = trainer
         if isinstance(trainer, TBPTT):
@@ -259,6 +277,8 @@ class DataParallel:
         with self._params.writing() as flat:
             flat[...] = self._comm.bcast(np.array(flat), root=0)
         rngs = [part.rng for part in _parts(self._model) if hasattr(part, "rng")]
+        if self.size > 1:  # from here on all ranks have one
+            atexit.register(self._others.tell_of_the_end)
         self._seed = self._comm.bcast(int(rngs[0].integers(2**63)) if rngs and self.rank == 0 else 0, root=0)
         self._steps = 0
         self._total = self._params.zeros()
@@ -310,10 +330,8 @@ class DataParallel:
         before = [clone._carried for clone in self._clones]
         arrays = {"x": x, "target": target, "mask": mask, "resets": resets, "lengths": lengths, "given": given}
         try:
-            with self._together():
-                batches, weights, steps = self._cut(arrays)
-                own_seed = None if seed is None else _checks.integer("seed", seed, 0, 2**63 - 1)
-            self._compare_batches(arrays)
+            batches, weights, steps = self._same_batches(arrays, {"following": following, "ids": ids, "seed": seed})
+            own_seed = None if seed is None else int(seed)
             losses = self._computed(
                 weights,
                 lambda shard, n: self._shard_step(
@@ -465,17 +483,29 @@ class DataParallel:
     @contextmanager
     def _together(self) -> Iterator[None]:
         """All ranks do something; if one can't, all raise: that one its error, the others a `RankError`."""
-        failure: Exception | None = None
+        failure: BaseException | None = None
         try:
             yield
-        except Exception as error:
+        except BaseException as error:
             failure = error
         self._agree(failure)
 
-    def _agree(self, failure: Exception | None, value: Any = None) -> list[Any]:
+    def _agreed(self, compute: Callable[[], Any]) -> list[Any]:
+        """What each rank computes; if one can't, all raise, as in `_together`."""
+        failure, value = None, None
+        try:
+            value = compute()
+        except BaseException as error:  # Ctrl-C too: else the others would wait for this rank
+            failure = error
+        return self._agree(failure, value)
+
+    def _agree(self, failure: BaseException | None, value: Any = None) -> list[Any]:
         """Tell the other ranks of a failure, or hand them a value; all ranks' values."""
+        if not self._others.go_on:
+            raise RankError("ranks: expected all to go on; one has ended before")
         told = None if failure is None else f"{type(failure).__name__}: {failure}"
         found = self._timed("wait", lambda: self._comm.allgather((told, value)))
+        self._others.go_on = all(what != _ENDED for what, _ in found)
         if failure is not None:
             raise failure
         failures = [f"rank {rank}: {what}" for rank, (what, _) in enumerate(found) if what is not None]
@@ -486,17 +516,25 @@ class DataParallel:
     def _compare(self) -> None:
         """Refuse ranks that are not alike."""
         model, trainer = self._model, self._trainer
-        own: dict[str, Any] = {
-            "version": config.version(),
-            "model": model.config(),
-            "parameters": (dict(self._params.shapes), self._params.dtype.name),
-            "options": self._options,
-        }
-        if trainer is not None:
-            optimizer = trainer._optimizer.state_dict() if hasattr(trainer._optimizer, "state_dict") else {}
-            own["trainer"] = (trainer.k1, trainer.k2, trainer._clip_norm, trainer._clip_value, trainer._nonfinite)
-            own["optimizer"] = {name: value for name, value in optimizer.items() if not isinstance(value, np.ndarray)}
-        found = self._agree(None, (own, _core.isa()))
+
+        def own() -> tuple[dict[str, Any], str]:
+            told: dict[str, Any] = {
+                "version": config.version(),
+                "model": model.config(),
+                "parameters": (dict(self._params.shapes), self._params.dtype.name),
+                "options": self._options,
+            }
+            if trainer is not None:
+                optimizer = trainer._optimizer.state_dict() if hasattr(trainer._optimizer, "state_dict") else {}
+                told["trainer"] = (trainer.k1, trainer.k2, trainer._clip_norm, trainer._clip_value, trainer._nonfinite)
+                told["loss"] = getattr(trainer._loss, "__qualname__", type(trainer._loss).__qualname__)
+                told["loss's options"] = {n: value for n, value in trainer._options.items() if n != "num_threads"}
+                told["optimizer"] = {
+                    name: value for name, value in optimizer.items() if not isinstance(value, np.ndarray)
+                }
+            return told, _core.isa()
+
+        found = self._agreed(own)
         self._isas = [isa for _, isa in found]
         for name, value in found[0][0].items():
             others = [rank for rank, (one, _) in enumerate(found) if one.get(name) != value]
@@ -511,14 +549,25 @@ class DataParallel:
         kinds = {"fused" if isa in _SAME_BITS else isa for isa in self._isas}
         return ", ".join(f"{isa} on rank {rank}" for rank, isa in enumerate(self._isas)) if len(kinds) > 1 else ""
 
-    def _compare_batches(self, arrays: Mapping[str, Any]) -> None:
-        """Refuse ranks that have other batches."""
-        own = {name: [_fingerprint(one) for one in _leaves(value)] for name, value in arrays.items()}
-        found = self._agree(None, own)
+    def _same_batches(
+        self, arrays: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> tuple[list[dict[str, Any]], list[float], int]:
+        """What `_cut` makes of the arrays; ranks that have others, or other options, are refused."""
+        cut: list[tuple[list[dict[str, Any]], list[float], int]] = []
+
+        def own() -> dict[str, list[Any]]:
+            if options["seed"] is not None:
+                _checks.integer("seed", options["seed"], 0, 2**63 - 1)
+            cut.append(self._cut(arrays))
+            found = {name: [_fingerprint(one) for one in _leaves(value)] for name, value in arrays.items()}
+            return found | {name: [repr(value)] for name, value in options.items()}
+
+        found = self._agreed(own)
         for name, value in found[0].items():
             others = [rank for rank, one in enumerate(found) if one[name] != value]
             if others:
                 raise ValueError(f"{name}: expected the same on all ranks, got another on rank {others[0]}")
+        return cut[0]
 
     # One step
 
@@ -596,18 +645,18 @@ class DataParallel:
 
     def _computed(self, weights: list[float], compute: Callable[[int, int], tuple[float, Array]]) -> list[float]:
         """This rank's shards' gradients, into the sum; the losses of all shards."""
-        began = time.perf_counter()
-        failure, losses = None, []
         self._sum.begin()
-        try:
+
+        def own() -> list[float]:
+            began, losses = time.perf_counter(), []
             for n, shard in enumerate(self._mine):
                 loss, gradient = compute(shard, n)
                 losses.append(loss if weights[shard] else 0.0)
                 self._sum.add(shard, gradient, weights[shard])
-        except Exception as error:
-            failure = error
-        self.seconds["compute"] += time.perf_counter() - began
-        return [loss for of_rank in self._agree(failure, losses) for loss in of_rank]
+            self.seconds["compute"] += time.perf_counter() - began
+            return losses
+
+        return [loss for of_rank in self._agreed(own) for loss in of_rank]
 
     def _updated(self, loss: float, steps: int, weight: float) -> StepResult:
         """The sum, and the update with it, as the trainer would make it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from functools import partial
 
 import numpy as np
 
@@ -96,9 +97,19 @@ def raised(call):
     """What a call raises, as text."""
     try:
         call()
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         return f"{type(error).__name__}: {error}"
     return "nothing"
+
+
+def ends_early(comm):
+    """What a rank is told that makes one step more than the others."""
+    x, target, *_ = data(WINDOW)
+    parallel = DataParallel(make()[1], comm)
+    parallel.step(x, target)
+    if comm.Get_rank() == 0:
+        again = raised(lambda: parallel.step(x, target)), raised(lambda: parallel.step(x, target))
+        print(json.dumps(again), flush=True)
 
 
 def errors(comm):
@@ -125,12 +136,15 @@ def errors(comm):
     found["shape"] = raised(lambda: parallel.step(x[..., :2] if bad else x, target))
     trainer_loss = parallel._clones[0]._loss
 
-    def fails(prediction, target, **options):
-        raise OSError("no disk") if bad else KeyError("never")
+    found["option of a step"] = raised(lambda: parallel.step(x, target, seed=2 if bad else 1))
 
-    for clone in parallel._clones:
-        clone._loss = fails if bad else trainer_loss
-    found["loss"] = raised(lambda: parallel.step(x, target))
+    def fails(problem, prediction, target, **options):
+        raise problem
+
+    for name, problem in (("loss", OSError("no disk")), ("ctrl-c", KeyboardInterrupt())):
+        for clone in parallel._clones:
+            clone._loss = partial(fails, problem) if bad else trainer_loss
+        found[name] = raised(lambda: parallel.step(x, target))
     for clone in parallel._clones:
         clone._loss = trainer_loss
     found["not finite"] = raised(lambda: parallel.step(x, np.where(target == target[0, 0, 0], np.inf, target)))
@@ -151,6 +165,6 @@ def errors(comm):
 if __name__ == "__main__":
     comm = world()
     result = globals()[sys.argv[1]](comm, *sys.argv[2:])
-    everything = comm.gather(result)
-    if comm.Get_rank() == 0:
+    everything = comm.gather(result) if result is not None else None
+    if comm.Get_rank() == 0 and everything is not None:
         print(json.dumps(everything), flush=True)

@@ -277,12 +277,22 @@ def test_mistakes_are_told_on_all_ranks():
     assert first["argument"] == f"RankError: ranks: expected all to go on; rank 1: {last['argument']}"
     assert last["loss"] == "OSError: no disk"
     assert first["loss"] == "RankError: ranks: expected all to go on; rank 1: OSError: no disk"
+    assert first["option of a step"] == "ValueError: seed: expected the same on all ranks, got another on rank 1"
+    assert last["ctrl-c"].startswith("KeyboardInterrupt")
+    assert first["ctrl-c"].startswith("RankError: ranks: expected all to go on; rank 1: KeyboardInterrupt")
     assert "rank 1: ValueError: state: expected one of state_dict()" in first["state"]
     assert first["save"].startswith("FileNotFoundError")
     assert last["save"].startswith("RankError: ranks: expected all to go on; rank 0: FileNotFoundError")
     for one in (first, last):
         assert one["unchanged"]
         assert one["goes on"] == "nothing"
+
+
+@needs_mpi
+def test_a_rank_that_makes_more_steps_than_another_does_not_wait_forever():
+    once, again = told(2, "ends_early")
+    assert once == "RankError: ranks: expected all to go on; rank 1: its program has ended"
+    assert again == "RankError: ranks: expected all to go on; one has ended before"
 
 
 def children(pid):
