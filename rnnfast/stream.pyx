@@ -160,6 +160,7 @@ cdef class _Layers:
     def batch_size(self):
         return self.batch
 
+    # noexcept: as the function that it calls.
     cdef int plain(self, x, index features) noexcept:
         return plain(x, features, self.type_num)
 
@@ -469,11 +470,11 @@ cdef class Stream(_Layers):
         chosen = slice(None) if rows is None else _checks.rows("rows", rows, self.batch)
         self.enter()
         try:
-            for now, array, (_, _, initial) in zip(
+            for present, array, (_, _, initial) in zip(
                 self.states[self.now], self.states[not self.now], self.spec.states, strict=True
             ):
                 if rows is not None:
-                    array[...] = now
+                    array[...] = present
                 array[:, chosen] = initial
             self.now = not self.now
         finally:

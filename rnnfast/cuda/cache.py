@@ -56,7 +56,7 @@ class Unknown(TypeError):
 
 
 def folder() -> Path | None:
-    """Where code is kept: what `VARIABLE` says, or ``rnnfast/cuda`` in the user's cache folder; None for nowhere."""
+    """Where code is kept: what `VARIABLE` says, or ``rnnfast/cuda`` in the user cache folder; None: it is not kept."""
     said = os.environ.get(VARIABLE)
     if said is not None:
         return Path(said) if said else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -93,8 +93,6 @@ class Standardizer:
         ndarray, or list of ndarray
             New arrays, of the dtype of `x` if that is a float, else float64.
         """
-        if _is_ragged(x):
-            return [self.apply(one) for one in x]
         return self._scaled(x, lambda values: (values - self.mean) / self.std)
 
     def invert(self, x: Any) -> Any:
@@ -109,8 +107,6 @@ class Standardizer:
         ndarray, or list of ndarray
             As from `apply`.
         """
-        if _is_ragged(x):
-            return [self.invert(one) for one in x]
         return self._scaled(x, lambda values: values * self.std + self.mean)
 
     def select(self, features: Any) -> Standardizer:
@@ -171,7 +167,9 @@ class Standardizer:
             raise ValueError("form: expected finite means and deviations above 0, one per feature, got others")
         return cls(mean, std)
 
-    def _scaled(self, x: ArrayLike, scale: Any) -> Array:
+    def _scaled(self, x: Any, scale: Callable[[Array], Array]) -> Any:
+        if _is_ragged(x):
+            return [self._scaled(one, scale) for one in x]
         array = _checks.numbers("x", x)
         if self.mean.ndim and array.shape[-1:] != self.mean.shape:
             raise ValueError(f"x: expected {self.mean.size} features in the last axis, got {_checks.describe(array)}")

@@ -71,7 +71,7 @@ class Graph:
         self.proto, self.origin = proto, origin
         try:
             self._evaluator = ReferenceEvaluator(proto, new_ops=OPERATORS)
-        except (RuntimeError, TypeError, NotImplementedError) as error:
+        except (RuntimeError, TypeError, NotImplementedError) as error:  # onnx's own, of operators that it lacks
             raise ValueError(f"{origin}: expected operators that onnx's evaluator has: {error}") from error
         given = {tensor.name for tensor in proto.graph.initializer}
         self.inputs: list[str] = [one.name for one in proto.graph.input if one.name not in given]

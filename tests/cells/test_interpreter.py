@@ -221,6 +221,7 @@ def test_ids_are_one_hot_rows(name):
         assert_close(found[key], array, TOLERANCES[np.dtype(np.float64)][backward])
 
 
+# The sanitizers' build has the CPU's best set alone. The checks' build has both: on a CPU without AVX-512, emulated.
 @pytest.mark.skipif(len(FMA_ISAS) < 2, reason="one instruction set with FMA here: nothing to compare")
 @pytest.mark.parametrize("dtype", (np.float32, np.float64))
 @pytest.mark.parametrize("name", DESCRIPTIONS)

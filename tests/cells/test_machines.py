@@ -46,6 +46,7 @@ def write(path: str) -> None:
     Path(path).write_text(json.dumps({name: digests(name) for name in DESCRIPTIONS}))
 
 
+# Needs two architectures, of which one is emulated for minutes: `tools/aarch64.py` runs it, the checks do not.
 @pytest.mark.skipif(not FILE, reason="RNNFAST_BITS names no file of another machine's digests")
 @pytest.mark.parametrize("name", DESCRIPTIONS)
 def test_the_bits_of_another_machine(name: str) -> None:

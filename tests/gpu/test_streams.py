@@ -164,26 +164,26 @@ class Stream:
     """Writes down what it is told, in the log of its library."""
 
     def __init__(self, library, ptr):
-        self.library, self.ptr, self.captured = library, ptr, False
+        self.fake, self.ptr, self.captured = library, ptr, False
 
     def is_capturing(self):
         return self.captured
 
     def record(self):
-        self.library.log.append(("record", self.ptr))
+        self.fake.log.append(("record", self.ptr))
         return f"event of {self.ptr}"
 
     def wait_event(self, event):
-        self.library.log.append(("wait", self.ptr, event))
+        self.fake.log.append(("wait", self.ptr, event))
 
 
 class Event:
     def __init__(self, library):
-        self.library, self.done = library, False
+        self.fake, self.done = library, False
 
     def record(self, stream):
-        self.library.log.append(("event", stream.ptr, self.library.device))
-        self.library.events.append(self)
+        self.fake.log.append(("event", stream.ptr, self.fake.device))
+        self.fake.events.append(self)
 
 
 class Library:

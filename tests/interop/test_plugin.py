@@ -149,6 +149,7 @@ def test_a_plug_in_runs_without_python(tmp_path):
         assert done.returncode == 1 and done.stderr == f"plugin: {message}\n"
 
 
+# nm is part of the binutils that every compiler needs on Linux; the plug-in's other tests run without it.
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
 def test_a_step_calls_nothing_that_allocates(tmp_path):
     """All that the compiled calls refer to: copies, and fmaf where there is no instruction for it."""
